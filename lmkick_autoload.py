@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tell lm-eval about lmkick when, and only when, somebody imports lm-eval.
 
-lm-eval 0.4.12 and 0.4.13 do not read the entry points that lmkick declares. So this module, installed
-at the root of site-packages and called from ``lmkick_autoload.pth`` (from Python 3.15 on:
-``lmkick_autoload.start``) when an interpreter starts, puts one finder on ``sys.meta_path``. It waits
-for ``lm_eval.models`` and ``lm_eval.tasks``, calls ``lmkick_plugin.registration`` right after each of
-them has run, and takes itself out. Until then it imports nothing but ``sys``.
+lm-eval 0.4.12 and 0.4.13 do not read the entry points that lmkick declares. So this module,
+installed at the root of site-packages and called from ``lmkick_autoload.pth`` (from Python 3.15 on:
+``lmkick_autoload.start``) when an interpreter starts, puts one finder on ``sys.meta_path``. It
+waits for ``lm_eval.models`` and ``lm_eval.tasks``, calls ``lmkick_plugin.registration`` right after
+each of them has run, and takes itself out. Until then it imports nothing but ``sys``.
 
 ``LMKICK_NO_AUTOLOAD=1`` turns it off. A failure is a warning, never a broken interpreter.
 """
@@ -32,7 +32,10 @@ class LmkickFinder:
         self.waiting = dict(_WATCHED)
 
     def find_spec(
-        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+        self,
+        name: str,
+        path: "Sequence[str] | None" = None,  # noqa: ARG002 - the protocol's
+        target: "ModuleType | None" = None,  # noqa: ARG002
     ) -> "ModuleSpec | None":
         """Return a watched module's own spec, its loader's ``exec_module`` wrapped; else None."""
         function = self.waiting.pop(name, None)
@@ -91,6 +94,6 @@ def install() -> None:
         # Compared by name: an editable install may hold a second copy of this module.
         if any(type(finder).__name__ == LmkickFinder.__name__ for finder in sys.meta_path):
             return
-        sys.meta_path.insert(0, LmkickFinder())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, LmkickFinder())
     except Exception as error:  # noqa: BLE001 - see _warn
         _warn(error)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make lm-eval know the model type ``kick`` and our task folder.
 
-lm-eval versions that read entry points (groups ``lm_eval.models`` and ``lm_eval.tasks``) need nothing
-from here, and both functions then find their work done and do nothing. For the others ``lmkick_autoload``
-calls each function right after the lm-eval module of the same name has run, and ``lmkick run`` calls
-:func:`register`.
+lm-eval versions that read entry points (groups ``lm_eval.models`` and ``lm_eval.tasks``) need
+nothing from here, and both functions then find their work done and do nothing. For the others
+``lmkick_autoload`` calls each function right after the lm-eval module of the same name has run, and
+``lmkick run`` calls :func:`register`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MODEL_NAME", "MODEL_TARGET", "TASK_FOLDER", "register", "register_model", "register_tasks"]
+__all__ = [
+    "MODEL_NAME",
+    "MODEL_TARGET",
+    "TASK_FOLDER",
+    "register",
+    "register_model",
+    "register_tasks",
+]
 
 MODEL_NAME = "kick"
 MODEL_TARGET = "lmkick_plugin.model:KickLM"
 
-# Beside this package in a wheel, an editable install and a checkout alike. Not looked up by its import
-# name: a folder called task_yaml in the user's working directory would come first.
+# Beside this package in a wheel, an editable install and a checkout alike. Not looked up by its
+# import name: a folder called task_yaml in the user's working directory would come first.
 TASK_FOLDER = Path(__file__).resolve().parent.parent / "task_yaml"
 
 
@@ -37,8 +44,8 @@ def register() -> None:
 def register_model() -> None:
     """Register ``kick`` by name, so that torch is imported when somebody asks for the model.
 
-    Only to be called after ``lm_eval.models`` ran: lm-eval takes a registry that is not empty as a sign
-    that its own models are registered.
+    Only to be called after ``lm_eval.models`` ran: lm-eval takes a registry that is not empty as a
+    sign that its own models are registered.
     """
     registry = sys.modules["lm_eval.api.registry"].model_registry
     if MODEL_NAME not in registry:
@@ -48,9 +55,9 @@ def register_model() -> None:
 def register_tasks() -> None:
     """Let every task index that holds lm-eval's built-in tasks hold ours as well.
 
-    Ours come after the built-in ones and before those of ``--include_path``, so that a user's task of the
-    same name wins. Nothing is added where our folder is among the paths already (an entry point or
-    ``--include_path`` put it there), nor where the built-in tasks were not asked for.
+    Ours come after the built-in ones and before those of ``--include_path``, so that a user's task
+    of the same name wins. Nothing is added where our folder is among the paths already (an entry
+    point or ``--include_path`` put it there), nor where the built-in tasks were not asked for.
     """
     # From sys.modules: while lm_eval.tasks is being imported it is not an attribute of lm_eval yet.
     index_class = sys.modules["lm_eval.tasks._index"].TaskIndex

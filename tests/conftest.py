@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: an offline environment, a tiny model made on the spot, and the local data."""
+"""What all tests share: an offline environment, a tiny model made here, the local data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 NETWORK_SWITCH = "LMKICK_TEST_NETWORK"
 
-# Before anything imports torch or the Hugging Face libraries, which read these once; processes that tests
-# start inherit them.
+# Before anything imports torch or the Hugging Face libraries, which read these once; processes that
+# tests start inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if os.environ.get(NETWORK_SWITCH) != "1":
@@ -76,7 +76,7 @@ def stories_model(shared_dir: Path) -> Path:
 
 
 def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Tokenizer of printable ASCII characters; ``" A"`` to ``" D"`` are one token each, as in real ones."""
+    """Tokenizer of printable ASCII characters; ``" A"`` to ``" D"`` are one token each."""
     from tokenizers import Tokenizer, decoders, processors
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -125,7 +125,7 @@ def make_tiny_llama(seed: int = 0) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint of :func:`make_tiny_llama` with :func:`make_tiny_tokenizer`; not to be written to."""
+    """Checkpoint of the tiny Llama with the tiny tokenizer; not to be written to."""
     folder = tmp_path_factory.mktemp("tiny-llama")
     make_tiny_llama().save_pretrained(folder)
     make_tiny_tokenizer().save_pretrained(folder)
