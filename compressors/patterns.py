@@ -134,14 +134,18 @@ class NM:
         if self.m > _LARGEST_PAIRWISE_M:
             return keep_largest(scores.reshape(-1, self.m), self.m - self.n).view(scores.shape)
         # A weight goes if fewer than M - N of its group come before it in ascending order (equal
-        # scores in order of index). One row per position makes each comparison one long vector.
-        members = scores.reshape(-1, self.m).t().contiguous()
-        before = torch.zeros(members.shape, dtype=torch.int8, device=scores.device)
+        # scores in order of index). One vector per position makes each comparison one long loop.
+        members = [position.contiguous() for position in scores.reshape(-1, self.m).unbind(1)]
+        before = [torch.zeros_like(members[0], dtype=torch.int8) for _ in members]
         for later in range(1, self.m):
-            not_above = members[:later] <= members[later]
-            before[later] += not_above.sum(dim=0, dtype=torch.int8)
-            before[:later] += ~not_above
-        return (before >= self.m - self.n).t().reshape(scores.shape)
+            for earlier in range(later):
+                in_order = members[earlier] <= members[later]
+                before[later] += in_order
+                before[earlier] += ~in_order
+        keep = torch.empty(len(members[0]), self.m, dtype=torch.bool, device=scores.device)
+        for position, count in enumerate(before):
+            keep[:, position] = count >= self.m - self.n
+        return keep.view(scores.shape)
 
 
 Pattern: TypeAlias = Unstructured | NM
@@ -162,48 +166,65 @@ def keep_largest(scores: Tensor, drop: int) -> Tensor:
     """
     if drop == 0:
         return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
-    threshold = _kth_smallest(scores, drop)
+    if drop == scores.shape[1]:
+        return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    threshold, ambiguous = _kth_smallest(scores, drop)
     keep = scores > threshold
-    surplus = (scores.shape[1] - drop) - keep.sum(dim=1)
-    tied_rows = surplus.nonzero().squeeze(1)
+    tied_rows = ambiguous.nonzero().squeeze(1)
     if len(tied_rows):
-        # `surplus` of the scores equal to the threshold stay: the last ones, by index.
+        # Some of the scores equal to the threshold stay: the last ones, by index.
         tied = scores[tied_rows] == threshold[tied_rows]
-        from_the_end = tied.flip(1).cumsum(dim=1).flip(1)
-        keep[tied_rows] |= tied & (from_the_end <= surplus[tied_rows, None])
+        staying = scores.shape[1] - drop - keep[tied_rows].sum(dim=1, keepdim=True)
+        keep[tied_rows] |= tied & (tied.flip(1).cumsum(dim=1).flip(1) <= staying)
     return keep
 
 
-def _kth_smallest(scores: Tensor, k: int) -> Tensor:
-    """The k-th smallest score (k >= 1) of each row as ``[groups, 1]``; none is sorted for it."""
+def _kth_smallest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k-th smallest score of each row, ``1 <= k < count``, found without sorting.
+
+    Returns:
+        That score, ``[groups, 1]`` (float32 for 16-bit scores), and whether the next one equals
+        it, bool ``[groups]``.
+    """
     if scores.dtype in (torch.bfloat16, torch.float16):
-        return _kth_smallest(scores.float(), k).to(scores.dtype)
-    if scores.device.type == "cpu":
-        ordered = scores.detach().clone(memory_format=torch.contiguous_format)
-        try:
-            # NumPy's introselect is far faster than torch's sort, topk or kthvalue.
-            ordered.numpy().partition(k - 1, axis=1)
-        except RuntimeError:  # torch was built, or runs, without NumPy
-            return scores.kthvalue(k, dim=1, keepdim=True).values
-        return ordered[:, k - 1 : k]
-    if scores.shape[0] == 1 and scores.shape[1] >= _NARROW_FROM:
-        return _kth_of_many(scores[0], k).view(1, 1)
-    return scores.kthvalue(k, dim=1, keepdim=True).values
+        scores = scores.float()
+    if scores.device.type != "cpu":
+        kth = _kth_of_many(scores, k) if _is_long_row(scores) else scores.kthvalue(k, 1, True)[0]
+        return kth, (scores <= kth).sum(dim=1) > k
+    ordered = scores.detach().clone(memory_format=torch.contiguous_format)
+    try:
+        # NumPy's introselect is far faster than torch's sort, topk or kthvalue.
+        ordered.numpy().partition(k - 1, axis=1)
+    except RuntimeError:  # torch was built, or runs, without NumPy
+        ordered = ordered.sort(dim=1).values
+    kth = ordered[:, k - 1 : k]
+    return kth, ordered[:, k:].amin(dim=1) == kth.squeeze(1)
+
+
+def _is_long_row(scores: Tensor) -> bool:
+    return scores.shape[0] == 1 and scores.shape[1] >= _NARROW_FROM
 
 
 def _kth_of_many(scores: Tensor, k: int) -> Tensor:
-    """The k-th smallest of one long vector, exact: select among the few that a sample leaves over.
+    """The k-th smallest of one long row, exact: select among the few that a sample leaves over.
 
     ``kthvalue`` gives each row of a matrix one thread block, so one very long row is slow. An evenly
     spaced sample brackets the answer; a count over all scores proves that it is inside.
+
+    Args:
+        scores: ``[1, count]``, at least 65,536 of them.
+        k: From 1 to ``count``.
+
+    Returns:
+        ``[1, 1]``.
     """
-    stride = scores.shape[0] >> 16
-    sample = scores[::stride].sort().values
-    rank, slack = round(k / scores.shape[0] * len(sample)), len(sample) // 64
+    row = scores[0]
+    sample = row[:: len(row) >> 16].sort().values
+    rank, slack = round(k / len(row) * len(sample)), len(sample) // 64
     low = sample[max(rank - slack, 0)]
     high = sample[min(rank + slack, len(sample) - 1)]
-    below = int((scores < low).sum())
-    inside = scores[(scores >= low) & (scores <= high)]
+    below = int((row < low).sum())
+    inside = row[(row >= low) & (row <= high)]
     if below < k <= below + len(inside):
-        return inside.sort().values[k - below - 1]
-    return scores.sort().values[k - 1]
+        return inside.sort().values[k - below - 1].view(1, 1)
+    return row.sort().values[k - 1].view(1, 1)

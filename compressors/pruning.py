@@ -18,8 +18,8 @@ def apply_mask(weight: Tensor, keep: Tensor) -> CompressedWeight:
         weight: ``[out_features, in_features]``; not modified.
         keep: Bool, same shape, True where the weight stays.
     """
-    # Not a product with the mask: that would leave negative zeros.
-    return CompressedWeight(weight=weight.detach().masked_fill(~keep, 0), mask=keep)
+    # Several times faster than masked_fill or where on a CPU; adding 0 clears the sign of -0.
+    return CompressedWeight(weight=(weight.detach() * keep).add_(0.0), mask=keep)
 
 
 def require_finite_weight(weight: Tensor) -> None:

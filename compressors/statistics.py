@@ -20,6 +20,10 @@ __all__ = ["ColumnNorm", "Hessian", "NoStatistic", "Statistic"]
 
 _Self = TypeVar("_Self", bound="Statistic")
 
+# How much of the inputs is squared at once: what a CPU's cache holds, what makes a GPU busy.
+_CACHED_ELEMENTS = 1 << 17
+_LAUNCHED_ELEMENTS = 1 << 26
+
 
 class Statistic:
     """A running summary of the inputs of one linear layer.
@@ -102,8 +106,10 @@ class ColumnNorm(Statistic):
         self.sum_of_squares = torch.zeros(in_features, dtype=torch.float32, device=self.device)
 
     def _add(self, rows: Tensor) -> None:
-        values = rows.float()
-        self.sum_of_squares += torch.einsum("ti,ti->i", values, values)
+        # In pieces that stay in a CPU's cache, converted one by one.
+        elements = _CACHED_ELEMENTS if rows.device.type == "cpu" else _LAUNCHED_ELEMENTS
+        for piece in rows.split(max(1, elements // self.in_features)):
+            self.sum_of_squares += piece.float().square().sum(dim=0)
 
     def _absorb(self, other: Statistic) -> None:
         if isinstance(other, ColumnNorm):

@@ -18,6 +18,8 @@ from compressors.statistics import ColumnNorm
 
 __all__ = ["Wanda"]
 
+_CACHED_ELEMENTS = 1 << 17
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanda:
@@ -83,12 +85,23 @@ class Wanda:
 
     def _prune(self, weight: Tensor, norm: Tensor) -> CompressedWeight:
         require_finite_weight(weight)
-        scores = weight.detach().float().abs() * norm.to(weight.device)
+        norm = norm.to(weight.device)
         if self.variant:
-            keep = self.pattern.keep(_cumulative_share(scores), per_row=False)
-        else:
-            keep = self.pattern.keep(scores, per_row=True)
+            scores = _scores(weight, norm)
+            return apply_mask(weight, self.pattern.keep(_cumulative_share(scores), per_row=False))
+        # Rows are independent: on a CPU take as many at once as its cache holds.
+        at_once = len(weight)
+        if weight.device.type == "cpu":
+            at_once = max(1, _CACHED_ELEMENTS // weight.shape[1])
+        keep = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
+        for rows, kept in zip(weight.split(at_once), keep.split(at_once), strict=True):
+            kept.copy_(self.pattern.keep(_scores(rows, norm), per_row=True))
         return apply_mask(weight, keep)
+
+
+def _scores(weight: Tensor, norm: Tensor) -> Tensor:
+    """``|weight| * norm``, float32, a new tensor."""
+    return weight.detach().to(torch.float32, copy=True).abs_().mul_(norm)
 
 
 def _cumulative_share(scores: Tensor) -> Tensor:
