@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slow, obvious reference maths, written from the papers' equations.
+
+Nothing here shares code with ``compressors``. Each function is a plain loop that can be read beside
+the paper; the tests hold the fast code against it, and the benchmarks are measured against it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "column_norm",
+    "gptq",
+    "grid",
+    "hessian",
+    "inverse_factor",
+    "magnitude_mask",
+    "nm_mask",
+    "output_error",
+    "round_to_grid",
+    "rtn",
+    "smallest",
+    "sparsegpt",
+    "wanda_mask",
+    "wanda_variant_mask",
+]
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+
+def column_norm(x: Tensor) -> Tensor:
+    """Wanda eq. 1: the l2 norm of each input feature over all tokens of ``x`` [tokens, in]."""
+    return x.float().square().sum(dim=0).sqrt()
+
+
+def hessian(x: Tensor) -> Tensor:
+    """The mean of x x^T over the tokens of ``x`` [tokens, in], one token at a time."""
+    total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float32)
+    for token in x.float():
+        total += torch.outer(token, token)
+    return total / len(x)
+
+
+def output_error(weight: Tensor, compressed: Tensor, x: Tensor) -> float:
+    """||X W' - X W||^2 / ||X W||^2 in float64."""
+    dense = x.double() @ weight.double().t()
+    return float(
+        (x.double() @ compressed.double().t() - dense).square().sum() / dense.square().sum()
+    )
+
+
+# --- masks (True = kept) ------------------------------------------------------------------------
+
+
+def smallest(scores: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` smallest of a vector; among equal ones the lower index comes first."""
+    return scores.sort(stable=True).indices[:count]
+
+
+def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
+    """Prune floor(sparsity * count) weights of the whole matrix."""
+    keep = torch.ones(weight.numel(), dtype=torch.bool)
+    keep[smallest(weight.float().abs().flatten(), math.floor(sparsity * len(keep)))] = False
+    return keep.view(weight.shape)
+
+
+def wanda_mask(weight: Tensor, norm: Tensor, sparsity: float) -> Tensor:
+    """Wanda eq. 1: scores |W_ij| * ||X_j||, compared within each output row."""
+    scores = weight.float().abs() * norm
+    keep = torch.ones(weight.shape, dtype=torch.bool)
+    for row in range(weight.shape[0]):
+        keep[row, smallest(scores[row], math.floor(sparsity * weight.shape[1]))] = False
+    return keep
+
+
+def wanda_variant_mask(weight: Tensor, norm: Tensor, sparsity: float) -> Tensor:
+    """Wanda's appendix: one share alpha of every row's total score goes, lowest scores first.
+
+    A weight goes if the scores of its row up to and including it sum to at most alpha of the row's
+    total; alpha is the one for which floor(sparsity * count) weights of the matrix go.
+    """
+    scores = weight.double().abs() * norm.double()
+    share = torch.zeros_like(scores)
+    for row in range(weight.shape[0]):
+        total, running = float(scores[row].sum()), 0.0
+        for column in smallest(scores[row], weight.shape[1]).tolist():
+            running += float(scores[row, column])
+            share[row, column] = running / total
+    keep = torch.ones(weight.numel(), dtype=torch.bool)
+    keep[smallest(share.flatten(), math.floor(sparsity * weight.numel()))] = False
+    return keep.view(weight.shape)
+
+
+def nm_mask(scores: Tensor, n: int, m: int) -> Tensor:
+    """Keep the n highest of every m consecutive scores of a row."""
+    keep = torch.ones(scores.shape, dtype=torch.bool)
+    for start in range(0, scores.shape[1], m):
+        ascending = scores[:, start : start + m].sort(dim=1, stable=True).indices
+        for position in range(m - n):
+            keep[range(len(keep)), start + ascending[:, position]] = False
+    return keep
+
+
+# --- quantization grids -------------------------------------------------------------------------
+
+
+def grid(values: Tensor, num_bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of each row of ``values`` [rows, group], float32 [rows]."""
+    top = 2**num_bits - 1
+    low = values.float().amin(dim=1).clamp(max=0)
+    high = values.float().amax(dim=1).clamp(min=0)
+    if symmetric:
+        high = torch.maximum(-low, high)
+        low = -high
+    flat = low == high
+    low[flat], high[flat] = -1, 1
+    scale = (high - low) / top
+    if symmetric:
+        return scale, torch.full_like(scale, 2 ** (num_bits - 1))
+    return scale, (-low / scale).round()
+
+
+def round_to_grid(column: Tensor, scale: Tensor, zero_point: Tensor, num_bits: int) -> Tensor:
+    """The nearest value of each row's grid."""
+    codes = ((column / scale).round() + zero_point).clamp(0, 2**num_bits - 1)
+    return scale * (codes - zero_point)
+
+
+def rtn(weight: Tensor, num_bits: int, group_size: int | None, symmetric: bool) -> Tensor:
+    """Round to nearest, group by group; float32."""
+    result = weight.float().clone()
+    size = group_size or weight.shape[1]
+    for start in range(0, weight.shape[1], size):
+        scale, zero_point = grid(result[:, start : start + size], num_bits, symmetric)
+        for column in range(start, start + size):
+            result[:, column] = round_to_grid(result[:, column], scale, zero_point, num_bits)
+    return result
+
+
+# --- optimal brain surgeon ----------------------------------------------------------------------
+
+
+def inverse_factor(h: Tensor, dampening_frac: float) -> Tensor:
+    """GPTQ step 3: the upper Cholesky factor of the damped inverse Hessian."""
+    damped = h.clone()
+    damped += dampening_frac * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return torch.linalg.cholesky(inverse, upper=True)
+
+
+def _with_live_diagonal(h: Tensor) -> tuple[Tensor, Tensor]:
+    """H_dd = 1 for inputs that were always zero, and which those are."""
+    dead = h.diagonal() == 0
+    return h + torch.diag(dead.to(h.dtype)), dead
+
+
+def sparsegpt(
+    weight: Tensor,
+    h: Tensor,
+    *,
+    sparsity: float | None = None,
+    nm: tuple[int, int] | None = None,
+    dampening_frac: float = 0.01,
+    block_size: int = 128,
+    quantize: tuple[int, int | None, bool] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """SparseGPT, algorithm 1, a column at a time; joint with ``quantize``.
+
+    ``quantize`` is (bits, group size or None, symmetric). Dead inputs are the first to be pruned; those that exact counts leave over keep their weights.
+    Returns the float32 weight and the mask.
+    """
+    h, dead = _with_live_diagonal(h.to(dtype))
+    factor = inverse_factor(h, dampening_frac)
+    w = weight.to(dtype).clone()
+    rows, columns = w.shape
+    keep = torch.ones(w.shape, dtype=torch.bool)
+    scale = zero_point = torch.zeros(rows)
+    if quantize and quantize[1] is None:
+        scale, zero_point = grid(w, quantize[0], quantize[2])
+    for start in range(0, columns, block_size):
+        stop = min(start + block_size, columns)
+        block = w[:, start:stop].clone()
+        errors = torch.zeros_like(block)
+        diagonal = factor.diagonal()[start:stop]
+        live = (~dead[start:stop]).to(dtype)
+        if sparsity is not None:
+            scores = (block * live / diagonal).square().flatten()
+            selected = torch.ones(len(scores), dtype=torch.bool)
+            selected[smallest(scores, math.floor(sparsity * len(scores)))] = False
+            keep[:, start:stop] = selected.view(block.shape)
+        for i in range(stop - start):
+            column = start + i
+            if nm is not None and column % nm[1] == 0:
+                part = slice(i, i + nm[1])
+                scores = (block[:, part] * live[part] / diagonal[part]).square()
+                keep[:, column : column + nm[1]] = nm_mask(scores, *nm)
+            if quantize and quantize[1] and column % quantize[1] == 0:
+                group = w[:, column : column + quantize[1]].clone()
+                scale, zero_point = grid(group, quantize[0], quantize[2])
+            new = block[:, i].clone()
+            if quantize:
+                new = round_to_grid(new.float(), scale, zero_point, quantize[0]).to(dtype)
+            new[~keep[:, column]] = 0
+            error = (block[:, i] - new) / factor[column, column]
+            block[:, i:] -= torch.outer(error, factor[column, column:stop])
+            block[:, i] = new
+            errors[:, i] = error
+        w[:, start:stop] = block
+        w[:, stop:] -= errors @ factor[start:stop, stop:]
+    return w.float(), keep
+
+
+def gptq(
+    weight: Tensor,
+    h: Tensor,
+    *,
+    num_bits: int,
+    group_size: int | None = None,
+    symmetric: bool = True,
+    act_order: bool = False,
+    static_groups: bool = False,
+    dampening_frac: float = 0.01,
+    block_size: int = 128,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """GPTQ, algorithm 1 and its released conventions, a column at a time; float32."""
+    h, dead = _with_live_diagonal(h.to(dtype))
+    w = weight.to(dtype).clone()
+    w[:, dead] = 0
+    columns = w.shape[1]
+    static = []
+    if group_size and static_groups:
+        static = [
+            grid(w[:, start : start + group_size], num_bits, symmetric)
+            for start in range(0, columns, group_size)
+        ]
+    scale, zero_point = grid(w, num_bits, symmetric)
+    order = list(range(columns))
+    if act_order:
+        order = torch.argsort(h.diagonal(), descending=True, stable=True).tolist()
+        w, h = w[:, order], h[order][:, order]
+    factor = inverse_factor(h, dampening_frac)
+    for start in range(0, columns, block_size):
+        stop = min(start + block_size, columns)
+        block = w[:, start:stop].clone()
+        errors = torch.zeros_like(block)
+        for i in range(stop - start):
+            column = start + i
+            if static:
+                scale, zero_point = static[order[column] // (group_size or 1)]
+            elif group_size and column % group_size == 0:
+                # From `w`, which holds the updates of the finished blocks only.
+                group = w[:, column : column + group_size]
+                scale, zero_point = grid(group, num_bits, symmetric)
+            new = round_to_grid(block[:, i].float(), scale, zero_point, num_bits).to(dtype)
+            error = (block[:, i] - new) / factor[column, column]
+            block[:, i:] -= torch.outer(error, factor[column, column:stop])
+            block[:, i] = new
+            errors[:, i] = error
+        w[:, start:stop] = block
+        w[:, stop:] -= errors @ factor[start:stop, stop:]
+    result = torch.empty_like(w)
+    result[:, order] = w
+    return result.float()
