@@ -58,7 +58,7 @@ def output_error(weight: Tensor, compressed: Tensor, x: Tensor) -> float:
 
 
 def smallest(scores: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` smallest of a vector; among equal ones the lower index comes first."""
+    """Indices of the ``count`` smallest of a vector; of equal ones the lower index is first."""
     return scores.sort(stable=True).indices[:count]
 
 
@@ -172,8 +172,8 @@ def sparsegpt(
 ) -> tuple[Tensor, Tensor]:
     """SparseGPT, algorithm 1, a column at a time; joint with ``quantize``.
 
-    ``quantize`` is (bits, group size or None, symmetric). Dead inputs are the first to be pruned; those that exact counts leave over keep their weights.
-    Returns the float32 weight and the mask.
+    ``quantize`` is (bits, group size or None, symmetric). Dead inputs are the first to be pruned;
+    those that exact counts leave over keep their weights. Returns the float32 weight and the mask.
     """
     h, dead = _with_live_diagonal(h.to(dtype))
     factor = inverse_factor(h, dampening_frac)
