@@ -29,6 +29,8 @@ _DESCRIPTION = """\
 What a compressed language model lost: prune or quantize it, then evaluate it with lm-eval."""
 
 _EXAMPLES = """\
+`lmkick COMMAND --help` describes a command.
+
 examples:
   # prune to 2:4 with Wanda, then evaluate
   lmkick run --model kick --model_args pretrained=NAME,compressor=wanda,pattern=2:4 --tasks kick
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lmkick",
         usage="lmkick [-h] [--version] COMMAND ...",
-        description=f"{_DESCRIPTION}\n\ncommands:\n{commands}\n\n`lmkick COMMAND --help` describes it.",
+        description=f"{_DESCRIPTION}\n\ncommands:\n{commands}",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

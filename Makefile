@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo    compress a small model and show what it lost (MODEL=, DATA=, DEVICE=)
+# make test    all tests, offline
+# make check   format, lint, types, layering, doctests, contents of the wheel
+# All of them first make the environment in .venv, from any Python 3.10 or newer (PYTHON=).
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= test,judge,report
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+MODEL ?= HuggingFaceTB/SmolLM2-135M
+DEVICE ?= $(shell $(BIN)/python -c "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')")
+PRUNE ?= compressor=wanda,pattern=2:4,nsamples=32,seqlen=512
+DEMO_TASKS ?= kick_freebaseqa,kick_wikitext
+LIMIT ?= 50
+
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+OMP_NUM_THREADS ?= 1
+export OMP_NUM_THREADS
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: environment demo test check clean
+
+environment: $(STAMP)
+
+# torch before all else: with it in place nothing below asks for another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("lmkick needs Python 3.10 or newer; name one: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+# The dense model, then the pruned one. DATA=DIR reads tasks and calibration text from local files.
+demo: $(STAMP)
+	@for arguments in compressor=none $(PRUNE); do \
+		echo "== $(MODEL), $$arguments"; \
+		$(if $(DATA),LMKICK_DATA_DIR='$(DATA)') $(BIN)/lmkick run --model kick \
+			--model_args "pretrained=$(MODEL),$$arguments" --tasks $(DEMO_TASKS) --limit $(LIMIT) \
+			--device $(DEVICE) --output_path results/demo || exit 1; \
+	done
+
+test: $(STAMP)
+	@$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(OFFLINE) $(BIN)/python -m pytest --quiet --doctest-modules -m 'not slow' \
+		compressors lmkick_plugin tests/test_layering.py tests/lmkick_plugin/test_packaging.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
