@@ -109,8 +109,8 @@ def test_switch(
     assert [type(finder).__name__ for finder in meta_path].count("LmkickFinder") == installed
 
 
-# Three packages called like lm-eval's modules, in a folder of their own: a start-up hook can only be
-# tested in an interpreter that has not imported what it waits for.
+# Modules called like lm-eval's, in a folder of their own: a start-up hook can only be tested in an
+# interpreter that has not imported what it waits for.
 FAKE_MODULES = {
     "lm_eval/__init__.py": "",
     "lm_eval/models/__init__.py": "ran = True",
