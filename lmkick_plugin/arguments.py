@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From lm-eval's flat arguments to a frozen :class:`Recipe`; what does not fit is an error.
+
+Nothing here imports torch at module level, so a command line can be checked before anything heavy
+is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmkick_plugin.recipe import COMPRESSORS, Recipe, split_pattern
+from lmkick_plugin.values import (
+    is_unset,
+    read_bool,
+    read_choice,
+    read_float,
+    read_int,
+    read_seeds,
+    read_text,
+    settings_error,
+)
+
+__all__ = ["ARGUMENTS", "COMPRESSORS", "Argument", "Recipe", "parse_arguments"]
+
+_PRUNERS = ("random", "magnitude", "wanda", "sparsegpt")
+_QUANTIZING = ("rtn", "gptq", "sparsegpt")
+_CALIBRATING = ("wanda", "sparsegpt", "gptq")
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of ours: how it is read, what it defaults to, which compressors it goes with."""
+
+    read: Callable[[str, Any], Any]
+    goes_with: tuple[str, ...] = COMPRESSORS
+    default: Any = None
+
+
+def _read_pattern(name: str, value: object) -> str:
+    text = str(value).strip().lower()
+    if text == "unstructured":
+        return text
+    if re.fullmatch(r"\d+:\d+", text) is None:
+        yaml = " In YAML, quote it: pattern: '2:4'." if not isinstance(value, str) else ""
+        raise settings_error(
+            f"{name}={value!r}: expected unstructured or N:M, such as 2:4 (2 weights kept of "
+            f"every 4).{yaml}"
+        )
+    kept, every = split_pattern(text)
+    if not 0 < kept < every:
+        remedy = f"pattern={every}:{kept}" if 0 < every < kept else "pattern=2:4"
+        raise settings_error(
+            f"{name}={value!r}: N:M keeps N weights of every M, so N must lie between 1 and M-1. "
+            f"Did you mean {remedy}?"
+        )
+    return f"{kept}:{every}"
+
+
+def _read_sparsity(name: str, value: object) -> float:
+    sparsity = read_float(name, value)
+    if not 0 <= sparsity < 1:
+        meant = f" Did you mean {name}={sparsity / 100:g}?" if 1 < sparsity < 100 else ""
+        raise settings_error(
+            f"{name}={value!r}: expected the share of weights to zero, at least 0 and below 1."
+            f"{meant}"
+        )
+    return sparsity
+
+
+def _read_group_size(name: str, value: object) -> int:
+    size = -1 if is_unset(value) else read_int(name, value)
+    if size != -1 and size < 1:
+        raise settings_error(
+            f"{name}={value!r}: expected the number of columns in a group, such as 128, or -1 for "
+            "one group a row."
+        )
+    return size
+
+
+def _read_dampening(name: str, value: object) -> float:
+    fraction = read_float(name, value)
+    if fraction <= 0:
+        raise settings_error(f"{name}={value!r}: expected a number above 0, such as 0.01.")
+    return fraction
+
+
+def _read_calibration(name: str, value: object) -> str:
+    text = read_text(name, value)
+    if text == "self" or text.startswith(("task:", "mix:")):
+        raise settings_error(
+            f"{name}={text}: not available in this version. Use c4, wikitext, or the path of a "
+            ".txt or .jsonl file."
+        )
+    return text
+
+
+def _read_data_dir(name: str, value: object) -> str:
+    text = read_text(name, value)
+    if not Path(text).is_dir():
+        raise settings_error(
+            f"{name}={text}: no such folder. Give the folder that holds the data files, or leave "
+            f"{name} out to read from the Hub."
+        )
+    return text
+
+
+def _read_compressor(name: str, value: object) -> str:
+    return read_choice(name, value, COMPRESSORS)
+
+
+def _at_least_one(name: str, value: object) -> int:
+    return read_int(name, value, low=1)
+
+
+def _at_least_two(name: str, value: object) -> int:
+    return read_int(name, value, low=2)
+
+
+def _read_bits(name: str, value: object) -> int:
+    return read_int(name, value, low=2, high=8)
+
+
+#: The contract: every argument of ours. A default holds where the argument applies.
+ARGUMENTS: dict[str, Argument] = {
+    "compressor": Argument(_read_compressor, default="none"),
+    "sparsity": Argument(_read_sparsity, _PRUNERS),
+    "pattern": Argument(_read_pattern, _PRUNERS),
+    "bits": Argument(_read_bits, _QUANTIZING),
+    "group_size": Argument(_read_group_size, _QUANTIZING, 128),
+    "symmetric": Argument(read_bool, _QUANTIZING, True),
+    "act_order": Argument(read_bool, ("gptq",), False),
+    "static_groups": Argument(read_bool, ("gptq",), False),
+    "wanda_variant": Argument(read_bool, ("wanda",), False),
+    "dampening_frac": Argument(_read_dampening, ("sparsegpt", "gptq"), 0.01),
+    "block_size": Argument(_at_least_one, ("sparsegpt", "gptq"), 128),
+    "true_sequential": Argument(read_bool, _CALIBRATING, False),
+    "calibration": Argument(_read_calibration, _CALIBRATING, "c4"),
+    "nsamples": Argument(_at_least_one, _CALIBRATING, 128),
+    "seqlen": Argument(_at_least_two, _CALIBRATING, 2048),
+    "seed": Argument(read_seeds, (*_CALIBRATING, "random"), (0,)),
+    "data_dir": Argument(_read_data_dir),
+    "resume_dir": Argument(read_text, COMPRESSORS[1:]),
+}
+
+#: Arguments of the design that this version does not have yet, with what to do instead.
+_UNAVAILABLE = {
+    "save_compressed": "The compressed weights are evaluated and not kept; leave it out.",
+    "compress_cache": "Every run compresses anew (resume_dir keeps finished blocks); leave it out.",
+    "quantize": "Give a checkpoint that is already quantized as pretrained, or leave it out.",
+    "reference": "Evaluate the dense model in a run of its own (compressor=none); leave it out.",
+    "prefix_reuse": "Shared prefixes are recomputed, as with prefix_reuse=false; leave it out.",
+}
+
+
+def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """Split lm-eval's flat arguments into our recipe and what lm-eval's ``hf`` model takes.
+
+    Args:
+        arguments: Everything given with ``--model_args`` (and ``batch_size``, ``device``).
+
+    Returns:
+        The recipe, and the remaining arguments as they came. Whether those are known is checked
+        by :func:`lmkick_plugin.checks.check_hf_arguments`, once the model's config is at hand.
+
+    Raises:
+        SettingsError: A value is malformed or out of range, or an argument does not go with the
+            chosen compressor.
+    """
+    for name, remedy in _UNAVAILABLE.items():
+        value = arguments.get(name)
+        if not is_unset(value) and str(value).lower() != "false":
+            raise settings_error(f"{name}={value!r} is not available in this version. {remedy}")
+    given = {
+        name: arguments[name]
+        for name in ARGUMENTS
+        if name in arguments and not is_unset(arguments[name])
+    }
+    compressor = _read_compressor("compressor", given.get("compressor", "none"))
+    for name in given:
+        if compressor not in ARGUMENTS[name].goes_with:
+            raise settings_error(_mismatch(name, given[name], compressor))
+    settings = {name: ARGUMENTS[name].read(name, value) for name, value in given.items()}
+    if "bits" in settings and "group_size" in arguments:
+        settings.setdefault("group_size", -1)  # None, as in Python: one group a row
+    _check_together(compressor, settings)
+    joint = compressor != "sparsegpt" or "bits" in settings
+    for name, argument in ARGUMENTS.items():
+        applies = compressor in argument.goes_with and (
+            joint or name not in ("group_size", "symmetric")
+        )
+        if applies and argument.default is not None:
+            settings.setdefault(name, argument.default)
+    if compressor in _PRUNERS:
+        settings.setdefault("pattern", "unstructured")
+    settings["seeds"] = settings.pop("seed", None)
+    passed = {
+        name: value
+        for name, value in arguments.items()
+        if name not in ARGUMENTS and name not in _UNAVAILABLE
+    }
+    return Recipe(**settings), passed
+
+
+def _mismatch(name: str, value: object, compressor: str) -> str:
+    if name == "bits" and compressor in _PRUNERS:
+        return (
+            f"bits={value!r} does not go with compressor={compressor}: only sparsegpt prunes and "
+            "quantizes in one sweep. Use compressor=sparsegpt, or leave bits out."
+        )
+    partners = [method for method in ARGUMENTS[name].goes_with if method != "none"]
+    if compressor == "none":
+        return (
+            f"{name}={value!r} was given, but no compressor. Add compressor={partners[0]} (it "
+            f"goes with {', '.join(partners)}), or leave {name} out."
+        )
+    return (
+        f"{name}={value!r} does not go with compressor={compressor}. Leave it out, or use one of: "
+        f"{', '.join(partners)}."
+    )
+
+
+def _check_together(compressor: str, settings: Mapping[str, Any]) -> None:
+    """Raise ``SettingsError`` where arguments that are fine by themselves contradict each other."""
+    sparsity, pattern = settings.get("sparsity"), settings.get("pattern")
+    if pattern not in (None, "unstructured") and sparsity is not None:
+        kept, every = split_pattern(pattern)
+        raise settings_error(
+            f"sparsity={sparsity:g} and pattern={pattern} were both given, and {pattern} already "
+            f"fixes the sparsity at {1 - kept / every:g}. Leave one of the two out."
+        )
+    if compressor in _PRUNERS and sparsity is None and pattern in (None, "unstructured"):
+        raise settings_error(
+            f"compressor={compressor} needs to know how much to prune, and neither was given. "
+            "Add sparsity=0.5 or pattern=2:4."
+        )
+    if compressor in _QUANTIZING and "bits" not in settings:
+        if compressor != "sparsegpt":
+            raise settings_error(f"compressor={compressor} needs bits. Add bits=4 (2 to 8).")
+        for name in ("group_size", "symmetric"):
+            if name in settings:
+                raise settings_error(
+                    f"{name}={settings[name]} goes with compressor=sparsegpt only when it also "
+                    "quantizes. Add bits=4, or leave it out."
+                )

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is checked once a model's config is known and before its weights are loaded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lmkick_plugin.arguments import ARGUMENTS, Recipe
+from lmkick_plugin.values import settings_error, suggest
+
+__all__ = [
+    "base_revision",
+    "check_hf_arguments",
+    "check_model_kind",
+    "check_pretrained",
+    "config_error",
+    "context_length",
+]
+
+# Keyword arguments that transformers' from_pretrained takes by itself (it hands the rest to the
+# model's config). Those that lm-eval's hf model sets are in its own signature.
+_FROM_PRETRAINED = frozenset(
+    {
+        "adapter_kwargs",
+        "adapter_name",
+        "allow_all_kernels",
+        "attn_implementation",
+        "cache_dir",
+        "code_revision",
+        "device_map",
+        "device_mesh",
+        "disable_mmap",
+        "distributed_config",
+        "experts_implementation",
+        "force_download",
+        "fusion_config",
+        "generation_config",
+        "ignore_mismatched_sizes",
+        "kernel_config",
+        "key_mapping",
+        "load_in_4bit",
+        "load_in_8bit",
+        "local_files_only",
+        "low_cpu_mem_usage",
+        "max_memory",
+        "offload_buffers",
+        "proxies",
+        "quantization_config",
+        "state_dict",
+        "token",
+        "torch_dtype",
+        "tp_size",
+        "use_kernels",
+        "use_safetensors",
+        "variant",
+        "weights_only",
+    }
+)
+_LOADS_QUANTIZED = ("load_in_4bit", "load_in_8bit", "quantization_config", "autogptq", "gptqmodel")
+
+
+@cache
+def _hf_arguments() -> frozenset[str]:
+    """The arguments that the installed lm-eval's ``hf`` model names in its signature."""
+    from lm_eval.models.huggingface import HFLM
+
+    return frozenset(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"}
+
+
+def check_hf_arguments(passed: Mapping[str, Any], config: Any, *, prebuilt: bool) -> None:
+    """Refuse names that neither we, lm-eval's ``hf`` model, transformers nor the config know.
+
+    Args:
+        passed: Arguments left over by :func:`lmkick_plugin.arguments.parse_arguments`.
+        config: The model's config; its attributes may be set by arguments of the same name.
+        prebuilt: The model was given as an object, so nothing reaches ``from_pretrained``.
+
+    Raises:
+        SettingsError: A name is unknown; the nearest known one is suggested.
+    """
+    known = _hf_arguments() if prebuilt else _hf_arguments() | _FROM_PRETRAINED
+    for name in sorted(set(passed) - known):
+        attribute = getattr(config, name, None)
+        if hasattr(config, name) and not callable(attribute) and not prebuilt:
+            continue
+        hint = suggest(name, {*ARGUMENTS, *known})
+        where = (
+            "The model was given as an object, so arguments for loading one have no effect."
+            if prebuilt
+            else "It is no argument of lmkick, of lm-eval's hf model or of from_pretrained, nor an "
+            f"attribute of the model's config ({type(config).__name__})."
+        )
+        raise settings_error(
+            f"Unknown model argument {name}={passed[name]!r}. {hint}{where} Correct the name or "
+            "leave it out."
+        )
+
+
+def check_pretrained(pretrained: Any) -> None:
+    """Refuse what is recognisably no model before the Hub is asked for it.
+
+    Raises:
+        SettingsError: A path that does not exist, or nothing at all.
+    """
+    if not isinstance(pretrained, str):
+        if pretrained is None:
+            raise settings_error(
+                "No model was given. Add pretrained=NAME: a folder, or a model of the Hub."
+            )
+        return
+    path = Path(pretrained).expanduser()
+    if path.is_dir():
+        return
+    if pretrained == "kick-mini":
+        raise settings_error(
+            "pretrained=kick-mini is not available in this version. Give a folder, or a model of "
+            "the Hub."
+        )
+    if pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1:
+        raise settings_error(
+            f"pretrained={pretrained}: no such folder. Give the folder of a saved model "
+            "(config.json, weights, tokenizer), or a model of the Hub as NAME or OWNER/NAME."
+        )
+
+
+def config_error(pretrained: str, cause: Exception) -> ValueError:
+    """The error to raise where a model's config could not be read, with what to do."""
+    if Path(pretrained).is_dir():
+        return settings_error(
+            f"pretrained={pretrained}: the folder holds no model config that can be read. Give the "
+            f"folder of a saved model (config.json, weights, tokenizer). Cause: {cause}"
+        )
+    return settings_error(
+        f"pretrained={pretrained}: the model's config could not be fetched from the Hub. Check the "
+        "name; without a network, give the folder of a saved model (config.json, weights, "
+        f"tokenizer), or fill the Hub's cache first (hf download {pretrained}). Cause: {cause}"
+    )
+
+
+def check_model_kind(recipe: Recipe, config: Any, backend: str, passed: Mapping[str, Any]) -> None:
+    """Refuse models that cannot be evaluated as causal ones, or cannot be compressed.
+
+    Args:
+        recipe: What is to be done.
+        config: The model's config.
+        backend: lm-eval's verdict, ``causal`` or ``seq2seq``.
+        passed: The arguments for lm-eval's ``hf`` model.
+
+    Raises:
+        UnsupportedModelError: Not a causal language model, or already quantized.
+        SettingsError: The arguments load the model in a form that cannot be compressed.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    from compressors.base import UnsupportedModelError
+
+    kind = getattr(config, "model_type", None)
+    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or passed.get("trust_remote_code")
+    if backend != "causal" or not (known or passed.get("backend") == "causal"):
+        raise UnsupportedModelError(
+            f"Models of type {kind!r} are no causal language models, which --model kick is for. "
+            "Choose a causal model, or evaluate this one uncompressed with --model hf."
+        )
+    if recipe.compressor == "none":
+        return
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        method = (
+            quantization.get("quant_method")
+            if isinstance(quantization, Mapping)
+            else getattr(quantization, "quant_method", None)
+        )
+        raise UnsupportedModelError(
+            f"This checkpoint is already quantized ({getattr(method, 'value', method)}), so "
+            f"compressor={recipe.compressor} cannot be applied to it. Evaluate it as it is with "
+            "compressor=none, or compress the unquantized checkpoint."
+        )
+    for name in _LOADS_QUANTIZED:
+        if passed.get(name):
+            raise settings_error(
+                f"{name}={passed[name]!r} loads a quantized model, which compressor="
+                f"{recipe.compressor} cannot compress again. Leave one of the two out."
+            )
+    if passed.get("tp_plan") is not None:
+        raise settings_error(
+            f"tp_plan={passed['tp_plan']!r} splits each weight matrix over processes, and "
+            f"compressor={recipe.compressor} needs whole ones. Use parallelize=true, or one device."
+        )
+
+
+def context_length(config: Any, tokenizer: Any) -> int | None:
+    """Tokens the model can read at once, as its config (or else its tokenizer) states it."""
+    inner = getattr(config, "text_config", None) or config
+    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+        value = getattr(inner, name, None)
+        if value is not None:
+            return int(value)
+    stated = getattr(tokenizer, "model_max_length", None)
+    # transformers writes "no limit" as 1e30.
+    return int(stated) if stated is not None and stated < 1e9 else None
+
+
+def base_revision(
+    pretrained: Any, *, revision: str = "main", subfolder: str = "", cache_dir: str | None = None
+) -> str | None:
+    """The commit of a model of the Hub, read off the local cache; None for local models."""
+    if not isinstance(pretrained, str) or Path(pretrained).exists():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    name = f"{subfolder}/config.json" if subfolder else "config.json"
+    try:
+        cached = try_to_load_from_cache(pretrained, name, revision=revision, cache_dir=cache_dir)
+    except HFValidationError:
+        return None
+    if not isinstance(cached, str):
+        return None
+    parts = Path(cached).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None

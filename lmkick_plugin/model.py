@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--model kick``: lm-eval's ``hf`` model, compressed before it is evaluated."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmkick_plugin import cache_guard, checks, record, serving
+from lmkick_plugin.arguments import parse_arguments
+from lmkick_plugin.fingerprint import WeightSurvey, require_same_weights, survey_weights
+from lmkick_plugin.values import is_unset
+from lmkick_plugin.watched import WatchedHFLM
+from lmkick_plugin.windows import score_windows
+
+__all__ = ["KickLM"]
+
+logger = logging.getLogger(__name__)
+
+
+class KickLM(WatchedHFLM):
+    """A Hugging Face causal language model that is compressed, then evaluated.
+
+    Takes every argument of lm-eval's ``hf`` model, and those of
+    :data:`lmkick_plugin.arguments.ARGUMENTS`. Arguments, the model's kind and the calibration text
+    are checked before any weights are loaded. Differences to ``hf``:
+
+    1. ``softmax_dtype`` defaults to float32: in bfloat16, near-equal choices tie.
+    2. A LoRA adapter (``peft``) is merged into the weights before these are compressed.
+    3. Processes on CPUs share the documents, as those on GPUs do.
+    4. A model given as an object is compressed in place.
+
+    Under data parallel, every process loads and compresses the model by itself, and all stop
+    unless their weights are equal, bit for bit. That costs no time, but as much memory as there
+    are processes; it needs devices of one kind.
+    """
+
+    _model: Any
+    _report: Any = None
+    _calibration_shape: tuple[int, int] | None = None
+    _compressed: WeightSurvey | None = None
+
+    def __init__(self, pretrained: Any = None, **kwargs: Any) -> None:
+        """Check, load, compress.
+
+        Args:
+            pretrained: Name or path of the model, or the model itself.
+            **kwargs: As described by the class.
+
+        Raises:
+            SettingsError: An argument or the calibration text is wrong.
+            UnsupportedModelError: The model is of a kind that cannot be compressed.
+            NumericalError: Weights or activations are not finite.
+            RuntimeError: The weights changed after compression, or differ between processes.
+        """
+        self.recipe, self._passed = parse_arguments({"pretrained": pretrained, **kwargs})
+        checks.check_pretrained(pretrained)
+        _ = self.recipe.seed  # several seeds: an error, before anything is loaded
+        self._compressor = self.recipe.build_compressor()
+        self._prebuilt = not isinstance(pretrained, str)
+        if "softmax_dtype" not in self._passed:
+            self._passed["softmax_dtype"] = "float32"
+        elif is_unset(self._passed["softmax_dtype"]):
+            self._passed["softmax_dtype"] = None
+        super().__init__(**self._passed)
+        if self._prebuilt and self._compressor is not None:
+            self._compress(self._load_calibration())
+            self._model.eval()
+        self._share_documents_on_cpu()
+        self.weights = survey_weights(self.model)
+        if self._compressed is not None and self._compressed.sha256 != self.weights.sha256:
+            raise RuntimeError(
+                f"The weights changed between compression ({self._compressed.sha256}) and "
+                f"evaluation ({self.weights.sha256}), so the results would not be those of the "
+                "compressed model. Tying of weights is the usual cause: check the model's "
+                "tie_word_embeddings against its checkpoint."
+            )
+        if hasattr(self, "accelerator"):
+            require_same_weights(self.weights.sha256, self.accelerator)
+        serving.announce(self)
+
+    # Before the weights: lm-eval calls these in this order.
+
+    def _get_config(self, pretrained: str, **kwargs: Any) -> None:
+        try:
+            super()._get_config(pretrained, **kwargs)
+        except OSError as error:
+            raise checks.config_error(pretrained, error) from error
+
+    def _get_backend(self, config: Any, **kwargs: Any) -> None:
+        super()._get_backend(config=config, **kwargs)
+        checks.check_hf_arguments(self._passed, config, prebuilt=self._prebuilt)
+        checks.check_model_kind(self.recipe, config, self.backend, self._passed)
+
+    def _create_model(self, pretrained: str, **kwargs: Any) -> None:
+        calibration = None if self._compressor is None else self._load_calibration()
+        super()._create_model(pretrained=pretrained, **kwargs)
+        if self._compressor is not None:
+            self._compress(calibration)
+
+    def _load_calibration(self) -> Tensor | None:
+        """Calibration tokens, int64 ``[nsamples, seqlen]``, or None where the method needs none."""
+        recipe = self.recipe
+        if not recipe.needs_calibration:
+            return None
+        from compressors import load_calibration
+
+        tokens: Tensor = load_calibration(
+            recipe.calibration,
+            self.tokenizer,
+            nsamples=recipe.nsamples,
+            seqlen=recipe.seqlen,
+            seed=recipe.seed,
+            max_length=checks.context_length(self.config, self.tokenizer),
+            data_dir=recipe.data_dir or os.environ.get("LMKICK_DATA_DIR"),
+            progress=self._is_main_process,
+        )
+        self._calibration_shape = (int(tokens.shape[0]), int(tokens.shape[1]))
+        return tokens
+
+    def _compress(self, calibration: Tensor | None) -> None:
+        from compressors import UnsupportedModelError, compress_model
+
+        if hasattr(self._model, "peft_config"):
+            self._model = _merge_adapter(self._model)
+        offloaded = [name for name, weight in self._model.named_parameters() if weight.is_meta]
+        if offloaded:
+            raise UnsupportedModelError(
+                f"{len(offloaded)} weights were offloaded ({offloaded[0]}, ...) and cannot be "
+                "compressed in place. Give the model more memory (max_cpu_memory, "
+                "max_memory_per_gpu), or leave parallelize out: blocks are moved to the device one "
+                "after the other."
+            )
+        self._report = compress_model(
+            self._model,
+            self._compressor,
+            calibration=calibration,
+            device=self._compression_device(),
+            true_sequential=bool(self.recipe.true_sequential),
+            resume_dir=self.recipe.resume_dir,
+            progress=self._is_main_process,
+        )
+        self._compressed = survey_weights(self._model)
+
+    def _compression_device(self) -> torch.device | None:
+        """Where to compress; None leaves each block where a device map has put it."""
+        device_map = getattr(self._model, "hf_device_map", None) or {}
+        return None if len(set(device_map.values())) > 1 else torch.device(self.device)
+
+    @property
+    def _is_main_process(self) -> bool:
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+    def _share_documents_on_cpu(self) -> None:
+        """Under ``accelerate launch`` on CPUs, lm-eval lets every process evaluate everything."""
+        accelerator = getattr(self, "accelerator", None)
+        if accelerator is not None and accelerator.device.type == "cpu":
+            self._rank = accelerator.process_index
+            self._world_size = accelerator.num_processes
+
+    def windows(self, requests: list[Any]) -> list[dict[str, Any]]:
+        """Serve ``windows`` requests: loss over whole windows of a text.
+
+        Args:
+            requests: Instances whose arguments are the text and a mapping with ``limit`` (windows,
+                or None) and ``max_window``.
+
+        Returns:
+            For each, what :func:`lmkick_plugin.windows.score_windows` returns.
+        """
+        return [score_windows(self, text, **settings) for text, settings in map(_args, requests)]
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """As in ``hf``; refuses a cache of answers that another model has filled."""
+        if cache_hook.dbdict is not None:
+            already = cache_guard.guard_cache(cache_hook.dbdict, self._fingerprint())
+            # Requests answered from the cache never get here, so cut prompts cannot be counted.
+            self.truncation_known = not already
+        super().set_cache_hook(cache_hook)
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What decides this model's answers."""
+        return {
+            "base_model": self._base_model,
+            "compressor": self.recipe.compressor,
+            "weights_sha256": self.weights.sha256,
+            "dtype": str(self.model.dtype),
+            "softmax_dtype": str(self.softmax_dtype),
+            "mixed_precision_dtype": str(self.mixed_precision_dtype),
+            "max_length": self.max_length,
+            "tokenizer": self.tokenizer_name,
+            "add_bos_token": self.add_bos_token,
+            "prefix_token_id": self.custom_prefix_token_id,
+            "think_end_token": self.think_end_token,
+        }
+
+    @property
+    def _base_model(self) -> str:
+        if isinstance(self.pretrained, str):
+            return self.pretrained
+        return str(getattr(self.config, "_name_or_path", "") or type(self.model).__name__)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """As in ``hf``, with the ``kick`` record added; goes into ``results["config"]``."""
+        info: dict[str, Any] = super().get_model_info()
+        dtype = self.model.dtype
+        info["kick"] = record.build_record(
+            recipe=self.recipe,
+            survey=self.weights,
+            report=self._report,
+            calibration_shape=self._calibration_shape,
+            base_model=self._base_model,
+            base_revision=checks.base_revision(
+                self.pretrained,
+                revision=str(self.revision),
+                subfolder=str(self._passed.get("subfolder") or ""),
+                cache_dir=self._passed.get("cache_dir"),
+            ),
+            element_bits=dtype.itemsize * 8,
+            dtype=str(dtype).removeprefix("torch."),
+            device=record.device_name(torch.device(self.device)),
+            chat_template=self.chat_template_used,
+            truncated_prompts=self.truncated_prompts,
+        )
+        return info
+
+
+def _args(instance: Any) -> tuple[str, dict[str, Any]]:
+    text, settings = instance.args
+    return text, settings
+
+
+def _merge_adapter(model: Any) -> nn.Module:
+    """Fold a LoRA adapter into the weights, so that what is compressed is what would be deployed.
+
+    Raises:
+        UnsupportedModelError: The adapter is of a kind that cannot be folded in.
+    """
+    from compressors import UnsupportedModelError
+
+    merge = getattr(model.base_model, "merge_and_unload", None)
+    if merge is None:
+        kinds = sorted({str(config.peft_type) for config in model.peft_config.values()})
+        raise UnsupportedModelError(
+            f"An adapter of type {', '.join(kinds)} cannot be merged into the weights, so the two "
+            "cannot be compressed together. Use a LoRA adapter, or compressor=none."
+        )
+    logger.info("The adapter is merged into the weights before they are compressed.")
+    merged: nn.Module = merge()
+    return merged

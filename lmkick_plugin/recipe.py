@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be done to a model before it is evaluated, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lmkick_plugin.values import settings_error
+
+if TYPE_CHECKING:
+    from compressors import NM, Compressor, Unstructured
+
+__all__ = ["COMPRESSORS", "Recipe", "split_pattern"]
+
+_METHODS = {
+    "random": "Random",
+    "magnitude": "Magnitude",
+    "wanda": "Wanda",
+    "sparsegpt": "SparseGPT",
+    "rtn": "RTN",
+    "gptq": "GPTQ",
+}
+COMPRESSORS = ("none", *_METHODS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is to be done to the model, checked and complete. None: does not apply.
+
+    Attributes:
+        compressor: One of :data:`COMPRESSORS`.
+        sparsity: Share of weights to zero, for unstructured pruning.
+        pattern: ``unstructured`` or ``N:M`` (N kept of every M).
+        bits: Bits of a weight, 2 to 8.
+        group_size: Input columns that share a scale; -1: one group a row.
+        symmetric: Whether the grid is symmetric.
+        act_order: Whether columns are quantized in order of their activations.
+        static_groups: Whether group scales are fixed before the sweep.
+        wanda_variant: Wanda's variant of its appendix.
+        dampening_frac: Damping of the Hessian (``percdamp`` in GPTQ's code).
+        block_size: Columns of one lazy update.
+        true_sequential: Compress q/k/v, then o, then gate/up, then down.
+        calibration: Where the calibration text comes from.
+        nsamples: Calibration samples.
+        seqlen: Tokens of a sample.
+        seeds: Seeds of calibration (and of random pruning); more than one asks for repetition.
+        data_dir: Folder of local data files; not part of the recipe's identity.
+        resume_dir: Where finished blocks are kept; not part of the recipe's identity.
+    """
+
+    compressor: str = "none"
+    sparsity: float | None = None
+    pattern: str | None = None
+    bits: int | None = None
+    group_size: int | None = None
+    symmetric: bool | None = None
+    act_order: bool | None = None
+    static_groups: bool | None = None
+    wanda_variant: bool | None = None
+    dampening_frac: float | None = None
+    block_size: int | None = None
+    true_sequential: bool | None = None
+    calibration: str | None = None
+    nsamples: int | None = None
+    seqlen: int | None = None
+    seeds: tuple[int, ...] | None = None
+    data_dir: str | None = field(default=None, compare=False)
+    resume_dir: str | None = field(default=None, compare=False)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the method looks at activations, and so at calibration text."""
+        return self.calibration is not None
+
+    @property
+    def requested_sparsity(self) -> float | None:
+        """The share of weights to be zeroed; 0.5 for 2:4."""
+        if self.pattern is None or self.pattern == "unstructured":
+            return self.sparsity
+        kept, every = split_pattern(self.pattern)
+        return 1 - kept / every
+
+    @property
+    def seed(self) -> int | None:
+        """The one seed of this run.
+
+        Raises:
+            SettingsError: Several seeds were given; one model cannot be compressed with all.
+        """
+        if self.seeds is None:
+            return None
+        if len(self.seeds) > 1:
+            joined = "+".join(map(str, self.seeds))
+            raise settings_error(
+                f"seed={joined}: repeating over seeds is not available in this version. Run once "
+                f"for each seed: seed={self.seeds[0]}, then seed={self.seeds[1]}, ..."
+            )
+        return self.seeds[0]
+
+    def build_pattern(self) -> Unstructured | NM:
+        """The pruning pattern; only for pruners."""
+        from compressors import NM, Unstructured
+
+        if self.pattern is None or self.pattern == "unstructured":
+            if self.sparsity is None:
+                raise settings_error(f"compressor={self.compressor} has no sparsity to prune to.")
+            return Unstructured(self.sparsity)
+        return NM(*split_pattern(self.pattern))
+
+    def build_compressor(self) -> Compressor | None:
+        """The method with its settings; None for ``compressor=none``. Imports torch."""
+        if self.compressor == "none":
+            return None
+        import compressors
+
+        method = getattr(compressors, _METHODS[self.compressor])
+        built: Compressor = method(**self._method_settings())
+        return built
+
+    def _method_settings(self) -> dict[str, Any]:
+        import compressors
+
+        settings: dict[str, Any] = {}
+        if self.requested_sparsity is not None:
+            settings["pattern"] = self.build_pattern()
+        if self.compressor == "random":
+            settings["seed"] = self.seed
+        if self.compressor == "wanda":
+            settings["variant"] = self.wanda_variant
+        if self.compressor in ("sparsegpt", "gptq"):
+            settings |= {"dampening_frac": self.dampening_frac, "block_size": self.block_size}
+        if self.compressor == "gptq":
+            settings |= {"act_order": self.act_order, "static_groups": self.static_groups}
+        if self.bits is not None:
+            grid = {
+                "num_bits": self.bits,
+                "group_size": None if self.group_size == -1 else self.group_size,
+                "symmetric": self.symmetric,
+            }
+            joint = self.compressor == "sparsegpt"
+            settings |= (
+                {"quantize": getattr(compressors, _METHODS["rtn"])(**grid)} if joint else grid
+            )
+        return settings
+
+
+def split_pattern(pattern: str) -> tuple[int, int]:
+    """The two numbers of ``N:M``."""
+    kept, every = pattern.split(":")
+    return int(kept), int(every)
