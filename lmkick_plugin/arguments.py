@@ -64,7 +64,7 @@ def _read_pattern(name: str, value: object) -> str:
 def _read_sparsity(name: str, value: object) -> float:
     sparsity = read_float(name, value)
     if not 0 <= sparsity < 1:
-        meant = f" Did you mean {name}={sparsity / 100:g}?" if 1 < sparsity < 100 else ""
+        meant = f" Did you mean {name}={sparsity / 100:g}?" if 2 <= sparsity < 100 else ""
         raise settings_error(
             f"{name}={value!r}: expected the share of weights to zero, at least 0 and below 1."
             f"{meant}"
