@@ -37,6 +37,7 @@ __all__ = [
     "Transform",
     "Verdict",
     "bootstrap_sums",
+    "check_settings",
     "flips_of",
     "matches",
     "mcnemar_exact",
@@ -162,8 +163,7 @@ def bootstrap_sums(columns: FloatArray, *, resamples: int, seed: int) -> FloatAr
     n, width = columns.shape
     if n == 0:
         raise StatisticsError("there are no items to resample")
-    if resamples < 1:
-        raise StatisticsError(f"resamples must be at least 1, got {resamples}")
+    check_settings(resamples=resamples)
     rng = np.random.default_rng(seed)
     if np.isfinite(columns).all():
         rows, counts = np.unique(columns, axis=0, return_counts=True)
@@ -199,9 +199,20 @@ def percentile_interval(values: FloatArray, *, level: float = 0.95) -> Interval:
     return float(low), float(high)
 
 
-def _check_tolerance(tolerance: float) -> None:
+def check_settings(*, tolerance: float = DEFAULT_TOLERANCE, resamples: int = 1) -> None:
+    """Check the settings of a comparison before work is done with them.
+
+    Args:
+        tolerance: e0 of matching.
+        resamples: Number of bootstrap resamples.
+
+    Raises:
+        StatisticsError: For one out of range.
+    """
     if not 0 <= tolerance < 1:
         raise StatisticsError(f"tolerance must be in [0, 1), got {tolerance}")
+    if resamples < 1:
+        raise StatisticsError(f"resamples must be at least 1, got {resamples}")
 
 
 def _margin(
@@ -234,7 +245,7 @@ def matches(
     Raises:
         StatisticsError: For a tolerance outside [0, 1).
     """
-    _check_tolerance(tolerance)
+    check_settings(tolerance=tolerance)
     margin = _margin(np.asarray([dense]), np.asarray([compressed]), tolerance, rule)
     return bool(margin[0] >= -_ROUNDING * abs(dense))
 
@@ -347,7 +358,7 @@ def paired_statistics(
     Raises:
         StatisticsError: For empty or unequal items, or settings out of range.
     """
-    _check_tolerance(tolerance)
+    check_settings(tolerance=tolerance, resamples=resamples)
     columns = _columns(dense, compressed, *([] if weights is None else [weights]))
     items = np.stack(columns, axis=1)
     n = len(items)

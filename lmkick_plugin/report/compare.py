@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lmkick compare A B``: what changed from one run to another, item by item.
+
+Works on the results and samples of any lm-eval model. The first run is the reference; a dense
+model there and a compressed one second is what the names below say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lmkick_plugin.report import notes as notes_on
+from lmkick_plugin.report.comparison import Comparison, Row
+from lmkick_plugin.report.grouping import children_of, leaves_of, ordered
+from lmkick_plugin.report.measuring import Key, Measured, measure_task, pool
+from lmkick_plugin.report.output import emit, plain, write_atomically
+from lmkick_plugin.report.pairing import MismatchError
+from lmkick_plugin.report.results import ResultsError
+from lmkick_plugin.report.runs import Run, load_run
+from lmkick_plugin.report.samples import SamplesError
+from lmkick_plugin.report.statistics import (
+    DEFAULT_RESAMPLES,
+    DEFAULT_TOLERANCE,
+    StatisticsError,
+    check_settings,
+    paired_statistics,
+)
+
+__all__ = ["add_arguments", "compare_runs", "main"]
+
+_MOST_LINES = 20  # of mismatches shown
+
+
+def compare_runs(
+    dense: Run,
+    compressed: Run,
+    *,
+    metrics: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    tolerance: float = DEFAULT_TOLERANCE,
+    resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two runs on every task and group that both hold.
+
+    Args:
+        dense: The reference.
+        compressed: What is compared with it.
+        metrics: Metric names to keep; all by default.
+        tasks: Names or glob patterns of tasks and groups to keep; all by default.
+        tolerance: e0 of matching.
+        resamples: Paired bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        One row a task or group and metric, and notes on whatever a reader should know.
+
+    Raises:
+        MismatchError: If the items differ in data, prompt, settings or version, naming all tasks
+            where they do.
+        ResultsError: For runs without a common task, an unknown metric, or missing samples.
+        SamplesError: For broken samples.
+        StatisticsError: For settings out of range.
+    """
+    check_settings(tolerance=tolerance, resamples=resamples)
+    notes = [*dense.notes, *(note for note in compressed.notes if note not in dense.notes)]
+    notes += notes_on.on_runs(dense, compressed)
+    children = children_of(dense)
+    chosen = _common_tasks(dense, compressed, tasks, children, notes)
+    measured, problems = {}, []
+    for task in chosen:
+        try:
+            measured[task] = measure_task(
+                task, dense.tasks[task], compressed.tasks[task], metrics, notes
+            )
+        except (MismatchError, ResultsError, SamplesError) as error:
+            problems += str(error).splitlines()
+    if problems:
+        hidden = len(problems) - _MOST_LINES
+        shown = problems[:_MOST_LINES] + ([f"and {hidden} more"] if hidden > 0 else [])
+        raise MismatchError(
+            f"{plain(dense.source)} and {plain(compressed.source)} cannot be compared:\n  "
+            + "\n  ".join(shown)
+        )
+    notes += notes_on.on_tasks({t: (dense.tasks[t], compressed.tasks[t]) for t in measured})
+    found = sorted({metric for kept in measured.values() for metric, _ in kept})
+    absent = sorted(set(metrics) - set(found))
+    if absent or not found:
+        what = f"no metric {plain(', '.join(absent))}" if absent else "no metric to compare"
+        raise ResultsError(f"{what}; there is {plain(', '.join(found)) or 'none'}".rstrip())
+
+    rows = []
+    for name, level in ordered(list(measured), children):
+        for (metric, filter_name), one in _rows_of(name, measured, children, dense):
+            statistics = paired_statistics(
+                one.dense.values,
+                one.compressed.values,
+                weights=one.dense.weights,
+                transform=one.scoring.transform,
+                rule=one.scoring.rule,
+                flips=one.flips,
+                tolerance=tolerance,
+                resamples=resamples,
+                seed=seed,
+            )
+            row = Row(
+                name=name,
+                kind="task" if name in measured else "group",
+                level=level,
+                metric=metric,
+                filter=filter_name,
+                statistics=statistics,
+            )
+            rows.append(row)
+            notes += notes_on.on_row(row, dense)
+    return Comparison(
+        dense=dense,
+        compressed=compressed,
+        tolerance=tolerance,
+        resamples=resamples,
+        seed=seed,
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+def _common_tasks(
+    dense: Run,
+    compressed: Run,
+    patterns: Sequence[str],
+    children: dict[str, list[str]],
+    notes: list[str],
+) -> list[str]:
+    common = [task for task in dense.tasks if task in compressed.tasks]
+    for pattern in patterns:
+        names = [*common, *children]
+        if not fnmatch.filter(names, pattern):
+            raise ResultsError(
+                f"--tasks {plain(pattern)}: not in both runs; they share {plain(', '.join(names))}"
+            )
+    if patterns:
+        kept = {
+            leaf
+            for pattern in patterns
+            for name in fnmatch.filter([*common, *children], pattern)
+            for leaf in leaves_of(name, children)
+        }
+        return [task for task in common if task in kept]
+    for run, other in ((dense, compressed), (compressed, dense)):
+        alone = [task for task in run.tasks if task not in other.tasks]
+        if alone and common:
+            notes.append(f"only in {run.label}: {', '.join(alone)}")
+    if not common:
+        raise ResultsError(
+            "the runs share no task:"
+            f"\n  {plain(dense.source)}: {plain(', '.join(dense.tasks)) or 'none'}"
+            f"\n  {plain(compressed.source)}: {plain(', '.join(compressed.tasks)) or 'none'}"
+        )
+    return common
+
+
+def _rows_of(
+    name: str,
+    measured: dict[str, dict[Key, Measured]],
+    children: dict[str, list[str]],
+    dense: Run,
+) -> list[tuple[Key, Measured]]:
+    """A task's metrics; of a group, those that lm-eval aggregates, over its tasks' pooled items."""
+    if name in measured:
+        return list(measured[name].items())
+    leaves = leaves_of(name, children)
+    if not all(leaf in measured for leaf in leaves):
+        return []
+    shared = [key for key in measured[leaves[0]] if all(key in measured[leaf] for leaf in leaves)]
+    return [
+        (key, pool([measured[leaf][key] for leaf in leaves]))
+        for key in shared
+        if dense.score(name, *key) is not None
+    ]
+
+
+# --- command line ---------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments.
+
+    Args:
+        parser: The parser of ``lmkick compare``.
+    """
+    parser.description = (
+        "Compare two runs item by item: flips, McNemar's exact test, a paired bootstrap interval"
+        " and the verdict match, fail or inconclusive. Works on results of any lm-eval model that"
+        " were saved with --output_path and --log_samples."
+    )
+    run = (
+        "a results folder, a results_*.json file, or FOLDER@key=value,key=value to choose one of"
+        " several runs, for example results/model@compressor=wanda,sparsity=0.5"
+    )
+    parser.add_argument("dense", metavar="A", help=f"the reference: {run}")
+    parser.add_argument("compressed", metavar="B", help="what is compared with it, likewise")
+    parser.add_argument("--metric", action="append", default=[], help="only this one; repeatable")
+    parser.add_argument(
+        "--tasks", action="append", default=[], help="only these tasks or groups; globs; repeatable"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=DEFAULT_TOLERANCE,
+        help="share of the reference's score that may be lost (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=_natural, default=0, help="of the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resamples",
+        type=_natural,
+        default=DEFAULT_RESAMPLES,
+        help="of the bootstrap (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        args: As declared by `add_arguments`.
+
+    Returns:
+        Exit status: 0, or 2 where the runs cannot be compared or a file cannot be written.
+    """
+    outputs: list[tuple[Path | None, Callable[[Comparison], str]]] = [
+        (args.json, Comparison.to_json),
+        (args.csv, Comparison.to_csv),
+    ]
+    try:
+        comparison = compare_runs(
+            load_run(args.dense),
+            load_run(args.compressed),
+            metrics=args.metric,
+            tasks=args.tasks,
+            tolerance=args.tolerance,
+            resamples=args.resamples,
+            seed=args.seed,
+        )
+        for path, render in outputs:
+            if path is not None:
+                write_atomically(path, render(comparison))
+    except (MismatchError, ResultsError, SamplesError, StatisticsError, OSError) as error:
+        print(f"lmkick compare: {error}", file=sys.stderr)
+        return 2
+    emit(comparison.to_text())
+    return 0

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups of tasks in lm-eval's results: MMLU, its categories and its subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from lmkick_plugin.report.runs import Run
+
+__all__ = ["children_of", "leaves_of", "ordered"]
+
+
+def children_of(run: Run) -> dict[str, list[str]]:
+    """Members of every group in a run.
+
+    Args:
+        run: The run; where its files differ the newest counts.
+
+    Returns:
+        Names of tasks and groups directly under each group.
+    """
+    return {
+        str(group): file.children(str(group))
+        for file in reversed(run.files)
+        for group in file.mapping("group_subtasks")
+        if file.children(str(group))
+    }
+
+
+def leaves_of(name: str, children: Mapping[str, Sequence[str]]) -> list[str]:
+    """Tasks anywhere under a group.
+
+    Args:
+        name: A group or a task.
+        children: From `children_of`.
+
+    Returns:
+        The tasks, each once; the name itself for a task.
+    """
+    leaves: list[str] = []
+    waiting, seen = [name], set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node in children:
+            waiting += reversed(children[node])
+        else:
+            leaves.append(node)
+    return leaves
+
+
+def ordered(
+    tasks: Sequence[str], children: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, int]]:
+    """Groups, each before its members, and tasks.
+
+    Args:
+        tasks: Tasks to include; groups without any of them are left out.
+        children: From `children_of`.
+
+    Yields:
+        Every name once, and its depth under groups.
+    """
+    members = {child for names in children.values() for child in names}
+    waiting = [(name, 0) for name in reversed([*children, *tasks]) if name not in members]
+    seen = set()
+    while waiting:
+        name, level = waiting.pop()
+        if name in seen or not set(leaves_of(name, children)) & set(tasks):
+            continue
+        seen.add(name)
+        yield name, level
+        waiting += [(child, level + 1) for child in reversed(children.get(name, []))]

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a reader should know beside the numbers of a comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from lmkick_plugin.report.comparison import Row
+from lmkick_plugin.report.output import plain
+from lmkick_plugin.report.results import ResultsFile
+from lmkick_plugin.report.runs import Run
+
+__all__ = ["on_row", "on_runs", "on_tasks"]
+
+
+def on_runs(dense: Run, compressed: Run) -> list[str]:
+    """What makes a comparison of two runs less than it looks.
+
+    Args:
+        dense: The reference.
+        compressed: What is compared with it.
+
+    Returns:
+        Lines for people.
+    """
+    notes = []
+    first, second = dense.record, compressed.record
+    if dense.files == compressed.files:
+        notes.append("both are the same run")
+    elif first.get("weights_sha256") and first["weights_sha256"] == second.get("weights_sha256"):
+        notes.append("both runs record the same weights_sha256: the same model, evaluated twice")
+    if first.get("compressor") not in (None, "none") and second.get("compressor") == "none":
+        notes.append("the reference is the compressed model and the second run is dense: swapped?")
+    for key in ("base_model", "base_revision", "dtype"):
+        if first and second and first.get(key) != second.get(key):
+            notes.append(f"{key} differs: {first.get(key)} against {second.get(key)}")
+    return notes
+
+
+def on_tasks(pairs: Mapping[str, tuple[ResultsFile, ResultsFile]]) -> list[str]:
+    """What to know of how the tasks were evaluated.
+
+    Args:
+        pairs: The reference's and the other's evaluation of each task.
+
+    Returns:
+        Lines for people, one for all tasks of which the same is to be said.
+    """
+    said: dict[str, list[str]] = {}
+    for task, files in pairs.items():
+        counts = files[0].mapping("n-samples").get(task)
+        if isinstance(counts, dict) and counts.get("effective") != counts.get("original"):
+            said.setdefault("evaluated on a part of the data (limit)", []).append(task)
+        for file in files:
+            cut = file.record.get("truncated_prompts")
+            if isinstance(cut, dict) and cut.get(task):
+                said.setdefault(f"{cut[task]} prompts did not fit in {file.label}", []).append(task)
+        lengths = [file.data.get("max_length") for file in files]
+        if lengths[0] != lengths[1]:
+            line = f"context of {lengths[0]} tokens against {lengths[1]}"
+            said.setdefault(line, []).append(task)
+    return [f"{line}: {plain(', '.join(tasks), limit=120)}" for line, tasks in said.items()]
+
+
+def on_row(row: Row, dense: Run) -> list[str]:
+    """What to know of one row of the table.
+
+    Args:
+        row: The row.
+        dense: The reference.
+
+    Returns:
+        Lines for people.
+    """
+    found = row.statistics
+    where = f"{row.name}, {row.metric}"
+    notes = []
+    if math.isnan(found.dense) or math.isnan(found.compressed):
+        which = [run for run, x in (("first", found.dense), ("second", found.compressed)) if x != x]
+        notes.append(f"{where}: the score of the {' and the '.join(which)} run is NaN: no verdict")
+    if found.verdict is not None and found.dense == 0:
+        notes.append(f"{where}: the first run scores 0, which anything matches")
+    reported = dense.score(row.name, row.metric, row.filter)
+    if row.kind == "group" and reported is not None:
+        agrees = math.isclose(found.dense, reported, rel_tol=1e-6, abs_tol=1e-9)
+        if not agrees and not math.isnan(reported):
+            notes.append(
+                f"{where}: over all items {found.dense:.4f}; lm-eval reports {reported:.4f},"
+                " averaged another way"
+            )
+    return notes

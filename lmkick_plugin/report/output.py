@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing what was found: plain text for a terminal, aligned tables, files that are never half."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["emit", "plain", "render_table", "write_atomically"]
+
+# Control, format (bidirectional overrides, zero-width), surrogate, line and paragraph separators.
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def plain(text: object, *, limit: int | None = None) -> str:
+    """Text that can do nothing to a terminal.
+
+    Task names, records and model output come from files that anybody may have written; an escape
+    sequence in them must not move a cursor, colour a line or fake one.
+
+    Args:
+        text: Anything; its ``str`` is taken.
+        limit: Longest result; a longer text ends in ``...``.
+
+    Returns:
+        One line, every unprintable character replaced by ``?`` and line breaks by spaces.
+    """
+    line = "".join(
+        " " if c in "\t\n\r" else "?" if unicodedata.category(c) in _UNPRINTABLE else c
+        for c in str(text)
+    )
+    if limit is not None and len(line) > limit:
+        line = line[: limit - 3] + "..."
+    return line
+
+
+def render_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1
+) -> str:
+    """Align a table in plain text.
+
+    Args:
+        header: Column titles.
+        rows: Cells, as many in each row as there are titles.
+        text_columns: How many columns, from the left, align left; the others align right.
+
+    Returns:
+        Lines without trailing blanks, a rule under the header.
+    """
+    cells = [[plain(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        aligned = (
+            cell.ljust(width) if i < text_columns else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join(aligned).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(cells[0]), rule, *(line(row) for row in cells[1:])])
+
+
+def emit(text: str) -> None:
+    """Print to standard output, whatever characters its encoding has.
+
+    Args:
+        text: What to print.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file whole or not at all: an interrupted write leaves the old one.
+
+    Args:
+        path: Where to; missing folders are made.
+        text: Contents, written as UTF-8.
+
+    Raises:
+        OSError: Where the file cannot be written; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

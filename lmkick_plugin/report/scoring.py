@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a metric's per-item values become its score, and what matching means for it.
+
+lm-eval keeps per-item values in its samples files but the aggregation only in code. Here every
+aggregation that is a transformed ratio of sums over items is written down; means are the default.
+A score made otherwise (corpus BLEU, Matthews correlation) shows when it is recomputed, and is then
+left out of paired statistics, with a note.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmkick_plugin.report.samples import Value
+from lmkick_plugin.report.statistics import FloatArray, MatchRule, Transform
+
+__all__ = ["DESCRIPTIVE", "ItemValues", "Scoring", "UnusableValuesError", "scoring_of"]
+
+DESCRIPTIVE = frozenset(
+    {
+        "answer_in_context",
+        "empty",
+        "first_divergent_token",
+        "jsd",
+        "kl",
+        "novel_bigrams",
+        "overlong",
+        "repeated_ngrams",
+        "top1_agreement",
+        "unique_ratio",
+        "unique_words",
+        "unjudged",
+        "words",
+    }
+)
+"""Metrics that describe output, data or distance to the dense model: no score to match."""
+
+_GRADED = ("bleu", "chrf", "f1", "judge_", "rouge", "ter")
+_PAIRED = frozenset(
+    {"bits_per_byte", "byte_perplexity", "jsd", "kl", "top1_agreement", "word_perplexity"}
+)
+
+
+class UnusableValuesError(ValueError):
+    """Per-item values of a form from which the metric's score cannot be recomputed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemValues:
+    """Values of one metric over items, ready for `paired_statistics`.
+
+    Attributes:
+        values: float64 [n].
+        weights: float64 [n], or None for ones.
+    """
+
+    values: FloatArray
+    weights: FloatArray | None
+
+    def score(self, transform: Transform | None) -> float:
+        """The score over all items.
+
+        Args:
+            transform: The metric's (`Scoring.transform`).
+
+        Returns:
+            The transformed ratio of sums; NaN and infinities are handed through.
+        """
+        with np.errstate(all="ignore"):
+            below = len(self.values) if self.weights is None else self.weights.sum()
+            ratio = np.asarray([self.values.sum() / below], dtype=np.float64)
+            return float((ratio if transform is None else transform(ratio))[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What is known of a metric.
+
+    Attributes:
+        metric: Its name, without the filter.
+        transform: From the ratio of sums to the score; None for the ratio itself.
+        rule: How matching is defined; None where it is not.
+    """
+
+    metric: str
+    transform: Transform | None
+    rule: MatchRule | None
+
+    def items(self, values: Sequence[Value]) -> ItemValues:
+        """Read per-item values.
+
+        Args:
+            values: As `Sample.values` holds them, none of them None.
+
+        Returns:
+            Numbers and weights; a list of window losses counts as so many items.
+
+        Raises:
+            UnusableValuesError: For values of another form than this metric's.
+        """
+        numbers = [(v,) if isinstance(v, float) else v for v in values]
+        if any(not isinstance(v, tuple) for v in numbers):
+            form = next(v for v in numbers if not isinstance(v, tuple))
+            raise UnusableValuesError(f"its items hold {form}, not a number")
+        rows = [v for v in numbers if isinstance(v, tuple)]
+        if self.metric == "token_perplexity":
+            return ItemValues(np.asarray([x for row in rows for x in row]), None)
+        lengths = {len(row) for row in rows}
+        if lengths == {1}:
+            return ItemValues(np.asarray(rows, dtype=np.float64)[:, 0], None)
+        if lengths == {2} and self.metric in _PAIRED:
+            array = np.asarray(rows, dtype=np.float64)
+            return ItemValues(array[:, 0], array[:, 1])
+        raise UnusableValuesError("its items hold lists, not one number each")
+
+    def is_binary(self, *values: FloatArray) -> bool:
+        """Whether items are right or wrong, so that flips can be counted.
+
+        Args:
+            *values: Values of the runs compared.
+
+        Returns:
+            True if every value is 0 or 1 and the metric is not a graded one (F1 can be 0 or 1
+            by chance).
+        """
+        if self.transform is not None or self.metric.startswith(_GRADED):
+            return False
+        return all(bool(np.isin(v, (0.0, 1.0)).all()) for v in values)
+
+
+def _exp_of_negative(x: FloatArray) -> FloatArray:
+    return np.exp(-x)
+
+
+def _exp(x: FloatArray) -> FloatArray:
+    return np.exp(x)
+
+
+def _negative_bits(x: FloatArray) -> FloatArray:
+    return -x / math.log(2)
+
+
+_TRANSFORMS: dict[str, Transform] = {
+    "bits_per_byte": _negative_bits,
+    "byte_perplexity": _exp_of_negative,
+    "perplexity": _exp_of_negative,
+    "token_perplexity": _exp,
+    "word_perplexity": _exp_of_negative,
+}
+
+
+def scoring_of(metric: str, *, higher_is_better: bool | None) -> Scoring:
+    """What is known of a metric.
+
+    Args:
+        metric: Name without the filter.
+        higher_is_better: As the results file says; None where it says nothing.
+
+    Returns:
+        Matching is "at least" for higher-is-better scores and "at most" for perplexities; bits
+        per byte, a logarithm, has none, nor has what only describes.
+    """
+    rule: MatchRule | None = None
+    if metric.endswith("perplexity"):
+        rule = "at_most"
+    elif higher_is_better and metric not in DESCRIPTIVE:
+        rule = "at_least"
+    return Scoring(metric, _TRANSFORMS.get(metric), rule)
