@@ -23,6 +23,7 @@ from compressors.base import (
 from compressors.magnitude import Magnitude
 from compressors.patterns import NM, Unstructured
 from compressors.random import Random
+from compressors.rtn import RTN
 from compressors.wanda import Wanda
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NM",
+    "RTN",
     "CompressedWeight",
     "CompressionReport",
     "Compressor",
@@ -39,16 +41,16 @@ __all__ = [
     "NumericalError",
     "Random",
     "SettingsError",
-    "UnsupportedModelError",
     "Unstructured",
+    "UnsupportedModelError",
     "Wanda",
     "compress_model",
     "load_calibration",
 ]
 
 _LAZY = {
-    "CompressionReport": "compressors.driver",
-    "LayerReport": "compressors.driver",
+    "CompressionReport": "compressors.report",
+    "LayerReport": "compressors.report",
     "compress_model": "compressors.driver",
     "load_calibration": "compressors.calibration",
 }

@@ -23,11 +23,11 @@ class SettingsError(ValueError):
 
 
 class UnsupportedModelError(ValueError):
-    """The model's structure does not go with the request: no blocks found, widths that do not divide."""
+    """The model does not go with the request: no blocks found, widths that do not divide."""
 
 
 class NumericalError(RuntimeError):
-    """Numbers went bad: non-finite weights or activations, a Hessian that no damping makes definite."""
+    """Numbers went bad: non-finite values, or a Hessian that no damping makes definite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +60,13 @@ class CompressedWeight:
 
 
 class Compressor(Protocol):
-    """A frozen dataclass of a method's settings, and its pure function of weights and statistics."""
+    """A frozen dataclass of a method's settings, and its pure function of a weight."""
 
     #: What the method needs to know of its inputs: a class of :mod:`compressors.statistics`.
     statistic: ClassVar[type[Any]]
 
     def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if this matrix's shape does not go with the settings.
+        """Raise :class:`UnsupportedModelError` if this shape does not go with the settings.
 
         Called for every matrix before the first forward pass; the message names the layer and says
         which sizes would do.

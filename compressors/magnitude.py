@@ -10,8 +10,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from compressors.base import CompressedWeight
+from compressors.checks import require_finite_weight
 from compressors.patterns import Pattern
-from compressors.pruning import apply_mask, require_finite_weight
+from compressors.pruning import apply_mask
 from compressors.statistics import NoStatistic, Statistic
 
 __all__ = ["Magnitude"]

@@ -9,6 +9,7 @@ Thresholding with ``score <= k-th score`` prunes every tie, which in bfloat16 is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from compressors.base import SettingsError, UnsupportedModelError
+from compressors.checks import is_integer, is_number
 
 __all__ = ["NM", "Pattern", "Unstructured", "keep_largest"]
 
@@ -42,11 +44,10 @@ class Unstructured:
     sparsity: float
 
     def __post_init__(self) -> None:
-        value = self.sparsity
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        if not is_number(self.sparsity) or not 0 <= self.sparsity < 1:
             raise SettingsError(
-                f"sparsity={value!r} is out of range: give the share of weights to prune as a "
-                "number from 0 up to, but not including, 1 (0.5 prunes half)"
+                f"sparsity={self.sparsity!r} is out of range: give the share to prune, a number "
+                "from 0 up to, but not including, 1 (0.5 prunes half)"
             )
 
     def __str__(self) -> str:
@@ -97,8 +98,7 @@ class NM:
     m: int
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in (self.n, self.m))
-        if not whole or not 1 <= self.n < self.m:
+        if not (is_integer(self.n) and is_integer(self.m)) or not 1 <= self.n < self.m:
             raise SettingsError(
                 f"pattern {self.n}:{self.m} is not N:M with 1 <= N < M: N is the number of weights "
                 "kept of every M (2:4 keeps two of four)"
@@ -133,19 +133,28 @@ class NM:
         """
         if self.m > _LARGEST_PAIRWISE_M:
             return keep_largest(scores.reshape(-1, self.m), self.m - self.n).view(scores.shape)
-        # A weight goes if fewer than M - N of its group come before it in ascending order (equal
-        # scores in order of index). One vector per position makes each comparison one long loop.
         members = [position.contiguous() for position in scores.reshape(-1, self.m).unbind(1)]
-        before = [torch.zeros_like(members[0], dtype=torch.int8) for _ in members]
+        return torch.stack(self.keep_of_group(members), dim=1).view(scores.shape)
+
+    def keep_of_group(self, members: Sequence[Tensor]) -> list[Tensor]:
+        """Select N of M for many groups at once, given by position in the group.
+
+        A weight goes if fewer than M - N of its group come before it in ascending order (equal
+        scores in order of index). One vector a position makes each comparison one long loop.
+
+        Args:
+            members: M vectors of scores, of equal length.
+
+        Returns:
+            M bool vectors, True where the weight stays.
+        """
+        before = [torch.zeros_like(scores, dtype=torch.int8) for scores in members]
         for later in range(1, self.m):
             for earlier in range(later):
                 in_order = members[earlier] <= members[later]
                 before[later] += in_order
                 before[earlier] += ~in_order
-        keep = torch.empty(len(members[0]), self.m, dtype=torch.bool, device=scores.device)
-        for position, count in enumerate(before):
-            keep[:, position] = count >= self.m - self.n
-        return keep.view(scores.shape)
+        return [count >= self.m - self.n for count in before]
 
 
 Pattern: TypeAlias = Unstructured | NM
@@ -208,8 +217,8 @@ def _is_long_row(scores: Tensor) -> bool:
 def _kth_of_many(scores: Tensor, k: int) -> Tensor:
     """The k-th smallest of one long row, exact: select among the few that a sample leaves over.
 
-    ``kthvalue`` gives each row of a matrix one thread block, so one very long row is slow. An evenly
-    spaced sample brackets the answer; a count over all scores proves that it is inside.
+    ``kthvalue`` gives each row of a matrix one thread block, so one very long row is slow. An
+    evenly spaced sample brackets the answer; a count over all scores proves that it is inside.
 
     Args:
         scores: ``[1, count]``, at least 65,536 of them.

@@ -1,17 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The big float32 matrix products, each on the fastest road this machine has."""
+"""The big float32 matrix products, each on the fastest road this machine has.
+
+* On a CPU the default product of torch's wheel reaches, on AMD processors, half of what oneDNN
+  does. Torch offers no public switch, so the operator is looked up, compared with the default once
+  a process, and used only if it is clearly faster and right; else everything takes the default.
+* On a GPU, bfloat16 and float16 inputs are multiplied as they are, with a float32 result. Their
+  products are exact in float32, so nothing is lost against converting them first.
+"""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
 
-__all__ = ["add_gram"]
+__all__ = ["add_gram", "full_precision", "product"]
 
 # The Gram matrix is symmetric: this many block rows, each only up to its diagonal block, save
 # almost half of the work and still are large products.
 _GRAM_BLOCKS = 8
 _SMALLEST_BLOCK = 128
+# The product on which the two roads are compared, and how much faster oneDNN has to be. Well above
+# timing noise: the same machine should take the same road in every process.
+_PROBE_SIZE = 768
+_PROBE_REPEATS = 5
+_WORTH_IT = 1.3
+# Products with less work than this (multiplications) always take the default.
+_LARGE = 1 << 24
+
+_Product = Callable[[Tensor, Tensor], Tensor]
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Run float32 products in float32, whatever the caller allows for its own (TF32, bfloat16)."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` for float32 matrices on one device, in float32."""
+    if a.device.type == "cpu" and a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE:
+        return _cpu_product()(a, b)
+    return a @ b
 
 
 def add_gram(total: Tensor, rows: Tensor) -> None:
@@ -19,12 +58,60 @@ def add_gram(total: Tensor, rows: Tensor) -> None:
 
     Args:
         total: float32 ``[features, features]``; what lies above its diagonal is undefined.
-        rows: ``[tokens, features]``, any floating dtype, on ``total``'s device. Products of
-            bfloat16 and float16 values are exact in float32, in which all sums are taken.
+        rows: ``[tokens, features]``, any floating dtype, on ``total``'s device. All sums are taken
+            in float32.
     """
     width = rows.shape[1]
     step = max(_SMALLEST_BLOCK, -(-width // _GRAM_BLOCKS))
-    values = rows.float()
-    for start in range(0, width, step):
-        stop = min(start + step, width)
-        total[start:stop, :stop].addmm_(values[:, start:stop].t(), values[:, :stop])
+    mixed = rows.dtype in (torch.bfloat16, torch.float16) and _has_mixed_product(
+        rows.device, rows.dtype
+    )
+    values = rows if mixed else rows.float()
+    with full_precision():
+        for start in range(0, width, step):
+            stop = min(start + step, width)
+            left, right = values[:, start:stop].t(), values[:, :stop]
+            target = total[start:stop, :stop]
+            if mixed:
+                target += torch.mm(left, right, out_dtype=torch.float32)
+            elif values.device.type == "cpu" and _cpu_product() is not torch.mm:
+                target += product(left, right)
+            else:
+                target.addmm_(left, right)
+
+
+@cache
+def _cpu_product() -> _Product:
+    """The faster of the default product and oneDNN's, found by trying."""
+    try:
+        a = torch.randn(_PROBE_SIZE, _PROBE_SIZE, generator=torch.Generator().manual_seed(0))
+        expected, got = torch.mm(a, a), _onednn_product(a, a)
+        if not torch.allclose(expected, got, rtol=1e-3, atol=1e-2):
+            return torch.mm
+        roads: list[_Product] = [torch.mm, _onednn_product]
+        seconds = dict.fromkeys(roads, float("inf"))
+        for _ in range(_PROBE_REPEATS):
+            for road in roads:
+                started = time.perf_counter()
+                road(a, a)
+                seconds[road] = min(seconds[road], time.perf_counter() - started)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return torch.mm  # no such operator here, or not with this signature
+    return _onednn_product if seconds[torch.mm] > _WORTH_IT * seconds[_onednn_product] else torch.mm
+
+
+def _onednn_product(a: Tensor, b: Tensor) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    return result
+
+
+@cache
+def _has_mixed_product(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this device multiplies 16-bit matrices into a float32 one."""
+    if device.type != "cuda":
+        return False
+    try:
+        probe = torch.ones(16, 16, device=device, dtype=dtype)
+        return torch.mm(probe, probe, out_dtype=torch.float32).dtype == torch.float32
+    except (NotImplementedError, RuntimeError, TypeError):
+        return False

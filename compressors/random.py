@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from compressors.base import CompressedWeight, SettingsError
+from compressors.checks import is_integer, require_finite_weight
 from compressors.patterns import Pattern
-from compressors.pruning import apply_mask, require_finite_weight
+from compressors.pruning import apply_mask
 from compressors.statistics import NoStatistic, Statistic
 
 __all__ = ["Random"]
@@ -43,7 +44,7 @@ class Random:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+        if not is_integer(self.seed) or self.seed < 0:
             raise SettingsError(f"seed={self.seed!r} has to be an integer from 0 on")
 
     def check(self, name: str, out_features: int, in_features: int) -> None:

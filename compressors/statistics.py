@@ -108,7 +108,7 @@ class ColumnNorm(Statistic):
     def _add(self, rows: Tensor) -> None:
         # In pieces that stay in a CPU's cache, converted one by one.
         elements = _CACHED_ELEMENTS if rows.device.type == "cpu" else _LAUNCHED_ELEMENTS
-        for piece in rows.split(max(1, elements // self.in_features)):
+        for piece in torch.split(rows, max(1, elements // self.in_features)):
             self.sum_of_squares += piece.float().square().sum(dim=0)
 
     def _absorb(self, other: Statistic) -> None:

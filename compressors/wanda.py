@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from compressors.base import CompressedWeight, SettingsError
+from compressors.checks import require_finite_weight
 from compressors.magnitude import Magnitude
 from compressors.patterns import NM, Pattern
-from compressors.pruning import apply_mask, require_finite_weight
+from compressors.pruning import apply_mask
 from compressors.statistics import ColumnNorm
 
 __all__ = ["Wanda"]
@@ -94,7 +95,9 @@ class Wanda:
         if weight.device.type == "cpu":
             at_once = max(1, _CACHED_ELEMENTS // weight.shape[1])
         keep = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
-        for rows, kept in zip(weight.split(at_once), keep.split(at_once), strict=True):
+        for rows, kept in zip(
+            torch.split(weight, at_once), torch.split(keep, at_once), strict=True
+        ):
             kept.copy_(self.pattern.keep(_scores(rows, norm), per_row=True))
         return apply_mask(weight, keep)
 

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Uniform integer grids: scale, zero point and rounding, 2 to 8 bits.
+
+The grid is the field's (GPTQ's code, AutoGPTQ's format, compressed-tensors): codes are unsigned,
+``value = (code - zero_point) * scale``, and 0 is always on the grid.
+
+* symmetric: ``scale = 2 * absmax / (2**bits - 1)``, ``zero_point = 2**(bits - 1)``;
+* asymmetric: the range is widened to hold 0, ``scale = (max - min) / (2**bits - 1)``,
+  ``zero_point = round(-min / scale)``.
+
+The symmetric grid puts the largest weight on a rounding tie, so the last bits of an input can
+decide between two codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressors.base import SettingsError, UnsupportedModelError
+from compressors.checks import is_integer
+
+__all__ = ["Grid"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """How weights are rounded to integers.
+
+    Args:
+        num_bits: Bits of a code, 2 to 8.
+        group_size: Consecutive input columns of a row that share a scale; None: the whole row.
+        symmetric: Zero point in the middle of the codes.
+
+    Raises:
+        SettingsError: If a setting is out of range.
+
+    >>> Grid(num_bits=4, group_size=None).fit(torch.tensor([[-7.5, 3.0]]), dim=1)
+    (tensor([1.]), tensor([8.]))
+    """
+
+    num_bits: int
+    group_size: int | None
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if not is_integer(self.num_bits) or not 2 <= self.num_bits <= 8:
+            raise SettingsError(
+                f"num_bits={self.num_bits!r} is out of range: 2 to 8 bits are supported"
+            )
+        size = self.group_size
+        if size is not None and (not is_integer(size) or size < 1):
+            raise SettingsError(
+                f"group_size={size!r} has to be an integer from 1 on, or None for one group a row"
+            )
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return int(2**self.num_bits - 1)
+
+    def check(self, name: str, in_features: int) -> None:
+        """Raise :class:`UnsupportedModelError` unless the group size divides ``in_features``."""
+        size = self.group_size
+        if size is not None and in_features % size:
+            fitting = [s for s in range(8, 1025) if in_features % s == 0]
+            raise UnsupportedModelError(
+                f"{name}: in_features {in_features} is not divisible by group_size {size}; sizes "
+                f"that would do: {fitting}, or one group a row (group_size None; -1 on the command "
+                "line)"
+            )
+
+    def groups(self, in_features: int) -> int:
+        """Number of groups in a row."""
+        return 1 if self.group_size is None else in_features // self.group_size
+
+    def group_of_columns(self, in_features: int, device: torch.device) -> Tensor:
+        """The group of each column where groups are runs of columns: int64 ``[in_features]``."""
+        size = self.group_size or in_features
+        return torch.arange(in_features, device=device) // size
+
+    def fit(self, values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        """Find the grid of each group.
+
+        Args:
+            values: float32, a group along dimension ``dim``.
+            dim: The dimension to reduce.
+
+        Returns:
+            Scale and zero point, float32 without dimension ``dim``. A group of zeros gets the grid
+            of the range -1..1.
+        """
+        low = values.amin(dim).clamp_(max=0)
+        high = values.amax(dim).clamp_(min=0)
+        if self.symmetric:
+            high = torch.maximum(high, low.neg_())
+            low = -high
+        empty = low == high
+        low.masked_fill_(empty, -1)
+        high.masked_fill_(empty, 1)
+        # Halved, so that the range of the largest weights does not overflow; exact all the same.
+        scale = (high / 2 - low / 2) / (self.top / 2)
+        # The least positive scale keeps a group of subnormal weights from a division by zero.
+        scale.clamp_(min=torch.finfo(torch.float32).tiny)
+        if self.symmetric:
+            return scale, torch.full_like(scale, 2 ** (self.num_bits - 1))
+        return scale, (-low / scale).round_()
+
+    def round(self, values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """Round to the nearest point of the grid, ties to even, and clamp.
+
+        Args:
+            values: float32.
+            scale: float32, broadcastable to ``values``.
+            zero_point: float32, likewise.
+
+        Returns:
+            float32 ``code - zero_point``; times ``scale`` it is the rounded value.
+        """
+        steps = (values / scale).round_()
+        return torch.minimum(torch.maximum(steps, -zero_point), self.top - zero_point)
