@@ -207,7 +207,6 @@ class KickLM(WatchedHFLM):
     def get_model_info(self) -> dict[str, Any]:
         """As in ``hf``, with the ``kick`` record added; goes into ``results["config"]``."""
         info: dict[str, Any] = super().get_model_info()
-        dtype = self.model.dtype
         info["kick"] = record.build_record(
             recipe=self.recipe,
             survey=self.weights,
@@ -220,8 +219,7 @@ class KickLM(WatchedHFLM):
                 subfolder=str(self._passed.get("subfolder") or ""),
                 cache_dir=self._passed.get("cache_dir"),
             ),
-            element_bits=dtype.itemsize * 8,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(self.model.dtype).removeprefix("torch."),
             device=record.device_name(torch.device(self.device)),
             chat_template=self.chat_template_used,
             truncated_prompts=self.truncated_prompts,

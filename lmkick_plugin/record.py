@@ -10,9 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import platform
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,11 @@ import lmkick_plugin
 if TYPE_CHECKING:
     import torch
 
-    from compressors import CompressionReport, LayerReport
+    from compressors import CompressionReport
     from lmkick_plugin.fingerprint import WeightSurvey
     from lmkick_plugin.recipe import Recipe
 
 __all__ = [
-    "best_layer_bytes",
     "build_record",
     "device_name",
     "layer_lines",
@@ -35,19 +34,6 @@ __all__ = [
     "versions",
     "write_layer_table",
 ]
-
-LAYER_COLUMNS = (
-    "name",
-    "out_features",
-    "in_features",
-    "sparsity",
-    "num_bits",
-    "error",
-    "dampening",
-    "tokens",
-    "seconds",
-    "note",
-)
 
 
 def build_record(
@@ -58,13 +44,16 @@ def build_record(
     calibration_shape: tuple[int, int] | None,
     base_model: str,
     base_revision: str | None,
-    element_bits: int,
     dtype: str,
     device: str,
     chat_template: bool,
     truncated_prompts: Mapping[str, int] | None,
 ) -> dict[str, Any]:
     """Assemble the record; every key is always there.
+
+    ``bytes_dense`` is the size of all parameters as evaluated. ``bytes_best_format`` is what they
+    would take with each compressed matrix in the smallest of the known formats
+    (:func:`compressors.report.stored_bytes`): a size on disk, for evaluation uses dense storage.
 
     ``layer_summary`` is one row about all matrices. ``layers`` is the whole table, one line of CSV
     a matrix below a line of column names: lm-eval does not tell a model where results are saved, so
@@ -78,7 +67,6 @@ def build_record(
         calibration_shape: Samples and tokens of each that were really used.
         base_model: Name or path of the dense model.
         base_revision: Its commit, where it came from the Hub.
-        element_bits: Bits of a dense weight.
         dtype: The model's dtype.
         device: Name of the device that compressed and evaluated.
         chat_template: Whether prompts went through the chat template.
@@ -89,11 +77,7 @@ def build_record(
         A mapping that ``json.dumps`` takes as it is.
     """
     nsamples, seqlen = calibration_shape or (None, None)
-    saved = 0
-    if report is not None:
-        for layer in report.layers:
-            dense = layer.shape[0] * layer.shape[1] * element_bits
-            saved += -(-dense // 8) - best_layer_bytes(layer, recipe, element_bits)
+    saved = 0 if report is None else report.bytes_dense - report.bytes_best_format
     return {
         "compressor": recipe.compressor,
         "pattern": recipe.pattern,
@@ -125,73 +109,45 @@ def build_record(
     }
 
 
-def best_layer_bytes(layer: LayerReport, recipe: Recipe, element_bits: int) -> int:
-    """Bytes of one matrix in the smallest of the formats in use for such weights.
-
-    - dense: every weight at ``num_bits`` (``element_bits`` unless quantized);
-    - bitmap: one bit a weight says whether it is zero, then the others;
-    - CSR: the non-zero weights, a column index each (16 bits up to 65,536 columns, else 32) and
-      32 bits a row;
-    - N:M: the kept weights, each with its place in the group, ``ceil(log2 M)`` bits.
-
-    A quantized matrix also holds a 16-bit scale for each row and group, a zero point of
-    ``num_bits`` beside it if the grid is asymmetric, and 32 bits a column for the group index with
-    act-order. It is a size on disk: evaluation uses dense storage, and nothing gets faster.
-    """
-    rows, columns = layer.shape
-    count = rows * columns
-    kept = count - round((layer.sparsity or 0.0) * count)
-    value_bits = layer.num_bits or element_bits
-    sizes = [count * value_bits]
-    if kept < count:
-        index_bits = 16 if columns <= 1 << 16 else 32
-        sizes += [count + kept * value_bits, kept * (value_bits + index_bits) + 32 * (rows + 1)]
-    if recipe.pattern is not None and ":" in recipe.pattern:
-        every = int(recipe.pattern.split(":")[1])
-        sizes.append(kept * (value_bits + math.ceil(math.log2(every))))
-    bits: int = min(sizes)
-    if layer.num_bits is not None:
-        per_row = recipe.group_size in (None, -1)
-        groups = 1 if per_row else -(-columns // (recipe.group_size or columns))
-        bits += rows * groups * (16 if recipe.symmetric else 16 + layer.num_bits)
-        bits += 32 * columns if recipe.act_order else 0
-    return -(-bits // 8)
-
-
 def layer_summary(report: CompressionReport) -> dict[str, Any]:
-    """One row about all matrices: number, errors, damping, and what was out of the ordinary."""
+    """One row about all matrices: errors, damping, and how many have a note in the table."""
     errors = {layer.name: layer.error for layer in report.layers if layer.error is not None}
-    dampings = [layer.dampening for layer in report.layers if layer.dampening is not None]
-    notes: dict[str, int] = {}
-    for layer in report.layers:
-        if layer.note:
-            notes[layer.note] = notes.get(layer.note, 0) + 1
     worst = max(errors, key=lambda name: errors[name]) if errors else None
     return {
         "matrices": len(report.layers),
+        "tokens": report.tokens,
         "error_mean": sum(errors.values()) / len(errors) if errors else None,
         "error_max": None if worst is None else errors[worst],
         "error_max_at": worst,
-        "dampening_max": max(dampings, default=None),
-        "notes": notes,
+        "dampening_max": max(
+            (layer.dampening for layer in report.layers if layer.dampening is not None),
+            default=None,
+        ),
+        "notes": sum(layer.note is not None for layer in report.layers),
     }
 
 
 def layer_lines(report: CompressionReport) -> list[str]:
-    """The per-layer table as lines of CSV, the first with :data:`LAYER_COLUMNS`."""
+    """The per-layer table as lines of CSV, the first one with the names of the columns.
+
+    The columns are the attributes of :class:`compressors.LayerReport`; the shape is written as
+    ``out_features x in_features``, and nothing stands where a value does not apply.
+    """
+    columns = [column.name for column in fields(report.layers[0])]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(LAYER_COLUMNS)
+    writer.writerow(columns)
     for layer in report.layers:
-        rows, columns = layer.shape
-        numbers = (layer.sparsity, layer.num_bits, layer.error, layer.dampening, layer.tokens)
-        cells = ["" if number is None else f"{number:.6g}" for number in numbers]
-        if layer.tokens is not None:
-            cells[-1] = str(layer.tokens)
-        writer.writerow(
-            [layer.name, rows, columns, *cells, f"{layer.seconds or 0.0:.4g}", layer.note or ""]
-        )
+        writer.writerow([_cell(getattr(layer, column)) for column in columns])
     return text.getvalue().splitlines()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def write_layer_table(results: Path, target: Path | None = None) -> Path:

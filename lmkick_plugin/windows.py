@@ -56,8 +56,8 @@ def window_losses(logits: Tensor, token_ids: Tensor) -> Tensor:
         float64 ``[batch]``, each the mean over ``length - 1`` tokens.
     """
     targets = token_ids[:, 1:]
-    total = torch.zeros(len(token_ids), dtype=torch.float32, device=logits.device)
-    total = total.double() if logits.device.type != "mps" else total
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64
+    total = torch.zeros(len(token_ids), dtype=precise, device=logits.device)
     for start in range(0, targets.shape[1], _POSITIONS_AT_ONCE):
         wanted = targets[:, start : start + _POSITIONS_AT_ONCE]
         scores = logits[:, start : start + wanted.shape[1]].float()
@@ -102,8 +102,8 @@ def score_windows(
     batch_size = _batch_size(model, length)
     losses: list[float] = []
     with tqdm(total=len(windows), desc="Scoring windows", disable=model.rank != 0) as bar:
-        for batch in torch.split(windows, batch_size):
-            batch = batch.to(model.device)
+        for start in range(0, len(windows), batch_size):
+            batch = windows[start : start + batch_size].to(model.device)
             losses += window_losses(model._model_call(batch), batch).tolist()
             bar.update(len(batch))
     predicted = length - 1
