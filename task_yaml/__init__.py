@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks of lmkick: a folder of YAML files that lm-eval scans."""
+"""Task definitions for lm-eval, one folder a task; lm-eval scans this folder for YAML files."""
