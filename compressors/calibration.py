@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration text to token batches: seeded random crops of C4, WikiText or one's own text."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import random
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from compressors.base import SettingsError
+
+__all__ = ["load_calibration"]
+
+_log = logging.getLogger(__name__)
+
+#: What stands for each named source: Hub data set, load_dataset's further arguments, local file.
+_NAMED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "c4": (
+        "allenai/c4",
+        {"data_files": {"train": "en/c4-train.00000-of-01024.json.gz"}},
+        "web_text/train.jsonl",
+    ),
+    "wikitext": ("Salesforce/wikitext", {"name": "wikitext-2-raw-v1"}, "wikitext/train.jsonl"),
+}
+_FORMATS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+#: A tokenizer gives no more tokens than bytes, apart from a few special ones.
+_SPECIAL_TOKENS = 8
+#: When short documents are joined, this many bytes for each token wanted are surely enough.
+_JOINED_BYTES_PER_TOKEN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """Calibration text: its name for messages, its documents, and whether they are one text."""
+
+    name: str
+    documents: Sequence[str]
+    joined: bool
+
+
+def load_calibration(
+    source: str | Path | Iterable[str],
+    tokenizer: Any,
+    *,
+    nsamples: int = 128,
+    seqlen: int = 2048,
+    seed: int = 0,
+    max_length: int | None = None,
+    data_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """Make calibration samples from text.
+
+    From C4, ``.jsonl`` files and lists of texts: random crops of documents that are long enough,
+    taken in seeded random order. Where fewer are long enough than samples are wanted, those give
+    several crops each; where none is, documents are joined by two newlines and cropped, which is
+    logged. WikiText and ``.txt`` files: random crops of the whole text, rows joined by two
+    newlines. Every document is looked at once at most.
+
+    Args:
+        source: ``"c4"`` (allenai/c4, en, the first training shard), ``"wikitext"`` (WikiText-2 raw,
+            train), the path of a ``.txt`` or ``.jsonl`` file (``.gz`` too; the field is ``text``),
+            or texts.
+        tokenizer: A transformers tokenizer; its own special tokens are added to every document.
+        nsamples: Samples to make.
+        seqlen: Tokens of a sample; cut to the model's context, which is logged.
+        seed: Of the choice of documents and crops.
+        max_length: The model's context; None takes the tokenizer's.
+        data_dir: Read ``web_text/train.jsonl`` for C4 and ``wikitext/train.jsonl`` for WikiText
+            from this directory, instead of from the Hub.
+        progress: Show a progress bar.
+
+    Returns:
+        Token ids, int64 ``[nsamples, seqlen]``.
+
+    Raises:
+        SettingsError: The text cannot be had or read, or is too short for one sample.
+
+    References:
+        The settings of Sun et al., arXiv:2306.11695, and Frantar et al., arXiv:2301.00774 (128
+        samples of 2,048 tokens from the first shard of C4).
+    """
+    for name, value in (("nsamples", nsamples), ("seqlen", seqlen)):
+        if value < 1:
+            raise SettingsError(f"{name}={value}: calibration needs at least 1")
+    context = max_length or getattr(tokenizer, "model_max_length", None)
+    if context is not None and seqlen > context:
+        _log.warning(
+            "seqlen=%d is longer than the model's context: calibration samples are cut to %d",
+            seqlen, context,
+        )  # fmt: skip
+        seqlen = int(context)
+    text = _find(source, data_dir)
+    if not any(document.strip() for document in text.documents):
+        raise SettingsError(f"{text.name}: no text in it; give a source that holds some")
+    sampler = _Sampler(tokenizer, nsamples, seqlen, random.Random(seed))
+    with tqdm(
+        total=nsamples, desc=f"calibration {text.name}", unit="sample", disable=not progress
+    ) as bar:
+        samples = sampler.joined(text) if text.joined else sampler.cropped(text, bar)
+        bar.update(len(samples) - bar.n)
+    return torch.tensor(samples, dtype=torch.int64)
+
+
+class _Sampler:
+    """Cuts samples out of documents."""
+
+    def __init__(self, tokenizer: Any, nsamples: int, seqlen: int, rng: random.Random) -> None:
+        self._tokenizer = tokenizer
+        self._nsamples = nsamples
+        self._seqlen = seqlen
+        self._rng = rng
+
+    def cropped(self, text: _Text, bar: tqdm[Any]) -> list[list[int]]:
+        """Crop documents that are long enough; join them where none is."""
+        order = list(range(len(text.documents)))
+        self._rng.shuffle(order)
+        samples: list[list[int]] = []
+        long: list[list[int]] = []
+        for index in order:
+            if len(samples) == self._nsamples:
+                return samples
+            document = text.documents[index]
+            if len(document.encode()) + _SPECIAL_TOKENS < self._seqlen:
+                continue
+            tokens = self._tokens(document)
+            if len(tokens) >= self._seqlen:
+                long.append(tokens)
+                samples.append(self._crop(tokens))
+                bar.update()
+        if not long:
+            return self._from_short(text, order)
+        if len(samples) < self._nsamples:
+            _log.warning(
+                "%s: %d documents hold %d tokens or more; %d samples are further crops of those",
+                text.name, len(long), self._seqlen, self._nsamples - len(samples),
+            )  # fmt: skip
+            samples += [
+                self._crop(self._rng.choice(long)) for _ in range(self._nsamples - len(samples))
+            ]
+        return samples
+
+    def joined(self, text: _Text) -> list[list[int]]:
+        """Crop the whole text."""
+        return self._from_one(text.name, "\n\n".join(text.documents))
+
+    def _from_short(self, text: _Text, order: Sequence[int]) -> list[list[int]]:
+        _log.warning(
+            "%s: no document holds %d tokens, so documents are joined and crops may span several",
+            text.name, self._seqlen,
+        )  # fmt: skip
+        wanted = _JOINED_BYTES_PER_TOKEN * self._nsamples * self._seqlen
+        parts: list[str] = []
+        for index in order:
+            parts.append(text.documents[index])
+            wanted -= len(parts[-1].encode())
+            if wanted <= 0:
+                break
+        return self._from_one(text.name, "\n\n".join(parts))
+
+    def _from_one(self, name: str, text: str) -> list[list[int]]:
+        tokens = self._tokens(text)
+        if len(tokens) < self._seqlen:
+            raise SettingsError(
+                f"{name}: {len(tokens)} tokens are too short for one calibration sample of "
+                f"{self._seqlen}; lower seqlen, or give more text"
+            )
+        return [self._crop(tokens) for _ in range(self._nsamples)]
+
+    def _crop(self, tokens: list[int]) -> list[int]:
+        start = self._rng.randrange(len(tokens) - self._seqlen + 1)
+        return tokens[start : start + self._seqlen]
+
+    def _tokens(self, text: str) -> list[int]:
+        # Not verbose: that a document is longer than the context is what we want.
+        return list(self._tokenizer(text, verbose=False)["input_ids"])
+
+
+def _find(source: str | Path | Iterable[str], data_dir: str | Path | None) -> _Text:
+    """Get the text that ``source`` stands for."""
+    if isinstance(source, str) and source in _NAMED:
+        dataset, arguments, local = _NAMED[source]
+        joined = source == "wikitext"
+        if data_dir is None:
+            return _Text(source, _from_hub(source, dataset, arguments, local), joined)
+        path = Path(data_dir) / local
+        zipped = path.with_name(path.name + ".gz")
+        path = zipped if zipped.exists() and not path.exists() else path
+        if not path.exists():
+            raise SettingsError(
+                f"calibration={source}: {path} is missing from data_dir; put it there (JSON Lines "
+                "with the field text), give the path of another file as calibration, or leave "
+                "data_dir out to use the Hub"
+            )
+        return _Text(str(path), _read_jsonl(path), joined)
+    if isinstance(source, str | Path):
+        return _from_file(Path(source))
+    texts = list(source)
+    if not all(isinstance(text, str) for text in texts):
+        raise SettingsError("calibration texts must be strings; one of those given is not")
+    return _Text("the given texts", texts, joined=False)
+
+
+def _from_hub(source: str, dataset: str, arguments: dict[str, Any], local: str) -> Sequence[str]:
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(dataset, split="train", **arguments)
+    except Exception as error:
+        # Many libraries take part in a download; whichever failed, the way out is the same.
+        part = next(iter(arguments.get("data_files", {}).values()), arguments.get("name"))
+        raise SettingsError(
+            f"calibration={source}: could not fetch {dataset} ({part}) from the Hugging Face Hub: "
+            f"{type(error).__name__}: {error}. Without network, give data_dir=DIR with "
+            f"{local}, or the path of a .txt or .jsonl file as calibration"
+        ) from error
+    column: Sequence[str] = rows["text"]
+    return column
+
+
+def _from_file(path: Path) -> _Text:
+    if not path.is_file():
+        raise SettingsError(
+            f"calibration={path}: no such file, nor one of the names {', '.join(_NAMED)}; give the "
+            f"path of a file that ends in {', '.join(_FORMATS)}"
+        )
+    kind = path.name.removesuffix(".gz")
+    if kind.endswith(".jsonl"):
+        return _Text(str(path), _read_jsonl(path), joined=False)
+    if kind.endswith(".txt"):
+        return _Text(str(path), [_read(path)], joined=True)
+    raise SettingsError(f"calibration={path}: the name must end in one of {', '.join(_FORMATS)}")
+
+
+def _read_jsonl(path: Path) -> list[str]:
+    texts = []
+    # Not splitlines(): JSON strings may hold other separators, such as U+2028, as they are.
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise SettingsError(
+                f"{path}, line {number}: not JSON ({error}); the file must hold one JSON object a "
+                "line, with the field text"
+            ) from error
+        text = row.get("text") if isinstance(row, dict) else None
+        if not isinstance(text, str):
+            fields = sorted(row) if isinstance(row, dict) else type(row).__name__
+            raise SettingsError(
+                f"{path}, line {number}: no string field 'text' (it has {fields}); rename the "
+                "field that holds the text"
+            )
+        texts.append(text)
+    return texts
+
+
+def _read(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{path}: not UTF-8 (byte {error.start}); convert it, for instance with iconv -t utf-8"
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise SettingsError(f"{path}: cannot be read: {error}") from error
+    if not text.strip():
+        raise SettingsError(f"{path}: the file is empty; give one that holds text")
+    return text

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only loop over a model's blocks: gather, compress, pass on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from compressors.base import Compressor, SettingsError
+from compressors.capture import capture
+from compressors.devices import BlockMover, concrete_device, home_device, synchronize
+from compressors.families import Block, check_supported, find_blocks
+from compressors.guards import check_calibration, check_finite, in_evaluation, memory_advice
+from compressors.inputs import collecting
+from compressors.passes import Passes, keep_hidden
+from compressors.report import CompressionReport, LayerReport
+from compressors.resume import ResumeStore, fingerprint
+from compressors.solve import Solver
+from compressors.statistics import Hessian
+
+__all__ = ["CompressionReport", "LayerReport", "compress_model"]
+
+#: Tokens that go through a block at once unless a batch size is given.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+
+
+def compress_model(
+    model: nn.Module,
+    compressor: Compressor,
+    *,
+    calibration: Tensor | None = None,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    true_sequential: bool = False,
+    resume_dir: str | Path | None = None,
+    progress: bool = True,
+) -> CompressionReport:
+    """Compress the weight matrices of a causal language model's blocks, in place.
+
+    Block by block, as published: a block's statistics are gathered with its dense weights, on
+    inputs that came through the blocks compressed before it. Matrices that read the same input
+    share one statistic and are solved together. Embeddings, head, norms and routers are untouched.
+
+    The relative output error in the report is ``||X W^T - X W'^T||^2 / ||X W^T||^2`` with W the
+    matrix before and W' after, X the inputs its statistics were gathered from: for methods with a
+    Hessian over all tokens and at most 128 evenly spaced output rows, for others over all rows and
+    at most 256 evenly spaced tokens; float32.
+
+    Args:
+        model: A transformers causal language model in float32, bfloat16 or float16. Its own device
+            placement is kept.
+        compressor: The method with its settings.
+        calibration: Token ids, int64 ``[samples, seqlen]``; None where the method needs none.
+        device: Where to compute; blocks are moved there one after the other and back, so the model
+            need not fit. None computes where each block is.
+        batch_size: Calibration samples that go through a block at once; None chooses by tokens.
+            It changes results by rounding only.
+        true_sequential: Compress q/k/v, then o, then gate/up, then down, each on inputs that came
+            through the former, instead of a whole block at once.
+        resume_dir: Keep finished blocks here, and go on from them when called again. Other models
+            and settings are refused.
+        progress: Show a progress bar.
+
+    Returns:
+        The report, counted on the weights that are then in the model.
+
+    Raises:
+        SettingsError: The calibration data is missing or malformed, or ``resume_dir`` is another
+            compression's.
+        UnsupportedModelError: Blocks or matrices cannot be found, or do not go with the settings.
+        NumericalError: Weights or activations are not finite, or a Hessian stays indefinite.
+        torch.OutOfMemoryError: Memory ran out; the message says what to change.
+
+    References:
+        Frantar and Alistarh, arXiv:2301.00774 (SparseGPT); Sun et al., arXiv:2306.11695 (Wanda);
+        Frantar et al., arXiv:2210.17323, section 4 (GPTQ), whose code has "true sequential".
+    """
+    clock = _Clock()
+    with torch.inference_mode(False), torch.no_grad(), in_evaluation(model), memory_advice():
+        tokens = check_calibration(model, compressor, calibration)
+        check_supported(model)
+        blocks = find_blocks(model)
+        for matrix in (matrix for block in blocks for matrix in block.matrices):
+            compressor.check(matrix.name, *matrix.view().shape)
+        check_finite(blocks)
+        store, finished = None, []
+        if resume_dir is not None:
+            identity = fingerprint(model, compressor, tokens, true_sequential)
+            store = ResumeStore(resume_dir, identity)
+            finished = store.restore(blocks)
+        clock.lap("prepare", None)
+        method = type(compressor).__name__.lower()
+        with tqdm(
+            total=len(blocks),
+            initial=len(finished),
+            desc=method,
+            unit="block",
+            disable=not progress,
+        ) as bar:
+            run = _Run(
+                blocks=blocks,
+                compressor=compressor,
+                tokens=0 if tokens is None else tokens.numel(),
+                store=store,
+                finished=finished,
+                clock=clock,
+                bar=bar,
+            )
+            target = None if device is None else concrete_device(device)
+            if tokens is None:
+                run.without_calibration(target)
+            elif len(finished) < len(blocks):
+                batches = _batches(tokens, batch_size, target or home_device(blocks[0].module))
+                run.with_calibration(model, batches, target, true_sequential)
+    return _report(run, compressor, target or home_device(blocks[0].module), len(finished), clock)
+
+
+class _Run:
+    """One compression under way."""
+
+    def __init__(
+        self,
+        *,
+        blocks: list[Block],
+        compressor: Compressor,
+        tokens: int,
+        store: ResumeStore | None,
+        finished: list[tuple[LayerReport, ...]],
+        clock: _Clock,
+        bar: tqdm[NoReturn],
+    ) -> None:
+        self.blocks = blocks
+        self.tokens = tokens
+        self.rows: dict[int, Sequence[LayerReport]] = dict(enumerate(finished))
+        self._compressor = compressor
+        self._solver = Solver(compressor, tokens)
+        self._store = store
+        self._clock = clock
+        self._bar = bar
+        # Blocks of one structure run alike: what was learned on the first serves all.
+        self._stages: dict[tuple[str, ...], list[list[str]]] = {}
+        self._last: dict[tuple[str, ...], str] = {}
+
+    def without_calibration(self, device: torch.device | None) -> None:
+        """Compress block after block by the weights alone; no forward pass."""
+        self._alone(device)
+
+    def with_calibration(
+        self,
+        model: nn.Module,
+        batches: Sequence[Tensor],
+        device: torch.device | None,
+        true_sequential: bool,
+    ) -> None:
+        """Compress block after block on what the batches of token ids become on their way."""
+        inputs = capture(model, [block.module for block in self.blocks], batches)
+        keep_hidden(inputs, device)
+        self._clock.lap("capture", device)
+        mover = BlockMover([self.blocks[index] for index in inputs.order], device)
+        try:
+            for step, index in enumerate(inputs.order):
+                block = self.blocks[index]
+                with mover.visiting(step) as here:
+                    self._clock.lap("move", here)
+                    passes = Passes(inputs, step, block, here)
+                    if index not in self.rows:
+                        self._bar.set_postfix_str(block.name)
+                        rows = list(self._compress(passes, true_sequential))
+                        self._finish(index, rows)
+                    if step + 1 < len(inputs.order):
+                        passes.propagate()
+                        self._clock.lap("propagate", here)
+        finally:
+            mover.close()
+        # Blocks that the model keeps but did not call have no inputs.
+        self._alone(device)
+
+    def _alone(self, device: torch.device | None) -> None:
+        remaining = [index for index in range(len(self.blocks)) if index not in self.rows]
+        mover = BlockMover([self.blocks[index] for index in remaining], device)
+        try:
+            for step, index in enumerate(remaining):
+                self._bar.set_postfix_str(self.blocks[index].name)
+                with mover.visiting(step) as here:
+                    self._clock.lap("move", here)
+                    rows = list(self._solver.without_inputs(self.blocks[index].matrices))
+                    self._clock.lap("solve", here)
+                    self._finish(index, rows)
+        finally:
+            mover.close()
+
+    def _compress(self, passes: Passes, true_sequential: bool) -> Iterator[LayerReport]:
+        """Gather and solve one block, stage by stage."""
+        names = passes.matrices()
+        key = (*names, str(true_sequential))
+        if not names:
+            return
+        stages = [list(names)]
+        if true_sequential:
+            if key not in self._stages:
+                self._stages[key] = passes.stages()
+            stages = self._stages[key]
+        for number, stage in enumerate(stages):
+            chosen = [names[name] for name in stage]
+            stop_key = (*key, str(number))
+            with collecting(
+                chosen,
+                self._compressor.statistic,
+                sampled=not issubclass(self._compressor.statistic, Hessian),
+            ) as collector:
+                stop = self._last.get(stop_key)
+                self._last[stop_key] = passes.gather(collector, stop)
+            self._clock.lap("statistics", passes.device)
+            missed = dict.fromkeys(chosen)
+            for group in collector.groups:
+                yield from self._solver.group(group)
+                for matrix in group.matrices:
+                    missed.pop(matrix)
+            yield from self._solver.without_inputs(missed)
+            self._clock.lap("solve", passes.device)
+
+    def _finish(self, index: int, rows: Sequence[LayerReport]) -> None:
+        self.rows[index] = rows
+        if self._store is not None:
+            self._store.save(index, self.blocks[index], rows)
+        self._bar.update()
+
+
+class _Clock:
+    """Wall-clock time by stage."""
+
+    def __init__(self) -> None:
+        self.started = self._latest = time.perf_counter()
+        self.stages: dict[str, float] = {}
+
+    def lap(self, stage: str, device: torch.device | None) -> None:
+        """Give the time since the last lap to ``stage``, once the device has done its work."""
+        if device is not None:
+            synchronize(device)
+        now = time.perf_counter()
+        self.stages[stage] = self.stages.get(stage, 0.0) + now - self._latest
+        self._latest = now
+
+
+def _batches(tokens: Tensor, batch_size: int | None, device: torch.device) -> tuple[Tensor, ...]:
+    """Cut the samples into batches."""
+    if batch_size is None:
+        batch_size = max(1, _BATCH_TOKENS.get(device.type, 2048) // tokens.shape[1])
+    if batch_size < 1:
+        raise SettingsError(
+            f"batch_size={batch_size!r}: give how many calibration samples go through a block at "
+            "once, 1 or more, or None"
+        )
+    return torch.split(tokens, batch_size)
+
+
+def _report(
+    run: _Run, compressor: Compressor, device: torch.device, resumed: int, clock: _Clock
+) -> CompressionReport:
+    rows = tuple(row for index in sorted(run.rows) for row in run.rows[index])
+    parameters = sum(row.shape[0] * row.shape[1] for row in rows)
+    nonzero = sum(row.nonzero for row in rows)
+    return CompressionReport(
+        method=type(compressor).__name__.lower(),
+        recipe=repr(compressor),
+        layers=rows,
+        sparsity=1 - nonzero / parameters,
+        parameters=parameters,
+        nonzero=nonzero,
+        bytes_dense=sum(row.bytes_dense for row in rows),
+        bytes_best_format=sum(row.bytes_best_format for row in rows),
+        tokens=run.tokens,
+        seconds=time.perf_counter() - clock.started,
+        stages=clock.stages,
+        device=str(device),
+        blocks=len(run.blocks),
+        resumed_blocks=resumed,
+    )

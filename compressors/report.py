@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a compression did: one row a weight matrix, and the whole, counted on the weights."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from compressors.base import CompressedWeight, SettingsError
+
+__all__ = ["CompressionReport", "LayerReport", "stored_bytes", "write_atomically", "write_table"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerReport:
+    """What happened to one weight matrix.
+
+    Attributes:
+        name: Qualified name in the model.
+        shape: ``(out_features, in_features)``.
+        sparsity: Share of zeros among its weights as they now are in the model.
+        nonzero: Weights that are not zero.
+        num_bits: Bits of a code; None unless quantized.
+        error: Relative output error ``||X W^T - X W'^T||^2 / ||X W^T||^2`` on calibration inputs
+            (see :func:`compressors.driver.compress_model`); None without calibration.
+        dampening: Damping fraction that was finally used (Hessian methods).
+        tokens: Input vectors its statistics were gathered from; None without calibration.
+        seconds: Time to compress it: its share, by size, of the solve of the matrices that read
+            the same input.
+        bytes_dense: Bytes as stored now.
+        bytes_best_format: Bytes in the best known format (:func:`stored_bytes`).
+        note: What was unusual, e.g. ``starved expert (12 tokens): magnitude``.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    sparsity: float
+    nonzero: int
+    num_bits: int | None = None
+    error: float | None = None
+    dampening: float | None = None
+    tokens: int | None = None
+    seconds: float
+    bytes_dense: int
+    bytes_best_format: int
+    note: str | None = None
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> LayerReport:
+        """Rebuild a row from what :meth:`CompressionReport.to_dict` made of it."""
+        return cls(**{**row, "shape": tuple(row["shape"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionReport:
+    """What happened to a model's weight matrices.
+
+    Attributes:
+        method: Name of the method, lower case.
+        recipe: The method with its settings, as Python would write it.
+        layers: One row a matrix, in the order of compression.
+        sparsity: Share of zeros in all compressed matrices together.
+        parameters: Weights in those matrices.
+        nonzero: Those that are not zero.
+        bytes_dense: Bytes of those matrices as stored now.
+        bytes_best_format: Bytes of those matrices in the best known format.
+        tokens: Calibration tokens; 0 where the method needs none.
+        seconds: Wall-clock time of the whole call.
+        stages: Seconds by stage: ``prepare, capture, statistics, solve, propagate, move``.
+        device: Where it was computed.
+        blocks: Decoder blocks.
+        resumed_blocks: Blocks that were taken from ``resume_dir``.
+    """
+
+    method: str
+    recipe: str
+    layers: tuple[LayerReport, ...]
+    sparsity: float
+    parameters: int
+    nonzero: int
+    bytes_dense: int
+    bytes_best_format: int
+    tokens: int
+    seconds: float
+    stages: dict[str, float] = field(default_factory=dict)
+    device: str
+    blocks: int
+    resumed_blocks: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain lists, dicts, numbers and strings; None where not measured."""
+        content = asdict(self)
+        content["layers"] = [{**row, "shape": list(row["shape"])} for row in content["layers"]]
+        return content
+
+    def summary(self) -> dict[str, Any]:
+        """Return the report without its table: the summary row."""
+        content = self.to_dict()
+        del content["layers"]
+        errors = [row.error for row in self.layers if row.error is not None]
+        content["matrices"] = len(self.layers)
+        content["mean_error"] = sum(errors) / len(errors) if errors else None
+        content["worst_error"] = max(errors, default=None)
+        content["notes"] = sum(row.note is not None for row in self.layers)
+        return content
+
+
+def stored_bytes(
+    result: CompressedWeight, nonzero: int, pattern: tuple[int, int] | None = None
+) -> int:
+    """Return the bytes of a matrix in the smallest of the known formats.
+
+    Values take their dtype's size, or ``num_bits`` each when quantized, plus per group a 16-bit
+    scale and, unless it is the middle of the range everywhere, a ``num_bits`` zero point, plus a
+    16-bit group index a column where columns are not grouped in order. Zeros are left out where
+    that is smaller: one bit a weight marks them, or ``ceil(log2(C(m, n)))`` bits a group of an N:M
+    pattern.
+
+    Args:
+        result: The compressed matrix.
+        nonzero: Its weights that are not zero.
+        pattern: ``(n, m)``, if it has that pattern.
+    """
+    count = result.weight.numel()
+    bits = result.num_bits or 8 * result.weight.element_size()
+    index = count
+    if pattern is not None:
+        n, m = pattern
+        index = count // m * math.ceil(math.log2(math.comb(m, n)))
+        nonzero = max(nonzero, count // m * n)
+    total = min(count * bits, nonzero * bits + index)
+    if result.num_bits and result.scale is not None:
+        total += 16 * result.scale.numel()
+        middle = 2 ** (result.num_bits - 1)
+        if result.zero_point is not None and bool((result.zero_point != middle).any()):
+            total += result.num_bits * result.zero_point.numel()
+        if result.g_idx is not None and bool((result.g_idx.diff() < 0).any()):
+            total += 16 * result.g_idx.numel()
+    return math.ceil(total / 8)
+
+
+def write_table(report: CompressionReport, path: str | Path) -> None:
+    """Write the report's table: every row to a ``.csv``, or everything to a ``.json``.
+
+    Raises:
+        SettingsError: If the file's name ends in neither.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
+    elif path.suffix == ".csv":
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(column.name for column in fields(LayerReport))
+        for row in report.layers:
+            values = {**asdict(row), "shape": "x".join(map(str, row.shape))}
+            writer.writerow("" if value is None else value for value in values.values())
+        text = buffer.getvalue()
+    else:
+        raise SettingsError(f"{path}: a table is written as .csv or .json; rename it")
+    write_atomically(path, text.encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, even if the machine stops."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):
+        # The rename itself is on disk only once the directory is.
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finished blocks on disk, so that a compression that was killed goes on where it was.
+
+A directory belongs to one compression: ``resume.json`` names the model's weights and configuration,
+the recipe, the calibration tokens and the order of compression, and any difference is an error.
+Each finished block is one safetensors file with the parameters that were compressed, its rows of
+the report and a checksum, put in place by a rename: it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from compressors.base import Compressor, SettingsError
+from compressors.families import Block
+from compressors.report import LayerReport, write_atomically
+
+__all__ = ["ResumeStore", "fingerprint"]
+
+_log = logging.getLogger(__name__)
+_FORMAT = "1"
+#: Parts of a configuration that say where and by what it was written, not what the model is.
+_NOT_THE_MODEL = ("_name_or_path", "transformers_version")
+_MEANING = {
+    "weights": "the dense weights of the model",
+    "config": "the configuration of the model",
+    "recipe": "the compression settings",
+    "calibration": "the calibration tokens",
+    "true_sequential": "true_sequential",
+    "format": "the version of the directory's format",
+}
+
+
+def fingerprint(
+    model: nn.Module, compressor: Compressor, calibration: Tensor | None, true_sequential: bool
+) -> dict[str, str]:
+    """Describe all that decides the compressed weights; bulky things by their SHA-256.
+
+    Args:
+        model: The dense model.
+        compressor: The method with its settings.
+        calibration: Token ids, int64 ``[samples, seqlen]``, or None.
+        true_sequential: The order of compression.
+    """
+    config = getattr(model, "config", None)
+    settings = config.to_dict() if config is not None else {}
+    settings = {name: value for name, value in settings.items() if name not in _NOT_THE_MODEL}
+    tokens = [] if calibration is None else [("tokens", calibration)]
+    return {
+        "format": _FORMAT,
+        "weights": _digest([*model.named_parameters(), *model.named_buffers()]),
+        "config": _sha256(json.dumps(settings, sort_keys=True, default=str).encode()),
+        "recipe": repr(compressor),
+        "calibration": _digest(tokens),
+        "true_sequential": str(true_sequential),
+    }
+
+
+class ResumeStore:
+    """The finished blocks of one compression.
+
+    Args:
+        directory: Made if it is not there.
+        identity: What :func:`fingerprint` returns.
+
+    Raises:
+        SettingsError: The directory holds another compression (what differs is named), or cannot
+            be used.
+    """
+
+    def __init__(self, directory: str | Path, identity: Mapping[str, str]) -> None:
+        self._directory = Path(directory)
+        header = self._directory / "resume.json"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            before = _read_header(header)
+            if before is None:
+                stray = sorted(self._directory.glob("block_*.safetensors"))
+                if stray:
+                    raise SettingsError(
+                        f"{self._directory} holds finished blocks ({stray[0].name}, ...) but its "
+                        "resume.json is missing or unreadable, so what they belong to is not "
+                        "known; choose another resume_dir or delete this one"
+                    )
+                write_atomically(header, (json.dumps(identity, indent=1) + "\n").encode())
+        except OSError as error:
+            raise SettingsError(
+                f"resume_dir={self._directory} cannot be used: {error}; choose a directory that "
+                "can be written to"
+            ) from error
+        if before is not None:
+            _require_same(self._directory, before, identity)
+
+    def save(self, index: int, block: Block, rows: Iterable[LayerReport]) -> None:
+        """Keep a finished block.
+
+        Args:
+            index: Its number in the model.
+            block: The block with its compressed weights.
+            rows: The report of its matrices.
+        """
+        tensors = {name: p.data.cpu().contiguous() for name, p in block.parameters()}
+        metadata = {
+            "sha256": _digest(sorted(tensors.items())),
+            "layers": json.dumps([asdict(row) for row in rows]),
+        }
+        write_atomically(self._path(index), save(tensors, metadata))
+
+    def restore(self, blocks: Sequence[Block]) -> list[tuple[LayerReport, ...]]:
+        """Put the finished blocks' weights into the model, up to the first that is missing.
+
+        A file that is damaged is named in the log, and its block counts as missing.
+
+        Args:
+            blocks: All blocks of the dense model.
+
+        Returns:
+            The report rows of each restored block, in order.
+        """
+        finished: list[tuple[LayerReport, ...]] = []
+        for index, block in enumerate(blocks):
+            path = self._path(index)
+            if not path.exists():
+                break
+            try:
+                rows, tensors = _read_block(path, block)
+            except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                _log.warning(
+                    "%s is damaged (%s): the block is compressed again, and those after it",
+                    path,
+                    error,
+                )
+                break
+            with torch.no_grad():
+                for name, parameter in block.parameters():
+                    parameter.data.copy_(tensors[name])
+            finished.append(rows)
+        return finished
+
+    def _path(self, index: int) -> Path:
+        return self._directory / f"block_{index:04d}.safetensors"
+
+
+def _read_block(path: Path, block: Block) -> tuple[tuple[LayerReport, ...], dict[str, Tensor]]:
+    """Read and verify one file; whatever is wrong with it raises."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    rows = tuple(LayerReport.from_dict(row) for row in json.loads(metadata["layers"]))
+    if metadata["sha256"] != _digest(sorted(tensors.items())):
+        raise ValueError("its checksum does not match")
+    expected = {name: (p.shape, p.dtype) for name, p in block.parameters()}
+    if expected != {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}:
+        raise ValueError("it holds other tensors than the block")
+    return rows, tensors
+
+
+def _read_header(path: Path) -> dict[str, str] | None:
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return header if isinstance(header, dict) else None
+
+
+def _require_same(directory: Path, before: Mapping[str, str], identity: Mapping[str, str]) -> None:
+    differing = [
+        f"{meaning} ({_short(before.get(part))} there, {_short(identity[part])} now)"
+        for part, meaning in _MEANING.items()
+        if before.get(part) != identity[part]
+    ]
+    if differing:
+        raise SettingsError(
+            f"resume_dir={directory} belongs to another compression: {'; '.join(differing)} "
+            "differ; choose another resume_dir, or the model and settings of the first run"
+        )
+
+
+def _short(value: str | None) -> str:
+    """Cut checksums, which nobody reads, to their beginning."""
+    if value is None:
+        return "nothing"
+    return value[:12] if len(value) == 64 and " " not in value and "(" not in value else value
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes."""
+    total = hashlib.sha256()
+    for name, tensor in tensors:
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        total.update(raw.numpy().data)
+    return total.hexdigest()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
