@@ -3,23 +3,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmkick_plugin import cache_guard, checks, record, serving
 from lmkick_plugin.arguments import parse_arguments
 from lmkick_plugin.fingerprint import WeightSurvey, require_same_weights, survey_weights
+from lmkick_plugin.placement import merge_adapter, refuse_offloaded, spread
 from lmkick_plugin.values import is_unset
 from lmkick_plugin.watched import WatchedHFLM
 from lmkick_plugin.windows import score_windows
 
-__all__ = ["KickLM"]
+if TYPE_CHECKING:
+    from compressors import Compressor
 
-logger = logging.getLogger(__name__)
+__all__ = ["KickLM"]
 
 
 class KickLM(WatchedHFLM):
@@ -31,8 +32,11 @@ class KickLM(WatchedHFLM):
 
     1. ``softmax_dtype`` defaults to float32: in bfloat16, near-equal choices tie.
     2. A LoRA adapter (``peft``) is merged into the weights before these are compressed.
-    3. Processes on CPUs share the documents, as those on GPUs do.
-    4. A model given as an object is compressed in place.
+    3. With ``parallelize``, a model to be compressed is loaded to main memory, which has to hold
+       it; blocks visit the device one after the other, and the compressed model is spread over the
+       devices. So it may be larger than a GPU.
+    4. Processes on CPUs share the documents, as those on GPUs do.
+    5. A model given as an object is compressed in place.
 
     Under data parallel, every process loads and compresses the model by itself, and all stop
     unless their weights are equal, bit for bit. That costs no time, but as much memory as there
@@ -68,7 +72,7 @@ class KickLM(WatchedHFLM):
             self._passed["softmax_dtype"] = None
         super().__init__(**self._passed)
         if self._prebuilt and self._compressor is not None:
-            self._compress(self._load_calibration())
+            self._compress(self._compressor, self._load_calibration())
             self._model.eval()
         self._share_documents_on_cpu()
         self.weights = survey_weights(self.model)
@@ -97,10 +101,19 @@ class KickLM(WatchedHFLM):
         checks.check_model_kind(self.recipe, config, self.backend, self._passed)
 
     def _create_model(self, pretrained: str, **kwargs: Any) -> None:
-        calibration = None if self._compressor is None else self._load_calibration()
-        super()._create_model(pretrained=pretrained, **kwargs)
-        if self._compressor is not None:
-            self._compress(calibration)
+        if self._compressor is None:
+            super()._create_model(pretrained=pretrained, **kwargs)
+            return
+        calibration = self._load_calibration()
+        if kwargs.get("parallelize"):
+            # Offloaded weights cannot be changed: load to main memory, compress, then spread.
+            whole = {**kwargs, "parallelize": False, "device_map": "cpu"}
+            super()._create_model(pretrained=pretrained, **whole)
+            self._compress(self._compressor, calibration)
+            self._model = spread(self._model, self._get_accelerate_args, kwargs)
+        else:
+            super()._create_model(pretrained=pretrained, **kwargs)
+            self._compress(self._compressor, calibration)
 
     def _load_calibration(self) -> Tensor | None:
         """Calibration tokens, int64 ``[nsamples, seqlen]``, or None where the method needs none."""
@@ -122,22 +135,15 @@ class KickLM(WatchedHFLM):
         self._calibration_shape = (int(tokens.shape[0]), int(tokens.shape[1]))
         return tokens
 
-    def _compress(self, calibration: Tensor | None) -> None:
-        from compressors import UnsupportedModelError, compress_model
+    def _compress(self, compressor: Compressor, calibration: Tensor | None) -> None:
+        from compressors import compress_model
 
         if hasattr(self._model, "peft_config"):
-            self._model = _merge_adapter(self._model)
-        offloaded = [name for name, weight in self._model.named_parameters() if weight.is_meta]
-        if offloaded:
-            raise UnsupportedModelError(
-                f"{len(offloaded)} weights were offloaded ({offloaded[0]}, ...) and cannot be "
-                "compressed in place. Give the model more memory (max_cpu_memory, "
-                "max_memory_per_gpu), or leave parallelize out: blocks are moved to the device one "
-                "after the other."
-            )
+            self._model = merge_adapter(self._model)
+        refuse_offloaded(self._model)
         self._report = compress_model(
             self._model,
-            self._compressor,
+            compressor,
             calibration=calibration,
             device=self._compression_device(),
             true_sequential=bool(self.recipe.true_sequential),
@@ -230,23 +236,3 @@ class KickLM(WatchedHFLM):
 def _args(instance: Any) -> tuple[str, dict[str, Any]]:
     text, settings = instance.args
     return text, settings
-
-
-def _merge_adapter(model: Any) -> nn.Module:
-    """Fold a LoRA adapter into the weights, so that what is compressed is what would be deployed.
-
-    Raises:
-        UnsupportedModelError: The adapter is of a kind that cannot be folded in.
-    """
-    from compressors import UnsupportedModelError
-
-    merge = getattr(model.base_model, "merge_and_unload", None)
-    if merge is None:
-        kinds = sorted({str(config.peft_type) for config in model.peft_config.values()})
-        raise UnsupportedModelError(
-            f"An adapter of type {', '.join(kinds)} cannot be merged into the weights, so the two "
-            "cannot be compressed together. Use a LoRA adapter, or compressor=none."
-        )
-    logger.info("The adapter is merged into the weights before they are compressed.")
-    merged: nn.Module = merge()
-    return merged
