@@ -20,10 +20,12 @@ from compressors.base import (
     SettingsError,
     UnsupportedModelError,
 )
+from compressors.gptq import GPTQ
 from compressors.magnitude import Magnitude
 from compressors.patterns import NM, Unstructured
 from compressors.random import Random
 from compressors.rtn import RTN
+from compressors.sparsegpt import SparseGPT
 from compressors.wanda import Wanda
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from compressors.driver import CompressionReport, LayerReport, compress_model
 
 __all__ = [
+    "GPTQ",
     "NM",
     "RTN",
     "CompressedWeight",
@@ -41,6 +44,7 @@ __all__ = [
     "NumericalError",
     "Random",
     "SettingsError",
+    "SparseGPT",
     "Unstructured",
     "UnsupportedModelError",
     "Wanda",
