@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts, character by character."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.task_yaml.conftest import tiny_files
+from tests.task_yaml.scripted import ScriptedLM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lm_eval.tasks import TaskManager
+
+FILES = tiny_files()
+
+
+def prompts(evaluate: Callable[..., Any], task: str, **options: Any) -> list[str]:
+    lm = ScriptedLM()
+    evaluate(lm, task, bootstrap_iters=0, **options)
+    return list(dict.fromkeys(arguments[0] for _, arguments in lm.asked))
+
+
+def test_freebaseqa(evaluate: Callable[..., Any]) -> None:
+    assert prompts(evaluate, "kick_freebaseqa") == [
+        f"Please give answer to this question: {row['RawQuestion']}\nThe answer is"
+        for row in FILES["freebase_qa/eval.jsonl"]
+    ]
+    assert prompts(evaluate, "llmkick_freebaseqa") == [
+        f"Please give answer to this question: {row['RawQuestion']}\nThe answer is "
+        for row in FILES["freebase_qa/train.jsonl"]
+    ]
+
+
+@pytest.mark.parametrize("task", ["kick_triviaqa_closed", "llmkick_triviaqa_closed"])
+def test_triviaqa_closed(evaluate: Callable[..., Any], task: str) -> None:
+    assert prompts(evaluate, task) == [
+        f"Answer these questions:\n\nQ: {row['question']}\nA:"
+        for row in FILES["trivia_qa/nocontext_validation.jsonl"]
+    ]
+
+
+def test_triviaqa_open(evaluate: Callable[..., Any]) -> None:
+    ask = "Based on these texts, answer these questions:\n\nQ: Who wrote book {}?\nA:".format
+    long = ("Nobody knows. " * 500)[:6000]
+    assert long.endswith("Nobody knows. Nobo")  # the limit falls inside a word
+    assert prompts(evaluate, "kick_triviaqa_open") == [
+        f"Jane Austen wrote it.\n\nA search result.\n\n{ask(0)}",
+        f"{long.removesuffix(' Nobo')}\n\n{ask(1)}",
+        ask(2),
+        f"A page on something else.\n\n{ask(3)}",
+    ]
+
+
+def test_triviaqa_open_as_released(evaluate: Callable[..., Any]) -> None:
+    ask = "Based on these texts, answer these questions:\n\nQ: Who wrote book {}?\nA:".format
+    assert prompts(evaluate, "llmkick_triviaqa_open") == [
+        f"Jane Austen wrote it.\nA search result.\n\n{ask(0)}",
+        f"{('Nobody knows. ' * 500)[:3072]}\n\n{ask(1)}",
+        ask(2),
+        f"A page on something else.\n\n{ask(3)}",
+    ]
+
+
+@pytest.mark.parametrize("value", [8, "8", 8.0])
+def test_evidence_chars_is_metadata(
+    evaluate: Callable[..., Any],
+    make_manager: Callable[..., TaskManager],
+    tiny_data: Path,
+    value: object,
+) -> None:
+    manager = make_manager(data_dir=str(tiny_data), evidence_chars=value)
+    found = prompts(evaluate, "kick_triviaqa_open", task_manager=manager)
+    assert [prompt.split("\n")[0] for prompt in found[:2]] == ["Jane", "Nobody"]
+
+
+def mmlu_block(row: dict[str, Any], *, answer: bool) -> str:
+    lines = [row["question"].strip()]
+    lines += [f"{letter}. {choice}" for letter, choice in zip("ABCD", row["choices"], strict=True)]
+    return "\n".join([*lines, f"Answer: {'ABCD'[row['answer']]}\n\n" if answer else "Answer:"])
+
+
+@pytest.mark.parametrize("shots", [5, 2, 0])
+def test_mmlu(evaluate: Callable[..., Any], shots: int) -> None:
+    subject = "high_school_us_history"
+    options = {} if shots == 5 else {"num_fewshot": shots}
+    rows = {
+        split: [row for row in FILES[f"mmlu/{split}.jsonl"] if row["subject"] == subject]
+        for split in ("dev", "test")
+    }
+    intro = (
+        "The following are multiple choice questions (with answers) about high school us history."
+    )
+    head = f"{intro}\n\n" + "".join(mmlu_block(row, answer=True) for row in rows["dev"][:shots])
+    assert prompts(evaluate, f"mmlu_kick_{subject}", **options) == [
+        head + mmlu_block(row, answer=False) for row in rows["test"]
+    ]
+
+
+def test_mmlu_asks_for_four_letters(evaluate: Callable[..., Any]) -> None:
+    lm = ScriptedLM()
+    evaluate(lm, "mmlu_kick_anatomy", limit=1, bootstrap_iters=0)
+    assert [arguments[1] for _, arguments in lm.asked] == [" A", " B", " C", " D"]
+
+
+def test_more_shots_than_there_are_stop_before_the_model(evaluate: Callable[..., Any]) -> None:
+    lm = ScriptedLM()
+    with pytest.raises(AssertionError, match="exceeds the 6 that are available"):
+        evaluate(lm, "mmlu_kick_anatomy", num_fewshot=7)
+    assert lm.asked == []
+
+
+def test_mmlu_as_released(
+    evaluate: Callable[..., Any], make_manager: Callable[..., TaskManager], tiny_data: Path
+) -> None:
+    dev = [row for row in FILES["mmlu/dev.jsonl"] if row["subject"] == "anatomy"][:5]
+    test = next(row for row in FILES["mmlu/test.jsonl"] if row["subject"] == "anatomy")
+    intro = "The following are multiple choice questions (with answers) about  anatomy.\n\n"
+
+    def block(row: dict[str, Any], *, answer: bool) -> str:
+        kept = mmlu_block(row, answer=answer)
+        return row["question"] + kept.removeprefix(row["question"].strip())
+
+    def whole(shots: int) -> str:
+        return intro + "".join(block(row, answer=True) for row in dev[:shots]) + last
+
+    last = block(test, answer=False)
+    assert prompts(evaluate, "mmlu_llmkick_anatomy")[0] == whole(5)
+    for shots in (4, 1, 0):
+        for room in (0, 7):  # 7 characters are room for no other shot
+            manager = make_manager(data_dir=str(tiny_data), prompt_chars=len(whole(shots)) + room)
+            found = prompts(evaluate, "mmlu_llmkick_anatomy", task_manager=manager)
+            assert found[0] == whole(shots)
+    manager = make_manager(data_dir=str(tiny_data), prompt_chars=1)
+    assert prompts(evaluate, "mmlu_llmkick_anatomy", task_manager=manager)[0] == whole(0)
+
+
+def test_generation_settings(evaluate: Callable[..., Any]) -> None:
+    expected = {
+        "kick_freebaseqa": (["\n"], 32),
+        "kick_triviaqa_closed": (["\n"], 32),
+        "kick_triviaqa_open": (["\n"], 32),
+        "llmkick_freebaseqa": ([], 128),
+        "llmkick_triviaqa_closed": ([], 32),
+        "llmkick_triviaqa_open": ([], 32),
+        "mmlu_llmkick_anatomy": ([], 1),
+    }
+    for task, (until, tokens) in expected.items():
+        lm = ScriptedLM()
+        evaluate(lm, task, limit=1, bootstrap_iters=0)
+        settings = lm.asked[0][1][1]
+        assert settings == {"until": until, "max_gen_toks": tokens, "do_sample": False}
+
+
+def test_shots_are_not_given_to_zero_shot_tasks(evaluate: Callable[..., Any]) -> None:
+    assert prompts(evaluate, "kick_freebaseqa", num_fewshot=3) == prompts(
+        evaluate, "kick_freebaseqa"
+    )
+
+
+def test_chat_template(evaluate: Callable[..., Any]) -> None:
+    found = prompts(evaluate, "kick_freebaseqa", apply_chat_template=True)
+    plain = prompts(evaluate, "kick_freebaseqa")
+    assert found == [f"[user]{prompt}[assistant]" for prompt in plain]
+
+
+def test_chat_template_for_mmlu(evaluate: Callable[..., Any]) -> None:
+    lm = ScriptedLM()
+    evaluate(lm, "mmlu_kick_anatomy", limit=1, apply_chat_template=True, bootstrap_iters=0)
+    prompt, letter = lm.asked[0][1]
+    assert prompt.startswith("[system]The following are multiple choice questions")
+    assert (prompt.endswith("Answer:[assistant]"), letter) == (True, "A")
