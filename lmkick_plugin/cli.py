@@ -142,6 +142,18 @@ def _process_arguments(arguments: list[str]) -> Iterator[None]:
         sys.argv = saved
 
 
+# --- what results say -----------------------------------------------------------------------------
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    """Compare two runs item by item."""
+    from lmkick_plugin.report import compare
+
+    parser = argparse.ArgumentParser(prog="lmkick compare")
+    compare.add_arguments(parser)
+    return compare.main(parser.parse_args(arguments))
+
+
 # --- checks before a run --------------------------------------------------------------------------
 
 
@@ -188,8 +200,10 @@ def _mapping(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
 def check_model_arguments(arguments: Mapping[str, Any]) -> None:
     """Parse the arguments of ``--model kick`` and build its compressor, without loading weights."""
     from lmkick_plugin.arguments import parse_arguments
+    from lmkick_plugin.checks import check_pretrained
 
     try:
+        check_pretrained(arguments.get("pretrained"))
         recipe, _ = parse_arguments(dict(arguments))
         recipe.build_compressor()
     except (ValueError, TypeError) as error:
@@ -256,4 +270,5 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "run": (_run, "compress (model kick) and evaluate: lm_eval run, checked first"),
     "ls": (_ls, "list tasks, groups or tags: lm_eval ls"),
     "validate": (_validate, "check that tasks exist: lm_eval validate"),
+    "compare": (_compare, "two runs item by item: flips, intervals, match or fail"),
 }

@@ -71,12 +71,15 @@ def compare_runs(
     notes += notes_on.on_runs(dense, compressed)
     children = children_of(dense)
     chosen = _common_tasks(dense, compressed, tasks, children, notes)
-    measured, problems = {}, []
+    measured: dict[str, dict[Key, Measured]] = {}
+    available: set[str] = set()
+    problems: list[str] = []
     for task in chosen:
         try:
-            measured[task] = measure_task(
+            measured[task], names = measure_task(
                 task, dense.tasks[task], compressed.tasks[task], metrics, notes
             )
+            available |= names
         except (MismatchError, ResultsError, SamplesError) as error:
             problems += str(error).splitlines()
     if problems:
@@ -87,14 +90,13 @@ def compare_runs(
             + "\n  ".join(shown)
         )
     notes += notes_on.on_tasks({t: (dense.tasks[t], compressed.tasks[t]) for t in measured})
-    found = sorted({metric for kept in measured.values() for metric, _ in kept})
-    absent = sorted(set(metrics) - set(found))
-    if absent or not found:
-        what = f"no metric {plain(', '.join(absent))}" if absent else "no metric to compare"
-        raise ResultsError(f"{what}; there is {plain(', '.join(found)) or 'none'}".rstrip())
+    absent = sorted(set(metrics) - available)
+    if absent:
+        known = plain(", ".join(sorted(available)))
+        raise ResultsError(f"no metric {plain(', '.join(absent))}; the runs have {known}")
 
     rows = []
-    for name, level in ordered(list(measured), children):
+    for name, groups in ordered(list(measured), children):
         for (metric, filter_name), one in _rows_of(name, measured, children, dense):
             statistics = paired_statistics(
                 one.dense.values,
@@ -110,13 +112,15 @@ def compare_runs(
             row = Row(
                 name=name,
                 kind="task" if name in measured else "group",
-                level=level,
+                groups=groups,
                 metric=metric,
                 filter=filter_name,
                 statistics=statistics,
             )
             rows.append(row)
             notes += notes_on.on_row(row, dense)
+    if not rows:
+        raise ResultsError("\n  ".join(["no metric can be compared:", *map(plain, notes)]))
     return Comparison(
         dense=dense,
         compressed=compressed,
@@ -203,9 +207,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("dense", metavar="A", help=f"the reference: {run}")
     parser.add_argument("compressed", metavar="B", help="what is compared with it, likewise")
-    parser.add_argument("--metric", action="append", default=[], help="only this one; repeatable")
+    parser.add_argument("--metric", type=_names, default=[], help="only these (a,b)")
     parser.add_argument(
-        "--tasks", action="append", default=[], help="only these tasks or groups; globs; repeatable"
+        "--tasks", type=_names, default=[], help="only these tasks or groups (a,b); globs"
     )
     parser.add_argument(
         "--tolerance",
@@ -224,6 +228,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _natural(text: str) -> int:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,14 +50,14 @@ class Row:
     Attributes:
         name: Task or group.
         kind: Which of the two; a group's items are those of its tasks, pooled.
-        level: Depth under groups.
+        groups: The groups it is under, outermost first.
         metric, filter: As in lm-eval's ``metric,filter``.
         statistics: What was found.
     """
 
     name: str
     kind: Literal["task", "group"]
-    level: int
+    groups: tuple[str, ...]
     metric: str
     filter: str
     statistics: PairedStatistics
@@ -73,7 +74,7 @@ class Row:
         record = {
             "name": self.name,
             "kind": self.kind,
-            "level": self.level,
+            "groups": "/".join(self.groups),
             "metric": self.metric,
             "filter": self.filter,
             "n": found.n,
@@ -125,13 +126,14 @@ class Comparison:
             f"{letter}: {plain(run.label)}  ({plain(run.source)})"
             for letter, run in (("A", self.dense), ("B", self.compressed))
         ]
-        cells = [_cells(row) for row in self.rows]
+        shown = {row.name for row in self.rows}
+        cells = [_cells(row, sum(group in shown for group in row.groups)) for row in self.rows]
         legend = _LEGEND.format(
             kept=100 * (1 - self.tolerance), resamples=self.resamples, seed=self.seed
         )
         notes = [f"note: {plain(note)}" for note in self.notes]
         table = render_table(_HEADER, cells, text_columns=2)
-        return "\n".join([*lines, "", table, "", legend, *notes])
+        return "\n".join([*lines, "", table, "", *textwrap.wrap(legend, 100), *notes])
 
     def to_json(self) -> str:
         """Everything, as strict JSON.
@@ -184,12 +186,12 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, level: int) -> list[str]:
     found, flips = row.statistics, row.statistics.flips
     low, high = found.interval
     metric = row.metric if row.filter == "none" else f"{row.metric},{row.filter}"
     return [
-        "  " * row.level + row.name,
+        "  " * level + row.name,
         metric,
         str(found.n),
         _number(found.dense),

@@ -53,7 +53,7 @@ def leaves_of(name: str, children: Mapping[str, Sequence[str]]) -> list[str]:
 
 def ordered(
     tasks: Sequence[str], children: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[str, int]]:
+) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Groups, each before its members, and tasks.
 
     Args:
@@ -61,15 +61,17 @@ def ordered(
         children: From `children_of`.
 
     Yields:
-        Every name once, and its depth under groups.
+        Every name once, and the groups it is under, outermost first.
     """
     members = {child for names in children.values() for child in names}
-    waiting = [(name, 0) for name in reversed([*children, *tasks]) if name not in members]
+    # Outermost first; members too, so that a group which (absurdly) holds itself hides nothing.
+    names = sorted([*children, *tasks], key=lambda name: name in members)
+    waiting: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in reversed(names)]
     seen = set()
     while waiting:
-        name, level = waiting.pop()
+        name, path = waiting.pop()
         if name in seen or not set(leaves_of(name, children)) & set(tasks):
             continue
         seen.add(name)
-        yield name, level
-        waiting += [(child, level + 1) for child in reversed(children.get(name, []))]
+        yield name, path
+        waiting += [(child, (*path, name)) for child in reversed(children.get(name, []))]

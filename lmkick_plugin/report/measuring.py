@@ -58,7 +58,7 @@ def measure_task(
     compressed: ResultsFile,
     metrics: Sequence[str],
     notes: list[str],
-) -> dict[Key, Measured]:
+) -> tuple[dict[Key, Measured], set[str]]:
     """Pair one task's items and read every metric's values.
 
     Args:
@@ -69,16 +69,19 @@ def measure_task(
         notes: Lines on what is left out are added here.
 
     Returns:
-        The metrics that can be compared.
+        The metrics that can be compared, and the names of all metrics that the items have.
 
     Raises:
         MismatchError: If the items differ.
         ResultsError: Where samples were not logged.
         SamplesError: Where a samples file is broken.
     """
-    measured = {}
+    measured: dict[Key, Measured] = {}
+    names: set[str] = set()
     for filter_name, pairs in pair_items(task, dense, compressed).items():
-        for metric in _metrics_of(pairs):
+        available = _metrics_of(pairs)
+        names.update(available)
+        for metric in available:
             if metrics and metric not in metrics:
                 continue
             try:
@@ -87,7 +90,7 @@ def measure_task(
                 )
             except (_NotComparedError, UnusableValuesError) as reason:
                 notes.append(f"{task}, {metric}: not compared: {reason}")
-    return measured
+    return measured, names
 
 
 def _metrics_of(pairs: Sequence[Pair]) -> list[str]:

@@ -74,7 +74,7 @@ def on_row(row: Row, dense: Run) -> list[str]:
         Lines for people.
     """
     found = row.statistics
-    where = f"{row.name}, {row.metric}"
+    where = f"{row.name}, {row.metric}" + ("" if row.filter == "none" else f",{row.filter}")
     notes = []
     if math.isnan(found.dense) or math.isnan(found.compressed):
         which = [run for run, x in (("first", found.dense), ("second", found.compressed)) if x != x]

@@ -6,14 +6,10 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["emit", "plain", "render_table", "write_atomically"]
-
-# Control, format (bidirectional overrides, zero-width), surrogate, line and paragraph separators.
-_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def plain(text: object, *, limit: int | None = None) -> str:
@@ -27,12 +23,10 @@ def plain(text: object, *, limit: int | None = None) -> str:
         limit: Longest result; a longer text ends in ``...``.
 
     Returns:
-        One line, every unprintable character replaced by ``?`` and line breaks by spaces.
+        One line: blanks of any kind become spaces; what is not printable (control characters,
+        bidirectional overrides, zero widths) becomes ``?``.
     """
-    line = "".join(
-        " " if c in "\t\n\r" else "?" if unicodedata.category(c) in _UNPRINTABLE else c
-        for c in str(text)
-    )
+    line = "".join(" " if c.isspace() else c if c.isprintable() else "?" for c in str(text))
     if limit is not None and len(line) > limit:
         line = line[: limit - 3] + "..."
     return line

@@ -189,7 +189,7 @@ def _value(raw: object) -> Value:
     if isinstance(raw, int | float):
         return float(raw)
     if isinstance(raw, dict) and "window_losses" in raw:
-        raw = raw["window_losses"]
+        return tuple(float(loss) for loss in raw["window_losses"])  # of kickonly_perplexity
     if isinstance(raw, list) and raw and all(type(x) in (int, float) for x in raw):
         return tuple(float(x) for x in raw)
     return f"a {type(raw).__name__}"
