@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The block-by-block loop against a plain one, on every family, and what it must leave alone."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressors import (
+    GPTQ,
+    NM,
+    RTN,
+    Magnitude,
+    NumericalError,
+    Random,
+    SettingsError,
+    SparseGPT,
+    Unstructured,
+    UnsupportedModelError,
+    Wanda,
+    compress_model,
+)
+from compressors.families import find_blocks
+from tests import oracles
+from tests.plain_driver import plain_compress, weights_of
+from tests.tiny_models import CONFIGS, MOE, make
+
+WANDA = Wanda(pattern=Unstructured(0.5))
+SPARSEGPT = SparseGPT(pattern=Unstructured(0.5))
+
+
+@pytest.fixture(scope="module")
+def samples() -> Tensor:
+    """Nine samples, so that no batch size divides them evenly."""
+    return torch.randint(3, 128, (9, 32), generator=torch.Generator().manual_seed(0))
+
+
+def wanda(weight: Tensor, inputs: Tensor) -> Tensor:
+    if len(inputs) < 64:
+        return weight * oracles.magnitude_mask(weight, 0.5)
+    return weight * oracles.wanda_mask(weight, oracles.column_norm(inputs), 0.5)
+
+
+def sparsegpt(weight: Tensor, inputs: Tensor) -> Tensor:
+    if len(inputs) < 64:
+        return weight * oracles.magnitude_mask(weight, 0.5)
+    return oracles.sparsegpt(weight, oracles.hessian(inputs), sparsity=0.5)[0]
+
+
+def agreement(family: str, one: nn.Module, other: nn.Module) -> dict[str, float]:
+    """By matrix: the share of weights that both models zero, or both keep."""
+    others = weights_of(family, other)
+    return {
+        name: float(((weight == 0) == (others[name] == 0)).double().mean())
+        for name, weight in weights_of(family, one).items()
+    }
+
+
+def quiet(model: nn.Module, method: Any, calibration: Tensor | None = None, **more: Any) -> Any:
+    return compress_model(model, method, calibration=calibration, progress=False, **more)
+
+
+# --- against the plain loop ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_wanda_masks_equal_the_plain_loop(family: str, samples: Tensor) -> None:
+    plain, fast = make(family), make(family)
+    plain_compress(family, plain, samples, wanda)
+    report = quiet(fast, WANDA, samples, batch_size=4)
+    assert agreement(family, plain, fast) == dict.fromkeys(weights_of(family, plain), 1.0)
+    # Nothing was left out, and nothing else was counted.
+    assert len(report.layers) == len(weights_of(family, plain))
+    assert report.sparsity == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "opt", "gpt_neox", "gpt2", "mixtral"])
+def test_sparsegpt_agrees_with_the_plain_loop(family: str, samples: Tensor) -> None:
+    plain, fast = make(family), make(family)
+    plain_compress(family, plain, samples, sparsegpt)
+    quiet(fast, SPARSEGPT, samples, batch_size=4)
+    same = agreement(family, plain, fast)
+    # A weight that flips by rounding changes what comes after it, so not every block agrees fully.
+    first = {name: share for name, share in same.items() if name.startswith("0.")}
+    assert min(first.values()) >= 0.999, first
+    assert min(same.values()) >= 0.98, same
+
+
+def test_plain_loop_can_tell_methods_apart(samples: Tensor) -> None:
+    one, other = make("llama"), make("llama")
+    plain_compress("llama", one, samples, wanda)
+    plain_compress("llama", other, samples, sparsegpt)
+    assert min(agreement("llama", one, other).values()) < 0.95
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_true_sequential_equals_the_plain_loop_by_stages(family: str, samples: Tensor) -> None:
+    stages = [("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)]
+    plain, fast, usual = make(family), make(family), make(family)
+    plain_compress(family, plain, samples, wanda, stages)
+    quiet(fast, WANDA, samples, true_sequential=True)
+    quiet(usual, WANDA, samples)
+    assert min(agreement(family, plain, fast).values()) == 1.0
+    assert min(agreement(family, plain, usual).values()) < 1.0
+
+
+def test_every_sample_counts(samples: Tensor) -> None:
+    one, other = make("llama"), make("llama")
+    quiet(one, WANDA, samples, batch_size=4)
+    quiet(other, WANDA, samples[:4], batch_size=4)
+    assert min(agreement("llama", one, other).values()) < 1.0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 9, 100])
+def test_batch_size_and_order_of_samples_make_no_difference(
+    samples: Tensor, batch_size: int
+) -> None:
+    one, other = make("gemma2"), make("gemma2")
+    quiet(one, WANDA, samples, batch_size=4)
+    quiet(other, WANDA, samples.flip(0), batch_size=batch_size)
+    assert min(agreement("gemma2", one, other).values()) == 1.0
+
+
+@pytest.mark.parametrize("method", [WANDA, SPARSEGPT, GPTQ(num_bits=4, group_size=16)])
+def test_twice_gives_the_same_bits(method: Any, samples: Tensor) -> None:
+    one, other = make("mixtral"), make("mixtral")
+    quiet(one, method, samples)
+    quiet(other, method, samples)
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name]), name
+
+
+# --- all that must not change -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_nothing_but_block_matrices_changes(family: str, samples: Tensor) -> None:
+    model = make(family).train()
+    model.get_submodule("lm_head").eval()
+    before = copy.deepcopy(model.state_dict())
+    modes = {name: module.training for name, module in model.named_modules()}
+    hooks = {name: len(m._forward_pre_hooks) for name, m in model.named_modules()}
+    tied = {id(p) for p in model.parameters()}
+    quiet(model, Random(pattern=Unstructured(0.5)), samples)
+    quiet(model, WANDA, samples)
+    held = {id(matrix.parameter) for block in find_blocks(model) for matrix in block.matrices}
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == {n for n, p in model.named_parameters() if id(p) in held}
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert {name: len(m._forward_pre_hooks) for name, m in model.named_modules()} == hooks
+    assert {id(p) for p in model.parameters()} == tied
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_tied_embeddings_stay_tied_and_whole(samples: Tensor) -> None:
+    model = make("llama", tie_word_embeddings=True)
+    embeddings = model.get_input_embeddings().weight.clone()
+    quiet(model, WANDA, samples)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert torch.equal(model.get_input_embeddings().weight, embeddings)
+
+
+def test_hooks_and_stand_ins_are_gone_after_an_error(samples: Tensor) -> None:
+    model = make("llama")
+
+    class Failing(type(WANDA)):  # type: ignore[misc]
+        def compress_together(self, weights: Any, stats: Any) -> Any:
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        quiet(model, Failing(pattern=Unstructured(0.5)), samples)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    assert not any("forward" in module.__dict__ for module in model.modules())
+    model(input_ids=samples[:1])
+
+
+def test_stand_ins_are_gone_when_the_model_fails(samples: Tensor) -> None:
+    model = make("llama")
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise KeyError("rotary")
+
+    model.model.rotary_emb.forward = failing
+    with pytest.raises(KeyError, match="rotary"):
+        quiet(model, WANDA, samples)
+    assert not any("forward" in block.__dict__ for block in model.model.layers)
+
+
+def test_calibration_free_methods_run_no_forward_pass(samples: Tensor) -> None:
+    model = make("llama")
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("a forward pass")
+
+    model.forward = forbidden
+    report = quiet(model, Magnitude(pattern=Unstructured(0.5)))
+    assert report.sparsity == 0.5
+    assert report.tokens == 0
+    assert {(row.tokens, row.error) for row in report.layers} == {(None, None)}
+    with pytest.raises(AssertionError, match="a forward pass"):
+        quiet(model, WANDA, samples)
+
+
+# --- work that is not done ----------------------------------------------------------------------
+
+
+def test_last_block_runs_once_and_not_to_its_end(samples: Tensor) -> None:
+    model = make("llama")
+    calls = {"first": 0, "last": 0, "first down": 0, "last down": 0, "head": 0}
+
+    def counting(key: str) -> Any:
+        def hook(*_: Any) -> None:
+            calls[key] += 1
+
+        return hook
+
+    layers = model.model.layers
+    layers[0].register_forward_pre_hook(counting("first"))
+    layers[-1].register_forward_pre_hook(counting("last"))
+    # Output hooks: a pass that is stopped before the product does not fire them.
+    layers[0].mlp.down_proj.register_forward_hook(counting("first down"))
+    layers[-1].mlp.down_proj.register_forward_hook(counting("last down"))
+    model.lm_head.register_forward_hook(counting("head"))
+    quiet(model, WANDA, samples, batch_size=3)
+    # Three batches. The first block's hook also fires for each stand-in's call.
+    assert calls == {"first": 9, "last": 6, "first down": 4, "last down": 0, "head": 0}
+
+
+def test_shared_inputs_share_one_statistic(samples: Tensor) -> None:
+    sizes: list[int] = []
+
+    class Counting(type(WANDA)):  # type: ignore[misc]
+        def compress_together(self, weights: Any, stats: Any) -> Any:
+            sizes.append(len(weights))
+            return [WANDA.compress(weight, stats) for weight in weights]
+
+    for family, expected in {
+        "llama": [3, 1, 2, 1],
+        "phi": [4, 1, 1],
+        "gpt2": [1, 1, 1, 1],
+        "falcon": [1, 1, 1, 1],
+        "mixtral": [3, 1, *[2, 1] * 4],
+    }.items():
+        sizes.clear()
+        model = make(family, **{"n_layer" if family == "gpt2" else "num_hidden_layers": 1})
+        quiet(model, Counting(pattern=Unstructured(0.5)), samples)
+        assert sizes == expected, family
+
+
+def test_a_shared_layer_is_compressed_once(samples: Tensor) -> None:
+    model = make("llama")
+    model.model.layers[2].mlp = model.model.layers[0].mlp
+    report = quiet(model, WANDA, samples)
+    names = [row.name for row in report.layers]
+    assert len(names) == 7 + 7 + 4
+    assert not any(name.startswith("model.layers.2.mlp") for name in names)
+    assert {row.sparsity for row in report.layers} == {0.5}
+
+
+def test_a_block_listed_twice_is_compressed_once(samples: Tensor) -> None:
+    model = make("llama")
+    model.model.layers[2] = model.model.layers[0]
+    report = quiet(model, WANDA, samples)
+    assert len(report.layers) == 14
+    assert report.sparsity == 0.5
+
+
+# --- mixtures of experts ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", MOE)
+def test_every_expert_is_compressed_and_starved_ones_are_named(
+    family: str, samples: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make(family)
+    report = quiet(model, SPARSEGPT, samples[:3])
+    experts = [row for row in report.layers if ".experts." in row.name]
+    assert all(math.isclose(row.sparsity, 0.5) for row in experts)
+    starved = [row for row in experts if row.tokens < 64]
+    assert starved
+    for row in experts:
+        expected = f"starved expert ({row.tokens} tokens): magnitude" if row in starved else None
+        assert row.note == expected
+        assert (row.error is None) == (row in starved)
+
+
+def test_a_starved_expert_gets_round_to_nearest_when_quantizing(samples: Tensor) -> None:
+    model, plain = make("mixtral"), make("mixtral")
+    gptq = GPTQ(num_bits=4, group_size=32)
+    report = quiet(model, gptq, samples[:2])
+    quiet(plain, RTN(num_bits=4, group_size=32))
+    rounded = weights_of("mixtral", plain)
+    starved = [row for row in report.layers if row.note]
+    assert starved
+    assert all(row.note.endswith("rtn") and row.num_bits == 4 for row in starved)
+    weights = weights_of("mixtral", model)
+    for row in starved:
+        name = row.name.removeprefix("model.layers.")
+        assert torch.equal(weights[name], rounded[name])
+
+
+def test_an_expert_that_no_token_reaches_is_still_compressed(samples: Tensor) -> None:
+    model = make("qwen3_moe")
+
+    def to_the_last_two(_: nn.Module, __: Any, output: Any) -> Any:
+        logits, scores, chosen = output
+        return logits, scores, torch.tensor([2, 3]).expand_as(chosen)
+
+    for layer in model.model.layers:
+        layer.mlp.gate.register_forward_hook(to_the_last_two)
+    report = quiet(model, WANDA, samples)
+    experts = [row for row in report.layers if ".experts." in row.name]
+    assert len(experts) == 3 * 4 * 3
+    assert {row.sparsity for row in experts} == {0.5}
+    unreached = [row for row in experts if row.note == "starved expert (0 tokens): magnitude"]
+    assert {row.name.split(".experts.")[1].split(".")[0] for row in unreached} == {"0", "1"}
+    assert len(unreached) == 3 * 2 * 3
+
+
+# --- the report ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [WANDA, SPARSEGPT, GPTQ(num_bits=3, group_size=32)])
+def test_reported_error_is_the_relative_output_error(method: Any, samples: Tensor) -> None:
+    """On a model with one block all inputs are known, so the oracle can measure the error."""
+    dense, model = make("llama", num_hidden_layers=1), make("llama", num_hidden_layers=1)
+    seen: dict[str, Tensor] = {}
+
+    def note(weight: Tensor, inputs: Tensor) -> Tensor:
+        seen[str(len(seen))] = inputs
+        return weight
+
+    plain_compress("llama", copy.deepcopy(dense), samples, note)
+    # 96 tokens: few enough for all of them to be in the sample of methods without a Hessian.
+    report = quiet(model, method, samples[:3])
+    before, after = weights_of("llama", dense), weights_of("llama", model)
+    for row, inputs in zip(_in_order(report, before), seen.values(), strict=True):
+        name = row.name.removeprefix("model.layers.")
+        expected = oracles.output_error(before[name], after[name], inputs[:96])
+        assert row.error == pytest.approx(expected, rel=1e-3)
+        assert 0 < row.error < 1
+
+
+def _in_order(report: Any, names: Any) -> list[Any]:
+    rows = {row.name.removeprefix("model.layers."): row for row in report.layers}
+    return [rows[name] for name in names]
+
+
+def test_report_counts_what_is_in_the_model(samples: Tensor) -> None:
+    model = make("llama", dtype=torch.bfloat16)
+    report = quiet(model, Wanda(pattern=NM(2, 4)), samples)
+    weights = weights_of("llama", model)
+    total = sum(weight.numel() for weight in weights.values())
+    zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+    assert (report.parameters, report.nonzero) == (total, total - zeros)
+    assert report.sparsity == zeros / total == 0.5
+    assert report.bytes_dense == 2 * total
+    # 2:4 in 16 bits: half the values, and 3 bits for the 6 ways to choose 2 of 4.
+    assert report.bytes_best_format == total // 2 * 2 + total // 4 * 3 // 8
+    assert report.tokens == samples.numel()
+    assert report.seconds >= sum(row.seconds for row in report.layers)
+    assert report.method == "wanda"
+    assert report.blocks == 3
+
+
+def test_bytes_of_a_quantized_model() -> None:
+    model = make("llama", dtype=torch.bfloat16)
+    symmetric = quiet(model, RTN(num_bits=4, group_size=32))
+    total = symmetric.parameters
+    assert symmetric.bytes_best_format == total // 2 + total // 32 * 2
+    model = make("llama", dtype=torch.bfloat16)
+    asymmetric = quiet(model, RTN(num_bits=4, group_size=32, symmetric=False))
+    assert asymmetric.bytes_best_format == total // 2 + total // 32 * 2 + total // 32 // 2
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def test_no_calibration_is_an_error_before_any_work() -> None:
+    model = make("llama")
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(SettingsError, match="needs calibration data"):
+        quiet(model, WANDA)
+    with pytest.raises(SettingsError, match="raise nsamples"):
+        quiet(model, SPARSEGPT, torch.empty(0, 32, dtype=torch.int64))
+    with pytest.raises(SettingsError, match="vocabulary has 128"):
+        quiet(model, WANDA, torch.full((2, 8), 128))
+    with pytest.raises(SettingsError, match=r"int64 \[samples, seqlen\]"):
+        quiet(model, WANDA, torch.zeros(8, dtype=torch.int64))
+    with pytest.raises(SettingsError, match="batch_size=0"):
+        quiet(model, WANDA, torch.ones(2, 8, dtype=torch.int64), batch_size=0)
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+
+
+def test_shapes_are_checked_before_any_forward_pass(samples: Tensor) -> None:
+    model = make("llama", intermediate_size=90)
+    before = copy.deepcopy(model.state_dict())
+    model.forward = None
+    with pytest.raises(UnsupportedModelError, match=r"model\.layers\.0\.mlp\.down_proj.*90"):
+        quiet(model, Wanda(pattern=NM(2, 4)), samples)
+    with pytest.raises(UnsupportedModelError, match=r"down_proj.*90"):
+        quiet(model, GPTQ(num_bits=4, group_size=32), samples)
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_non_finite_weights_are_named_before_any_work(value: float, samples: Tensor) -> None:
+    model = make("mixtral")
+    model.model.layers[1].mlp.experts.down_proj.data[2, 3, 4] = value
+    before = copy.deepcopy(model.state_dict())
+    for method, calibration in ((WANDA, samples), (Magnitude(pattern=Unstructured(0.5)), None)):
+        with pytest.raises(
+            NumericalError, match=r"model\.layers\.1\.mlp\.experts\.2\.down_proj: 1"
+        ):
+            quiet(model, method, calibration)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight.nan_to_num(1, 2), before[name].nan_to_num(1, 2))
+
+
+def test_weights_whose_sum_overflows_are_finite() -> None:
+    model = make("llama", dtype=torch.bfloat16)
+    model.model.layers[0].mlp.up_proj.weight.data.fill_(3e38)
+    assert quiet(model, Magnitude(pattern=Unstructured(0.5))).sparsity == 0.5
+
+
+@pytest.mark.parametrize("method", [WANDA, SPARSEGPT])
+def test_non_finite_activations_stop_with_the_layers_name(method: Any, samples: Tensor) -> None:
+    model = make("llama")
+    model.model.layers[1].post_attention_layernorm.weight.data[5] = math.inf
+    with pytest.raises(NumericalError, match=r"model\.layers\.1\.mlp\.gate_proj.*not finite"):
+        quiet(model, method, samples)
+
+
+def test_too_few_tokens_for_a_hessian_are_told_with_the_rank(
+    samples: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        quiet(make("llama"), SPARSEGPT, samples[:1])
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2  # one for each width, not for each matrix
+    assert "32 calibration tokens for in_features=64" in messages[0]
+    assert "rank 32 at most" in messages[0]
+    caplog.clear()
+    quiet(make("llama"), SPARSEGPT, samples)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_says_what_to_change(error: Exception, samples: Tensor) -> None:
+    model = make("llama")
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise error
+
+    model.model.layers[1].mlp.register_forward_pre_hook(failing)
+    with pytest.raises(torch.OutOfMemoryError, match=r"batch_size.*seqlen.*resume_dir") as caught:
+        quiet(model, WANDA, samples)
+    assert caught.value.__cause__ is error
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_progress_shows_block_and_method(
+    samples: Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compress_model(make("llama"), WANDA, calibration=samples)
+    shown = capsys.readouterr().err
+    assert "wanda" in shown
+    assert "model.layers.2" in shown
+    assert "3/3" in shown
+    quiet(make("llama"), WANDA, samples)
+    assert capsys.readouterr().err == ""
