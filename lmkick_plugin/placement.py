@@ -72,19 +72,16 @@ def spread(
     Returns:
         The same model, with accelerate's hooks where it is spread.
     """
-    import torch
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
-    if not torch.cuda.is_available():
-        return model
     wanted = ("parallelize", "device_map", "max_memory_per_gpu", "max_cpu_memory", "gpus")
     placed = accelerate_args(
         **{name: arguments.get(name) for name in wanted},
         offload_folder=arguments.get("offload_folder"),
     )
-    if placed["device_map"] is None:
-        return model
+    if placed["device_map"] is None or not placed["max_memory"]:
+        return model  # nothing but the CPU, where it is
     # The blocks' class names: accelerate wants a list, transformers holds a set or a list.
     whole = list(getattr(model, "_no_split_modules", None) or ())
     memory = get_balanced_memory(model, placed["max_memory"], no_split_module_classes=whole)
