@@ -7,7 +7,7 @@ it already compressed, and hooks note down what each matrix of the block reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -83,31 +83,32 @@ def _inputs_of(block: nn.Module, model: nn.Module, samples: Tensor) -> dict[str,
     handles = []
     for path, module in block.named_modules():
 
-        def linear(_: nn.Module, args: tuple[Any, ...], path: str = path) -> None:
-            seen.setdefault(path, []).append(args[0].reshape(-1, args[0].shape[-1]).clone())
+        def hook(module: nn.Module, args: tuple[Any, ...], path: str = path) -> None:
+            if isinstance(module, nn.Linear | Conv1D):
+                seen.setdefault(path, []).append(args[0].reshape(-1, args[0].shape[-1]).clone())
+            elif isinstance(getattr(module, "gate_up_proj", None), nn.Parameter):
+                for name, x in _read_by_experts(module, args[0], args[1]):
+                    seen.setdefault(f"{path}.{name}", []).append(x)
 
-        def experts(module: nn.Module, args: tuple[Any, ...], path: str = path) -> None:
-            hidden, chosen = args[0], args[1]
-            for expert in range(len(module.gate_up_proj)):
-                rows = [hidden[t] for t in range(len(hidden)) if expert in chosen[t].tolist()]
-                if not rows:
-                    continue
-                x = torch.stack(rows)
-                fused = module.gate_up_proj[expert]
-                projected = x @ (fused if module.is_transposed else fused.t())
-                if module.has_bias:
-                    projected = projected + module.gate_up_proj_bias[expert]
-                inner = module._apply_gate(projected)
-                for part in ("gate_proj", "up_proj"):
-                    seen.setdefault(f"{path}.{expert}.{part}", []).append(x)
-                seen.setdefault(f"{path}.{expert}.down_proj", []).append(inner)
-
-        if isinstance(module, nn.Linear | Conv1D):
-            handles.append(module.register_forward_pre_hook(linear))
-        elif hasattr(module, "gate_up_proj") and isinstance(module.gate_up_proj, nn.Parameter):
-            handles.append(module.register_forward_pre_hook(experts))
+        handles.append(module.register_forward_pre_hook(hook))
     for sample in samples:
         model(input_ids=sample[None], use_cache=False)
     for handle in handles:
         handle.remove()
     return seen
+
+
+def _read_by_experts(module: Any, hidden: Tensor, chosen: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """What every expert's matrices read: the tokens sent to it, and what becomes of them inside."""
+    for expert in range(len(module.gate_up_proj)):
+        rows = [hidden[token] for token in range(len(hidden)) if expert in chosen[token].tolist()]
+        if not rows:
+            continue
+        x = torch.stack(rows)
+        fused = module.gate_up_proj[expert]
+        projected = x @ (fused if module.is_transposed else fused.t())
+        if module.has_bias:
+            projected = projected + module.gate_up_proj_bias[expert]
+        yield f"{expert}.gate_proj", x
+        yield f"{expert}.up_proj", x
+        yield f"{expert}.down_proj", module._apply_gate(projected)
