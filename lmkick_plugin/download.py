@@ -98,6 +98,7 @@ def _download_with_retries(url: str, part: Path) -> str:
         try:
             return _download(url, part)
         except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
             if error.code < 500 or wait is None:
                 raise FetchError(f"HTTP status {error.code} {error.reason}") from error
         except (OSError, http.client.HTTPException) as error:

@@ -37,9 +37,7 @@ class ScriptedLM(LM):
         self._note("loglikelihood", requests)
         return [self.score(*request.args) for request in requests]
 
-    def loglikelihood_rolling(
-        self, requests: list[Any], disable_tqdm: bool = False
-    ) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         self._note("loglikelihood_rolling", requests)
         return [self.roll(request.args[0]) for request in requests]
 

@@ -131,7 +131,9 @@ def test_generator_writes_where_it_lies(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(written) == 2 * (57 + 5)
 
 
-@pytest.mark.parametrize("name", sorted(KICK | TWINS | {"mmlu_kick_anatomy", "mmlu_llmkick_virology"}))
+@pytest.mark.parametrize(
+    "name", sorted(KICK | TWINS | {"mmlu_kick_anatomy", "mmlu_llmkick_virology"})
+)
 def test_readme_numbers_the_differences_of_the_metadata(
     tiny_manager: TaskManager, name: str
 ) -> None:
@@ -147,5 +149,7 @@ def test_readme_numbers_the_differences_of_the_metadata(
 
 
 def test_every_task_has_a_version(tiny_manager: TaskManager) -> None:
-    tasks = tiny_manager.load(["kick", "kickonly", *tiny_manager.match_tasks(["llmkick_*"])])["tasks"]
+    tasks = tiny_manager.load(["kick", "kickonly", *tiny_manager.match_tasks(["llmkick_*"])])[
+        "tasks"
+    ]
     assert {task.VERSION for task in tasks.values()} == {1.0}

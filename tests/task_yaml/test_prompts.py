@@ -47,10 +47,10 @@ def test_triviaqa_closed(evaluate: Callable[..., Any], task: str) -> None:
 def test_triviaqa_open(evaluate: Callable[..., Any]) -> None:
     ask = "Based on these texts, answer these questions:\n\nQ: Who wrote book {}?\nA:".format
     long = ("Nobody knows. " * 500)[:6000]
-    assert long.endswith("Nobody knows. Nobo")  # the limit falls inside a word
+    assert long.endswith("Nobody k")  # the limit falls inside a word
     assert prompts(evaluate, "kick_triviaqa_open") == [
         f"Jane Austen wrote it.\n\nA search result.\n\n{ask(0)}",
-        f"{long.removesuffix(' Nobo')}\n\n{ask(1)}",
+        f"{long.removesuffix(' k')}\n\n{ask(1)}",
         ask(2),
         f"A page on something else.\n\n{ask(3)}",
     ]
