@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a run is judged: settings from ``--metadata`` or the environment, the key from there only.
+
+Every setting is called ``judge_<name>`` in the metadata and ``LMKICK_JUDGE_<NAME>`` in the
+environment; the metadata wins. The key is ``LMKICK_JUDGE_API_KEY`` or ``OPENAI_API_KEY``; it is
+read when the client is made and kept in no setting, so that no record can hold it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lmkick_plugin.values import (
+    is_unset,
+    read_choice,
+    read_float,
+    read_int,
+    read_text,
+    settings_error,
+    suggest,
+)
+
+__all__ = ["KEY_VARIABLES", "JudgeSettings", "api_key", "default_store"]
+
+KEY_VARIABLES = ("LMKICK_JUDGE_API_KEY", "OPENAI_API_KEY")
+"""Where the key is looked for, in this order."""
+
+_PREFIX = "judge_"
+_ENVIRONMENT_PREFIX = "LMKICK_JUDGE_"
+_SECRETS = {"api_key", "key", "token", "password"}
+ORDERS = ("both", "reference_first", "answer_first")
+
+
+def default_store(environment: Mapping[str, str] | None = None) -> Path:
+    """The file that keeps replies where no ``judge_store`` is given.
+
+    Args:
+        environment: Instead of the process's own.
+
+    Returns:
+        ``judge_replies.sqlite3`` in ``$LMKICK_CACHE_DIR``, or in ``lmkick`` in the user's cache.
+    """
+    values = os.environ if environment is None else environment
+    folder = values.get("LMKICK_CACHE_DIR")
+    if folder:
+        return Path(folder) / "judge_replies.sqlite3"
+    cache = values.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "lmkick" / "judge_replies.sqlite3"
+
+
+def api_key(environment: Mapping[str, str] | None = None) -> str | None:
+    """The key, or None where the environment holds none.
+
+    Args:
+        environment: Instead of the process's own.
+
+    Returns:
+        The first of :data:`KEY_VARIABLES` that is set.
+    """
+    values = os.environ if environment is None else environment
+    return next((values[name].strip() for name in KEY_VARIABLES if values.get(name)), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeSettings:
+    """Which model judges, how, and what it may cost.
+
+    Attributes:
+        model: The judge's name at its endpoint.
+        base_url: The endpoint, up to and with ``/v1``; None for OpenAI's own.
+        reference: What answers are compared with: None, ``dense``, ``file:PATH`` or ``model:NAME``.
+        reference_base_url: The reference model's endpoint; None for the judge's.
+        prompt: A file of prompts instead of ours.
+        order: ``both`` asks twice with the two answers swapped and averages;
+            ``reference_first`` and ``answer_first`` ask once.
+        store: The file that keeps the replies; None for :func:`default_store`.
+        temperature: Sampling temperature of the judge.
+        max_tokens: Longest reply; scores come first in it.
+        structured: ``auto`` asks for JSON by schema and goes on without it where the endpoint
+            refuses; ``off`` never asks.
+        max_requests: Requests that may be sent in all, retries included.
+        concurrency: Requests under way at once.
+        timeout: Seconds that one request may take, from first byte sent to last byte read.
+        retries: How often a request that failed is sent again.
+        reask: How often a reply without scores is asked for again.
+        backoff: Seconds before the first retry; doubled for each further one.
+        max_wait: Longest pause in seconds; an endpoint that asks for a longer one is left alone.
+        give_up_after: Times that all requests under way may fail in a row, with no answer between,
+            before nothing more is sent.
+    """
+
+    model: str
+    base_url: str | None = None
+    reference: str | None = None
+    reference_base_url: str | None = None
+    prompt: str | None = None
+    order: str = "both"
+    store: str | None = None
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    structured: str = "auto"
+    max_requests: int = 5000
+    concurrency: int = 8
+    timeout: float = 120.0
+    retries: int = 4
+    reask: int = 1
+    backoff: float = 1.0
+    max_wait: float = 90.0
+    give_up_after: int = 3
+
+    def __post_init__(self) -> None:
+        read_choice("judge_order", self.order, ORDERS)
+        read_choice("judge_structured", self.structured, ("auto", "off"))
+        for name in ("max_tokens", "max_requests", "concurrency", "give_up_after"):
+            if getattr(self, name) < 1:
+                raise settings_error(f"judge_{name}={getattr(self, name)}: expected 1 or more.")
+        for name in ("temperature", "retries", "reask", "backoff", "max_wait"):
+            if getattr(self, name) < 0:
+                raise settings_error(f"judge_{name}={getattr(self, name)}: expected 0 or more.")
+        if self.timeout <= 0:
+            raise settings_error(f"judge_timeout={self.timeout}: expected seconds, more than 0.")
+        for name in ("base_url", "reference_base_url"):
+            _check_url(f"judge_{name}", getattr(self, name))
+
+    @property
+    def store_path(self) -> Path:
+        """The file that keeps the replies."""
+        return Path(self.store).expanduser() if self.store else default_store()
+
+    @classmethod
+    def read(
+        cls,
+        metadata: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> JudgeSettings | None:
+        """Gather the settings of a run.
+
+        Args:
+            metadata: A task's metadata; only names that begin with ``judge_`` are looked at.
+            environment: Instead of the process's own.
+
+        Returns:
+            The settings; None where no judge is configured, that is no ``judge_model``.
+
+        Raises:
+            SettingsError: A name is unknown, a value wrong, or a key stands in the metadata.
+        """
+        environment = os.environ if environment is None else environment
+        given: dict[str, Any] = {}
+        for name in _READERS:
+            value = environment.get(_ENVIRONMENT_PREFIX + name.upper())
+            if value is not None and not is_unset(value):
+                given[name] = _read(f"{_ENVIRONMENT_PREFIX}{name.upper()}", name, value)
+        for full, value in (metadata or {}).items():
+            name = full.removeprefix(_PREFIX)
+            if name == full:
+                continue
+            if name in _SECRETS:
+                raise settings_error(
+                    f"{full}: a key in the arguments ends in logs and results. Take it out (and "
+                    f"change it), and export {KEY_VARIABLES[0]} instead."
+                )
+            if name not in _READERS:
+                known = [_PREFIX + known for known in _READERS]
+                raise settings_error(
+                    f"{full} is no setting of the judge. {suggest(full, known)}Known: "
+                    f"{', '.join(known)}."
+                )
+            given[name] = None if is_unset(value) else _read(full, name, value)
+        if not given.get("model"):
+            return None
+        defaults = {name for name, value in given.items() if value is None}
+        return cls(**{name: value for name, value in given.items() if name not in defaults})
+
+
+def _check_url(name: str, url: str | None) -> None:
+    if url is None:
+        return
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise settings_error(f"{name}: expected an address such as http://127.0.0.1:8000/v1.")
+    if parts.username or parts.password or parts.query:
+        raise settings_error(
+            f"{name}: an address with a name, password or query in it ends in logs. Give the bare "
+            f"address and export {KEY_VARIABLES[0]}."
+        )
+
+
+def _read_number(name: str, value: object) -> float:
+    return read_float(name, value)
+
+
+_BY_TYPE: dict[str, Callable[[str, object], Any]] = {
+    "str": read_text,
+    "str | None": read_text,
+    "int": read_int,
+    "float": _read_number,
+}
+_READERS: dict[str, Callable[[str, object], Any]] = {
+    field.name: _BY_TYPE[str(field.type)] for field in fields(JudgeSettings)
+}
+
+
+def _read(full: str, name: str, value: object) -> Any:
+    if name.endswith("base_url"):  # checked before a message could repeat a password in it
+        _check_url(full, str(value).strip())
+        return str(value).strip().rstrip("/")
+    return _READERS[name](full, value)
