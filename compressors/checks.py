@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compressors.base import NumericalError, SettingsError
 
-__all__ = ["is_integer", "is_number", "require_dampening", "require_finite_weight"]
+__all__ = ["all_finite", "is_integer", "is_number", "require_dampening", "require_finite_weight"]
 
 
 def is_integer(value: object) -> bool:
@@ -35,11 +35,16 @@ def require_dampening(dampening_frac: object, block_size: object) -> None:
         )
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether no element is an infinity or NaN."""
+    # One pass without temporaries; finite values whose sum overflows are looked at again.
+    total = values.detach().sum(dtype=torch.float32)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(values).all())
+
+
 def require_finite_weight(weight: Tensor) -> None:
     """Raise :class:`NumericalError` if ``weight`` holds an infinity or NaN."""
-    # One pass without temporaries; a finite matrix whose sum overflows is looked at again.
-    total = weight.detach().sum(dtype=torch.float32)
-    if not torch.isfinite(total) and not torch.isfinite(weight).all():
+    if not all_finite(weight):
         raise NumericalError(
             "the weight is not finite (it holds NaN or infinity) before any compression: check the "
             "checkpoint, and load it in the dtype it was saved in"

@@ -2,86 +2,87 @@
 """One block of the optimal-brain-surgeon sweep: column after column, each error fed forward.
 
 The matrix stands transposed here, ``[columns, rows]``: the rows of a weight do not know of each
-other, so a column is one contiguous vector and every step one operation on it.
+other, so a column is one contiguous vector and every step one operation on it. A column takes a
+handful of operations of a few microseconds, so making their views would cost as much as the work:
+buffers and views are made once, and serve all blocks of a matrix.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from compressors.grid import Grid
 from compressors.patterns import NM
 
-__all__ = ["Block", "Rounding", "Selection", "sweep", "sweep_plain"]
+__all__ = ["Sweep"]
 
 # Columns that are swept before their errors are fed forward in one product.
 _SUB_BLOCK = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Rounding:
-    """The grid of each weight of a block: float32 ``[columns, rows]`` each, contiguous.
+class Sweep:
+    """A block of columns to be compressed in place, again and again.
+
+    Args:
+        size: Most columns of a block.
+        rows: Length of a column.
+        device: Where the buffers live.
+        prunes: Whether ``kept`` is applied.
+        pattern: N:M to select as the sweep reaches each group of M columns, M dividing every block;
+            None where ``kept`` is filled in beforehand.
+        grid: What to round to; None to round nothing.
 
     Attributes:
-        scale: Distance between two points.
-        low: The lowest point, in steps from 0.
-        high: The highest.
+        values: float32 ``[size, rows]``: in, the weights, with the errors of all earlier blocks
+            allowed for; out, the compressed weights.
+        feedback: float32 ``[size, size]``, below its diagonal: how much of column i's error column
+            j > i takes on, for an error of :math:`w_i - q_i`.
+        kept: float32 ``[size, rows]``, 1 where a weight stays and 0 elsewhere.
+        importance: float32 ``[size, 1]``: with ``pattern``, a score is the weight's magnitude times
+            this.
+        scale: float32 ``[size, rows]``: with ``grid``, the scale of each weight.
+        zero_point: float32 ``[size, rows]``, likewise.
     """
 
-    scale: Tensor
-    low: Tensor
-    high: Tensor
+    def __init__(
+        self,
+        size: int,
+        rows: int,
+        device: torch.device,
+        *,
+        prunes: bool,
+        pattern: NM | None,
+        grid: Grid | None,
+    ) -> None:
+        self.prunes, self.pattern, self.grid = prunes, pattern, grid
+        self.values = torch.zeros(size, rows, device=device)
+        self.feedback = torch.zeros(size, size, device=device)
+        self.kept = torch.ones(size if prunes else 0, rows, device=device)
+        self.importance = torch.zeros(size, 1, device=device)
+        self.scale = torch.ones(size if grid else 0, rows, device=device)
+        self.zero_point = torch.zeros(size if grid else 0, rows, device=device)
+        self._plain: _PlainSweep | None = None
 
+    def run(self, columns: int) -> None:
+        """Compress the first ``columns`` columns: fused on a GPU with Triton, else by torch."""
+        if self.values.is_cuda and _has_triton():
+            # Imported here: Triton is optional, and takes its time.
+            from compressors.obs_triton import LARGEST_BLOCK, sweep_fused
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """How to choose the weights that stay when the sweep reaches a group of M columns.
+            if columns <= LARGEST_BLOCK:
+                sweep_fused(self, columns)
+                return
+        self.run_plain(columns)
 
-    Attributes:
-        pattern: N of M; M divides the block's columns.
-        importance: float32 ``[columns]``: a weight's score is its magnitude times this.
-    """
-
-    pattern: NM
-    importance: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """What a sweep over one block of columns works on.
-
-    Attributes:
-        values: float32 ``[columns, rows]``, contiguous: the block's weights, with the errors of all
-            earlier blocks allowed for. The sweep overwrites them with the compressed weights.
-        feedback: float32 ``[columns, columns]``, contiguous, strictly lower triangular: how much of
-            column i's error column j > i takes on.
-        keep: Bool ``[columns, rows]``, contiguous, True where a weight stays; None if nothing is
-            pruned. The sweep fills it in if there is a ``selection``.
-        selection: What is left to choose during the sweep.
-        rounding: None if nothing is quantized.
-    """
-
-    values: Tensor
-    feedback: Tensor
-    keep: Tensor | None = None
-    selection: Selection | None = None
-    rounding: Rounding | None = None
-
-
-def sweep(block: Block) -> None:
-    """Compress a block in place: fused on a GPU that has Triton, in torch operations elsewhere."""
-    if block.values.is_cuda and _has_triton():
-        # Imported here: Triton is optional, and takes its time.
-        from compressors.obs_triton import LARGEST_BLOCK, sweep_fused
-
-        if len(block.values) <= LARGEST_BLOCK:
-            sweep_fused(block)
-            return
-    sweep_plain(block)
+    def run_plain(self, columns: int) -> None:
+        """Compress the first ``columns`` columns with torch operations, on any device."""
+        if self._plain is None:
+            self._plain = _PlainSweep(self)
+        self._plain.run(columns)
 
 
 @cache
@@ -89,46 +90,64 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def sweep_plain(block: Block) -> None:
-    """Compress a block in place, with torch operations: any device, any block size."""
-    values, feedback = block.values, block.feedback
-    errors, results = torch.empty_like(values), torch.empty_like(values)
-    step = _SUB_BLOCK
-    if block.selection is not None:
-        step = block.selection.pattern.m * max(1, _SUB_BLOCK // block.selection.pattern.m)
-    for start in range(0, len(values), step):
-        stop = min(start + step, len(values))
-        if start:
-            values[start:stop].addmm_(feedback[start:stop, :start], errors[:start], alpha=-1)
-        _sweep_part(block, start, stop, errors[start:stop], results[start:stop])
-    values.copy_(results)
+class _PlainSweep:
+    """The torch road: the views through which :class:`Sweep`'s buffers are worked on."""
 
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.results = torch.zeros_like(sweep.values)
+        errors = torch.zeros_like(sweep.values)
+        size, m = len(errors), 1 if sweep.pattern is None else sweep.pattern.m
+        # Errors are fed forward one by one within a unit, and by products to what follows it.
+        part = m * max(1, _SUB_BLOCK // m)
+        unit = part if sweep.pattern is None else m
+        self.columns = list(zip(sweep.values, self.results, errors, strict=True))
+        self.products: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self.inside: list[tuple[Tensor, Tensor] | None] = []
 
-def _sweep_part(block: Block, start: int, stop: int, errors: Tensor, results: Tensor) -> None:
-    """Sweep a few columns, whose values allow for the errors of all columns before them."""
-    values, feedback = block.values[start:stop], block.feedback[start:stop, start:stop]
-    keep = None if block.keep is None else block.keep[start:stop]
-    kept = None if keep is None else keep.float()
-    rounding, selection = block.rounding, block.selection
-    first = 0
-    for index, (column, error, result) in enumerate(zip(values, errors, results, strict=True)):
-        if selection is not None and keep is not None and index % selection.pattern.m == 0:
-            first, group = index, slice(index, index + selection.pattern.m)
-            if index:
-                values[group].addmm_(feedback[group, :index], errors[:index], alpha=-1)
-            importance = selection.importance[start:stop][group]
-            scores = values[group].abs() * importance[:, None]
-            torch.stack(selection.pattern.keep_of_group(scores.unbind(0)), out=keep[group])
-            kept = keep[index : index + selection.pattern.m].float()
-        if index > first:
-            column.addmv_(errors[first:index].t(), feedback[index, first:index], alpha=-1)
-        if rounding is not None:
-            at = start + index
-            torch.div(column, rounding.scale[at], out=result).round_()
-            torch.clamp(result, rounding.low[at], rounding.high[at], out=result)
-            result.mul_(rounding.scale[at])
+        def feed(columns: slice, origin: int) -> tuple[Tensor, Tensor, Tensor]:
+            source = slice(origin, columns.start)
+            return sweep.values[columns], sweep.feedback[columns, source], errors[source]
+
+        for start in range(part, size, part):
+            self.products[start] = feed(slice(start, start + part), 0)
+        for index in range(size):
+            first = index // unit * unit
+            if index == first and index % part:
+                self.products[index] = feed(slice(index, index + unit), index // part * part)
+            row = sweep.feedback[index, first:index]
+            self.inside.append((errors[first:index].t(), row) if index > first else None)
+
+    def run(self, columns: int) -> None:
+        """Compress the first ``columns`` columns in place."""
+        sweep, pattern = self.sweep, self.sweep.pattern
+        for index in range(columns):
+            column, result, error = self.columns[index]
+            due, inside = self.products.get(index), self.inside[index]
+            if due is not None:
+                due[0].addmm_(due[1], due[2], alpha=-1)
+            if pattern is not None and index % pattern.m == 0:
+                group = slice(index, index + pattern.m)
+                scores = sweep.values[group].abs().mul_(sweep.importance[group])
+                sweep.kept[group] = pattern.keep_of_groups(scores)
+            if inside is not None:
+                column.addmv_(*inside, alpha=-1)
+            if sweep.grid is not None:
+                self._round(sweep.grid, index, column, result)
+            elif sweep.prunes:
+                torch.mul(column, sweep.kept[index], out=result)
+            torch.sub(column, result, out=error)
+        sweep.values[:columns] = self.results[:columns]
+
+    def _round(self, grid: Grid, index: int, column: Tensor, result: Tensor) -> None:
+        """Write one column's nearest points of the grid, 0 where it is pruned, to ``result``."""
+        scale = self.sweep.scale[index]
+        torch.div(column, scale, out=result).round_()
+        if grid.symmetric:
+            result.clamp_(-grid.middle, grid.top - grid.middle)
         else:
-            result.copy_(column)
-        if kept is not None:
-            result.mul_(kept[index - first])
-        torch.sub(column, result, out=error)
+            low = -self.sweep.zero_point[index]
+            torch.clamp(result, low, low + grid.top, out=result)
+        result.mul_(scale)
+        if self.sweep.prunes:
+            result.mul_(self.sweep.kept[index])

@@ -61,6 +61,11 @@ class Grid:
         """The largest code."""
         return int(2**self.num_bits - 1)
 
+    @property
+    def middle(self) -> int:
+        """The zero point of a symmetric grid."""
+        return int(2 ** (self.num_bits - 1))
+
     def check(self, name: str, in_features: int) -> None:
         """Raise :class:`UnsupportedModelError` unless the group size divides ``in_features``."""
         size = self.group_size
@@ -105,7 +110,7 @@ class Grid:
         # The least positive scale keeps a group of subnormal weights from a division by zero.
         scale.clamp_(min=torch.finfo(torch.float32).tiny)
         if self.symmetric:
-            return scale, torch.full_like(scale, 2 ** (self.num_bits - 1))
+            return scale, torch.full_like(scale, self.middle)
         return scale, (-low / scale).round_()
 
     def round(self, values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

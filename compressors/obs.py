@@ -7,12 +7,11 @@ error is :math:`e_i = (w_i - q_i) / U_{ii}`, and :math:`w_j \mathrel{-}= e_i U_{
 
 How it is computed here:
 
-* Not Cholesky, inverse and Cholesky again: with J the reversal of the order,
-  :math:`JHJ = LL^\top` gives :math:`H = RR^\top` with :math:`R = JLJ` upper triangular, and
-  :math:`U = R^{-1}`.
+* Not Cholesky, inverse and Cholesky again: :math:`H = X^\top X` with X lower triangular is the
+  Cholesky factorization begun at the last row, and :math:`U = X^{-\top}`.
 * U itself is never formed. Summed over the finished columns F, :math:`W_F - Q_F = E_F U_{FF}`, and
-  :math:`U_{FB} = -U_{FF} R_{FB} U_{BB}`, so the columns B that follow are
-  :math:`W_B + (W_F - Q_F) R_{FB} U_{BB}`: one product with the changes made so far, and only R's
+  :math:`U_{FB} = -U_{FF} X_{BF}^\top U_{BB}`, so the next columns B have become
+  :math:`W_B + (W_F - Q_F) X_{BF}^\top U_{BB}`: products with the changes made so far, and only X's
   diagonal blocks are inverted.
 * Matrices that read the same input are swept together, as more rows of one matrix.
 
@@ -25,24 +24,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from compressors.base import CompressedWeight, NumericalError, SettingsError
 from compressors.checks import require_finite_weight
-from compressors.columns import Block, Rounding, Selection, sweep
+from compressors.columns import Sweep
 from compressors.grid import Grid
 from compressors.patterns import NM, Pattern, Unstructured, keep_largest
-from compressors.products import full_precision, product
+from compressors.products import add_product, full_precision
 from compressors.statistics import Hessian
+from compressors.sweep_grids import SweepGrids
 
-__all__ = ["Plan", "factorize", "solve"]
+__all__ = ["Factor", "Plan", "factorize", "solve"]
 
 # Damping is doubled from here, up to 1, where the Hessian is not positive definite.
 _FIRST_RAISE = 0.01
-# Blocks whose updates are computed in one product: large enough to keep a GPU busy.
-_PANEL = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,41 +67,77 @@ class Plan:
     block_size: int
 
 
-def factorize(hessian: Tensor, dampening_frac: float) -> tuple[Tensor, float]:
-    r"""Factorize a damped Hessian as :math:`RR^\top`, R upper triangular.
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A damped Hessian, factorized.
 
-    Where the Hessian is not positive definite in float32, damping is raised: doubled, at least to
-    0.01, and up to 1.
+    Attributes:
+        lower: float32 ``[n, n]``, lower triangular; its transpose times itself is the Hessian.
+        inverses: The inverses of its diagonal blocks.
+        dampening: The damping fraction used.
+    """
+
+    lower: Tensor
+    inverses: list[Tensor]
+    dampening: float
+
+
+def factorize(hessian: Tensor, dampening_frac: float, block_size: int = 128) -> Factor:
+    r"""Factorize a damped Hessian as :math:`X^\top X`, X lower triangular.
+
+    From the last block of rows to the first, each allowing for those below it. Where the Hessian
+    is not positive definite in float32, damping is raised: doubled, at least to 0.01, up to 1.
 
     Args:
-        hessian: float32 ``[n, n]``, symmetric; not modified.
+        hessian: float32 ``[n, n]``; only its diagonal and what is below are read. Not modified.
         dampening_frac: Share of the mean diagonal added to the diagonal.
-
-    Returns:
-        :math:`R^\top`, float32 ``[n, n]``, lower triangular, and the damping fraction used.
+        block_size: Rows of a block.
 
     Raises:
         NumericalError: If no damping helps.
 
-    >>> factorize(torch.eye(2) * 4, 0.0)
-    (tensor([[2., 0.],
-            [0., 2.]]), 0.0)
+    >>> factorize(torch.tensor([[5.0, 0.0], [4.0, 4.0]]), 0.0).lower
+    tensor([[1., 0.],
+            [2., 2.]])
     """
     mean = hessian.diagonal().mean()
-    used = dampening_frac
+    used = float(dampening_frac)
     while True:
-        damped = hessian.flip(0, 1)
-        damped.diagonal().add_(used * mean)
-        lower, info = torch.linalg.cholesky_ex(damped)
-        if int(info) == 0 and bool(torch.isfinite(lower.diagonal()).all()):
-            return lower.t().flip(0, 1), used
+        lower = hessian.tril()
+        lower.diagonal().add_(used * mean)
+        inverses, definite = _factorize_in_place(lower, block_size)
+        if definite:
+            return Factor(lower=lower, inverses=inverses, dampening=used)
         if used >= 1:
             raise NumericalError(
-                f"the Hessian of its inputs is not positive definite, not even at dampening_frac 1 "
+                "the Hessian of its inputs is not positive definite, not even at dampening_frac 1 "
                 f"({dampening_frac} was asked for); add calibration samples, or load the model in "
                 "bfloat16 or float32"
             )
         used = min(1.0, max(2 * used, _FIRST_RAISE))
+
+
+def _factorize_in_place(lower: Tensor, block_size: int) -> tuple[list[Tensor], bool]:
+    """Overwrite a lower triangle with its factor; whether that exists, and the blocks' inverses."""
+    columns, inverses = len(lower), []
+    failures = lower.new_zeros((), dtype=torch.int32)
+    for start in reversed(range(0, columns, block_size)):
+        stop = min(start + block_size, columns)
+        rows = lower[start:stop, :stop]
+        if stop < columns:
+            add_product(rows, lower[stop:, start:stop].t(), lower[stop:, :stop], alpha=-1)
+        # With the order reversed, H = X^T X is the usual Cholesky factorization.
+        square = rows[:, start:]
+        reversed_factor, info = torch.linalg.cholesky_ex(square.flip(0, 1), upper=True)
+        failures += info
+        square.copy_(reversed_factor.flip(0, 1))
+        identity = torch.eye(stop - start, device=lower.device)
+        inverse = torch.linalg.solve_triangular(square, identity, upper=False)
+        inverses.append(inverse)
+        if start:
+            rows[:, :start] = inverse.t() @ rows[:, :start]
+    definite = int(failures) == 0 and bool(torch.isfinite(lower.diagonal()).all())
+    return inverses[::-1], definite
 
 
 def solve(weights: Sequence[Tensor], stats: Hessian, plan: Plan) -> list[CompressedWeight]:
@@ -136,158 +171,128 @@ class _Solver:
     """The state of one sweep; everything stands transposed, ``[columns, rows]``."""
 
     def __init__(self, weights: Sequence[Tensor], stats: Hessian, plan: Plan) -> None:
-        self.plan = plan
-        self.weights = weights
+        self.plan, self.weights = plan, weights
         device = weights[0].device
-        hessian = stats.matrix.to(device)
-        self.columns = len(hessian)
-        # float32 [columns, all rows]: what was there before; overwritten block by block.
-        self.values = torch.cat([weight.detach().t().float() for weight in weights], dim=1)
+        self.columns, rows = weights[0].shape[1], sum(len(weight) for weight in weights)
+        # The weights, and once a block is finished, the compressed ones.
+        self.values = torch.empty(self.columns, rows, device=device)
+        for weight, mine in zip(weights, self._each(self.values), strict=True):
+            mine.copy_(weight.detach().t())
+        # The order of the sweep matters to the Hessian as a whole; else its lower half will do.
+        hessian = (stats.matrix if plan.act_order else stats.lower).to(device)
         dead = hessian.diagonal() == 0
         hessian.diagonal().masked_fill_(dead, 1)
         if plan.zero_dead:
             self.values.masked_fill_(dead[:, None], 0)
-        self.group_of = None
-        if plan.grid is not None:
-            self.group_of = plan.grid.group_of_columns(self.columns, device)
-            self._make_grids(plan.grid)
-        self.order = None
+        self.order: Tensor | None = None
         if plan.act_order:
             self.order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-            hessian, dead = hessian[self.order][:, self.order], dead[self.order]
-            self.values = self.values[self.order]
-            if plan.static_groups and self.group_of is not None:
-                self.group_of = self.group_of[self.order]
-        self.factor, self.dampening = factorize(hessian, plan.dampening_frac)
+        self.grids = None
+        if plan.grid is not None:
+            self.grids = SweepGrids(plan.grid, self.values, self.order, static=plan.static_groups)
+        if self.order is not None:
+            hessian = hessian[self.order][:, self.order]
+            self.values, dead = self.values[self.order], dead[self.order]
+        self.factor = factorize(hessian, plan.dampening_frac, plan.block_size)
         # A weight's score is |w| / U_ii = |w| R_ii; dead inputs are the first to go.
-        self.importance = self.factor.diagonal().masked_fill(dead, 0)
-        # What the sweep has changed so far, and what it keeps.
-        self.changes = torch.empty_like(self.values)
-        self.keep = None
-        if plan.pattern is not None:
-            self.keep = torch.empty(self.values.shape, dtype=torch.bool, device=device)
-
-    def _make_grids(self, grid: Grid) -> None:
-        """Make room for the grids, and find those that do not wait for the sweep."""
-        shape = (grid.groups(self.columns), self.values.shape[1])
-        self.scale = self.values.new_empty(shape)
-        self.zero_point = self.values.new_empty(shape)
-        self.grids_known = grid.group_size is None or self.plan.static_groups
-        if self.grids_known:
-            self._fit(grid, slice(0, shape[0]), self.values)
-
-    def _fit(self, grid: Grid, groups: slice, values: Tensor) -> None:
-        grouped = values.view(groups.stop - groups.start, -1, values.shape[1])
-        self.scale[groups], self.zero_point[groups] = grid.fit(grouped, dim=1)
+        self.importance = self.factor.lower.diagonal().masked_fill(dead, 0)[:, None]
+        # What the changes made so far ask of each column, before its block's inverse is applied.
+        self.pending = torch.zeros_like(self.values)
+        self.keep = torch.empty_like(self.values, dtype=torch.bool) if plan.pattern else None
+        self.sweep = Sweep(
+            min(plan.block_size, self.columns),
+            rows,
+            device,
+            prunes=plan.pattern is not None,
+            pattern=plan.pattern if isinstance(plan.pattern, NM) else None,
+            grid=plan.grid,
+        )
 
     def run(self) -> list[CompressedWeight]:
-        """Sweep all blocks, panel by panel."""
+        """Compress block after block."""
         size = self.plan.block_size
-        for first in range(0, self.columns, _PANEL * size):
-            last = min(first + _PANEL * size, self.columns)
-            # What the finished panels' changes ask of this panel; of its own blocks: below.
-            pending = product(self.factor[first:last, :first], self.changes[:first])
-            for start in range(first, last, size):
-                stop = min(start + size, last)
-                due = pending[start - first : stop - first]
-                if start > first:
-                    due += product(self.factor[start:stop, first:start], self.changes[first:start])
-                self._run_block(start, stop, due)
+        for start, inverse in zip(range(0, self.columns, size), self.factor.inverses, strict=True):
+            self._run_block(start, min(start + size, self.columns), inverse)
         return self._collect()
 
-    def _run_block(self, start: int, stop: int, due: Tensor) -> None:
-        """Compress one block, given what the changes before it ask of it."""
-        original = self.values[start:stop]
-        diagonal = self.factor[start:stop, start:stop]
-        identity = torch.eye(stop - start, device=diagonal.device)
-        inverse = torch.linalg.solve_triangular(diagonal, identity, upper=False)
-        current = original + inverse @ due if start else original.clone()
-        importance = self.importance[start:stop]
-        keep, selection = None, None
+    def _run_block(self, start: int, stop: int, inverse: Tensor) -> None:
+        """Compress one block, and let what follows know."""
+        sweep, count = self.sweep, stop - start
+        original, current = self.values[start:stop], sweep.values[:count]
+        current.copy_(original)
+        if start:
+            add_product(current, inverse, self.pending[start:stop])
+        sweep.feedback[:count, :count] = inverse * self.factor.lower.diagonal()[start:stop]
+        sweep.importance[:count] = self.importance[start:stop]
+        if isinstance(self.plan.pattern, Unstructured):
+            self._select(self.plan.pattern, start, stop)
+        if self.grids is not None:
+            self._find_grids(self.grids, start, stop)
+        sweep.run(count)
+        if self.grids is not None:
+            self.grids.encode(start, stop, current)
         if self.keep is not None:
-            keep = self.keep[start:stop]
-        if isinstance(self.plan.pattern, NM):
-            selection = Selection(self.plan.pattern, importance)
-        elif isinstance(self.plan.pattern, Unstructured) and keep is not None:
-            self._select(self.plan.pattern, current, importance, keep)
-        block = Block(
-            values=current,
-            feedback=(inverse * diagonal.diagonal()).tril_(-1),
-            keep=keep,
-            selection=selection,
-            rounding=self._rounding(start, stop, current),
-        )
-        sweep(block)
-        self.changes[start:stop] = original - current
+            self.keep[start:stop] = sweep.kept[:count]
+        changes = original - current
         original.copy_(current)
+        if stop < self.columns:
+            add_product(self.pending[stop:], self.factor.lower[stop:, start:stop], changes)
 
-    def _select(
-        self, pattern: Unstructured, current: Tensor, importance: Tensor, keep: Tensor
-    ) -> None:
+    def _select(self, pattern: Unstructured, start: int, stop: int) -> None:
         """Choose what stays of a block, matrix by matrix; ties by row, then column."""
-        scores = current.abs() * importance[:, None]
-        sizes = [len(weight) for weight in self.weights]
-        for mine, kept in zip(
-            torch.split(scores, sizes, dim=1), torch.split(keep, sizes, dim=1), strict=True
-        ):
+        count = stop - start
+        scores = self.sweep.values[:count].abs().mul_(self.importance[start:stop])
+        for mine, kept in zip(self._each(scores), self._each(self.sweep.kept[:count]), strict=True):
             flat = mine.t().reshape(1, -1)
             chosen = keep_largest(flat, pattern.dropped(flat.shape[1]))
-            kept.copy_(chosen.view(mine.shape[1], mine.shape[0]).t())
+            kept.copy_(chosen.view(mine.shape[1], count).t())
 
-    def _rounding(self, start: int, stop: int, current: Tensor) -> Rounding | None:
-        """The grids of a block's weights; those of groups that begin in it are found now."""
-        grid = self.plan.grid
-        if grid is None or self.group_of is None:
-            return None
-        if not self.grids_known:
-            size = grid.group_size or self.columns
-            groups = slice(-(-start // size), -(-stop // size))
-            if groups.start < groups.stop:
-                begin, end = groups.start * size, groups.stop * size
-                reach = current if end <= stop else self._look_ahead(start, end)
-                self._fit(grid, groups, reach[begin - start : end - start])
-        mine = self.group_of[start:stop]
-        low = -self.zero_point[mine]
-        return Rounding(scale=self.scale[mine], low=low, high=low + grid.top)
+    def _find_grids(self, grids: SweepGrids, start: int, stop: int) -> None:
+        """Fill in the grids of a block's weights, and find those of groups that begin in it."""
+        begin, end = grids.waiting(start, stop)
+        if begin < end:
+            reach = self.sweep.values[: stop - start]
+            if end > stop:
+                # A group reaches past the block: allow for the changes before the block there too.
+                ahead = self.factor.lower[start:end, start:end]
+                due = torch.linalg.solve_triangular(ahead, self.pending[start:end], upper=False)
+                reach = self.values[start:end] + due
+            grids.find(begin, end, reach[begin - start : end - start])
+        grids.write(start, stop, self.sweep.scale, self.sweep.zero_point)
 
-    def _look_ahead(self, start: int, end: int) -> Tensor:
-        """Columns ``start`` to ``end`` with the changes of all finished blocks allowed for."""
-        original = self.values[start:end]
-        if not start:
-            return original
-        due = product(self.factor[start:end, :start], self.changes[:start])
-        ahead = self.factor[start:end, start:end]
-        return original + torch.linalg.solve_triangular(ahead, due, upper=False)
+    def _each(self, columns: Tensor) -> tuple[Tensor, ...]:
+        """The part of each matrix in ``[columns, all rows]``, as views."""
+        return torch.split(columns, [len(weight) for weight in self.weights], dim=1)
 
     def _collect(self) -> list[CompressedWeight]:
         """Bring columns back to their order, take the matrices apart, and round to their dtype."""
-        grid, codes, scale, zero_point, g_idx = self.plan.grid, None, None, None, None
-        if grid is not None and self.group_of is not None:
-            # The values are multiples of the scale, so the division gives the codes back exactly.
-            steps = (self.values / self.scale[self.group_of]).round_()
-            codes = self._restored(steps.add_(self.zero_point[self.group_of]).to(torch.uint8))
-            scale, zero_point = self.scale, self.zero_point.to(torch.int32)
-            g_idx = self._restored(self.group_of).to(torch.int32)
-        values = self._restored(self.values)
-        keep = None if self.keep is None else self._restored(self.keep)
-        results, first = [], 0
-        for weight in self.weights:
-            rows = slice(first, first + len(weight))
-            first = rows.stop
-            results.append(
-                CompressedWeight(
-                    # Adding 0 clears the sign of -0.
-                    weight=_rows_first(values, rows).to(weight.dtype).add_(0.0),
-                    mask=None if keep is None else _rows_first(keep, rows),
-                    codes=None if codes is None else _rows_first(codes, rows),
-                    scale=None if scale is None else _rows_first(scale, rows),
-                    zero_point=None if zero_point is None else _rows_first(zero_point, rows),
-                    g_idx=g_idx,
-                    num_bits=None if grid is None else grid.num_bits,
-                    dampening=self.dampening,
-                )
+        grids = self.grids
+        values, keep = self._restored(self.values), self.keep
+        parts: dict[str, Any] = {}
+        if keep is not None:
+            parts["mask"] = self._transposed(self._restored(keep))
+        common: dict[str, Any] = {"dampening": self.factor.dampening}
+        if grids is not None:
+            parts["codes"] = self._transposed(self._restored(grids.codes))
+            parts["scale"] = self._transposed(grids.scale)
+            parts["zero_point"] = self._transposed(grids.zero_point.to(torch.int32))
+            common["g_idx"] = self._restored(grids.group_of).to(torch.int32)
+            common["num_bits"] = grids.grid.num_bits
+        return [
+            CompressedWeight(
+                # Adding 0 clears the sign of -0.
+                weight=mine.to(weight.dtype).add_(0.0),
+                **{name: each[index] for name, each in parts.items()},
+                **common,
             )
-        return results
+            for index, (weight, mine) in enumerate(
+                zip(self.weights, self._transposed(values), strict=True)
+            )
+        ]
+
+    def _transposed(self, columns: Tensor) -> list[Tensor]:
+        """The part of each matrix, ``[rows, columns]``, as tensors of their own."""
+        return [mine.t().contiguous() for mine in self._each(columns)]
 
     def _restored(self, columns: Tensor) -> Tensor:
         """Undo the order of the sweep along the first dimension."""
@@ -296,8 +301,3 @@ class _Solver:
         restored = torch.empty_like(columns)
         restored[self.order] = columns
         return restored
-
-
-def _rows_first(columns: Tensor, rows: slice) -> Tensor:
-    """Some rows of a transposed matrix, as a matrix of their own."""
-    return columns[:, rows].t().contiguous()

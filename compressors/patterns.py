@@ -9,8 +9,8 @@ Thresholding with ``score <= k-th score`` prunes every tie, which in bfloat16 is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias
 
 import torch
@@ -23,6 +23,9 @@ __all__ = ["NM", "Pattern", "Unstructured", "keep_largest"]
 
 # Above this M, counting pairs of a group costs more than selecting its M - N smallest scores.
 _LARGEST_PAIRWISE_M = 16
+# How many groups are worked on at once: what a CPU's cache holds, what fits a GPU easily.
+_CACHED_GROUPS = 1 << 13
+_LAUNCHED_GROUPS = 1 << 22
 # A single group larger than this is narrowed down before the selection on a GPU.
 _NARROW_FROM = 1 << 20
 
@@ -131,30 +134,48 @@ class NM:
         Returns:
             Bool ``[rows, columns]``, True where the weight stays.
         """
-        if self.m > _LARGEST_PAIRWISE_M:
-            return keep_largest(scores.reshape(-1, self.m), self.m - self.n).view(scores.shape)
-        members = [position.contiguous() for position in scores.reshape(-1, self.m).unbind(1)]
-        return torch.stack(self.keep_of_group(members), dim=1).view(scores.shape)
+        groups = scores.reshape(-1, self.m)
+        keep = torch.empty(groups.shape, dtype=torch.bool, device=scores.device)
+        at_once = _CACHED_GROUPS if scores.device.type == "cpu" else _LAUNCHED_GROUPS
+        for some, kept in zip(
+            torch.split(groups, at_once), torch.split(keep, at_once), strict=True
+        ):
+            kept.copy_(self.keep_of_groups(some.t().contiguous()).t())
+        return keep.view(scores.shape)
 
-    def keep_of_group(self, members: Sequence[Tensor]) -> list[Tensor]:
+    def keep_of_groups(self, members: Tensor) -> Tensor:
         """Select N of M for many groups at once, given by position in the group.
 
         A weight goes if fewer than M - N of its group come before it in ascending order (equal
-        scores in order of index). One vector a position makes each comparison one long loop.
+        scores in order of index). Each of the M (M - 1) / 2 comparisons is one long vector.
 
         Args:
-            members: M vectors of scores, of equal length.
+            members: Scores, ``[m, groups]``, contiguous.
 
         Returns:
-            M bool vectors, True where the weight stays.
+            ``[m, groups]``, nonzero where the weight stays.
         """
-        before = [torch.zeros_like(scores, dtype=torch.int8) for scores in members]
-        for later in range(1, self.m):
-            for earlier in range(later):
-                in_order = members[earlier] <= members[later]
-                before[later] += in_order
-                before[earlier] += ~in_order
-        return [count >= self.m - self.n for count in before]
+        if self.m > _LARGEST_PAIRWISE_M:
+            return keep_largest(members.t().contiguous(), self.m - self.n).t()
+        earlier, later, signs, offset = _pairs(self.m, members.device)
+        in_order = (members[earlier] <= members[later]).float()
+        # Small whole numbers: exact in every arithmetic.
+        return signs @ in_order >= offset + (self.m - self.n)
+
+
+@cache
+def _pairs(m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What counts, from ``in_order`` of all pairs of a group, how many come before each.
+
+    Returns:
+        First and second index of each pair; float32 ``[m, pairs]``, 1 where a pair's order puts
+        another before one, -1 where it puts one before another; and ``[m, 1]``: minus the number
+        of pairs counted that way.
+    """
+    earlier, later = torch.triu_indices(m, m, offset=1, device=device)
+    index = torch.arange(m, device=device)[:, None]
+    signs = (index == later).float() - (index == earlier).float()
+    return earlier, later, signs, (index - (m - 1)).float()
 
 
 Pattern: TypeAlias = Unstructured | NM

@@ -18,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ["add_gram", "full_precision", "product"]
+__all__ = ["add_gram", "add_product", "full_precision"]
 
 # The Gram matrix is symmetric: this many block rows, each only up to its diagonal block, save
 # almost half of the work and still are large products.
@@ -46,11 +46,13 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` for float32 matrices on one device, in float32."""
-    if a.device.type == "cpu" and a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE:
-        return _cpu_product()(a, b)
-    return a @ b
+def add_product(target: Tensor, a: Tensor, b: Tensor, alpha: float = 1) -> None:
+    """``target += alpha * a @ b``, in place, for float32 matrices on one device."""
+    large = a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE
+    if large and target.device.type == "cpu" and _prefers_onednn():
+        target.add_(_onednn_product(a, b), alpha=alpha)
+    else:
+        target.addmm_(a, b, alpha=alpha)
 
 
 def add_gram(total: Tensor, rows: Tensor) -> None:
@@ -74,30 +76,27 @@ def add_gram(total: Tensor, rows: Tensor) -> None:
             target = total[start:stop, :stop]
             if mixed:
                 target += torch.mm(left, right, out_dtype=torch.float32)
-            elif values.device.type == "cpu" and _cpu_product() is not torch.mm:
-                target += product(left, right)
             else:
-                target.addmm_(left, right)
+                add_product(target, left, right)
 
 
 @cache
-def _cpu_product() -> _Product:
-    """The faster of the default product and oneDNN's, found by trying."""
+def _prefers_onednn() -> bool:
+    """Whether oneDNN's product is there, right, and clearly faster than the default: by trying."""
+    a = torch.randn(_PROBE_SIZE, _PROBE_SIZE, generator=torch.Generator().manual_seed(0))
+    roads: list[_Product] = [torch.mm, _onednn_product]
+    seconds = dict.fromkeys(roads, float("inf"))
     try:
-        a = torch.randn(_PROBE_SIZE, _PROBE_SIZE, generator=torch.Generator().manual_seed(0))
-        expected, got = torch.mm(a, a), _onednn_product(a, a)
-        if not torch.allclose(expected, got, rtol=1e-3, atol=1e-2):
-            return torch.mm
-        roads: list[_Product] = [torch.mm, _onednn_product]
-        seconds = dict.fromkeys(roads, float("inf"))
+        if not torch.allclose(torch.mm(a, a), _onednn_product(a, a), rtol=1e-3, atol=1e-2):
+            return False
         for _ in range(_PROBE_REPEATS):
             for road in roads:
                 started = time.perf_counter()
                 road(a, a)
                 seconds[road] = min(seconds[road], time.perf_counter() - started)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
-        return torch.mm  # no such operator here, or not with this signature
-    return _onednn_product if seconds[torch.mm] > _WORTH_IT * seconds[_onednn_product] else torch.mm
+        return False  # no such operator here, or not with this signature
+    return seconds[torch.mm] > _WORTH_IT * seconds[_onednn_product]
 
 
 def _onednn_product(a: Tensor, b: Tensor) -> Tensor:

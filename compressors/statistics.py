@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from compressors.base import NumericalError, SettingsError
+from compressors.checks import all_finite
 from compressors.products import add_gram
 
 __all__ = ["ColumnNorm", "Hessian", "NoStatistic", "Statistic"]
@@ -23,6 +24,8 @@ _Self = TypeVar("_Self", bound="Statistic")
 # How much of the inputs is squared at once: what a CPU's cache holds, what makes a GPU busy.
 _CACHED_ELEMENTS = 1 << 17
 _LAUNCHED_ELEMENTS = 1 << 26
+# Columns mirrored at once.
+_MIRRORED = 256
 
 
 class Statistic:
@@ -156,20 +159,35 @@ class Hessian(Statistic):
             self.lower_sum += other.lower_sum.to(self.device)
 
     @property
+    def lower(self) -> Tensor:
+        """float32 ``[in_features, in_features]``: :attr:`matrix` on and below its diagonal.
+
+        A new tensor each time; what lies above the diagonal is finite, and meaningless.
+
+        Raises:
+            NumericalError: If an input was, or a sum became, non-finite.
+        """
+        _require_finite(self.lower_sum)
+        return self.lower_sum / max(self.tokens, 1)
+
+    @property
     def matrix(self) -> Tensor:
         """float32 ``[in_features, in_features]``, symmetric, a new tensor each time.
 
         Raises:
             NumericalError: If an input was, or a sum became, non-finite.
         """
-        full = self.lower_sum.tril()
-        _require_finite(full)
-        full += self.lower_sum.tril(-1).t()
-        return full.div_(max(self.tokens, 1))
+        full = self.lower
+        for start in range(0, self.in_features, _MIRRORED):
+            stop = min(start + _MIRRORED, self.in_features)
+            full[:start, start:stop] = full[start:stop, :start].t()
+            block = full[start:stop, start:stop]
+            block.copy_(block.tril() + block.tril(-1).t())
+        return full
 
 
 def _require_finite(sums: Tensor) -> None:
-    if not torch.isfinite(sums).all():
+    if not all_finite(sums):
         raise NumericalError(
             "the statistics of its inputs are not finite: an activation overflowed or is NaN; load "
             "the model in bfloat16 or float32, and check the calibration text"

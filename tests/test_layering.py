@@ -13,7 +13,18 @@ import pytest
 
 # The maths of compressors: torch, the standard library and each other.
 MATHS = {
-    *("base", "checks", "columns", "grid", "obs", "patterns", "products", "pruning", "statistics"),
+    *(
+        "base",
+        "checks",
+        "columns",
+        "grid",
+        "obs",
+        "patterns",
+        "products",
+        "pruning",
+        "statistics",
+        "sweep_grids",
+    ),
     *("gptq", "magnitude", "random", "rtn", "sparsegpt", "wanda"),
 }
 # What meets models and text may import these beside torch; only calibration reads data sets.
