@@ -170,7 +170,7 @@ def _reduce(record: dict[str, Any]) -> Sample:
         doc_id=int(record["doc_id"]),
         doc_hash=str(record["doc_hash"]),
         target=str(record.get("target_hash", record.get("target"))),
-        prompt=_fingerprint(texts),
+        prompt=_fingerprint_of_texts(texts),
         settings=_fingerprint(others),
         values={str(metric): _value(record[metric]) for metric in record["metrics"]},
         choices=_choices(texts, responses),
@@ -181,6 +181,13 @@ def _reduce(record: dict[str, Any]) -> Sample:
 def _fingerprint(value: object) -> bytes:
     dumped = json.dumps(value, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(dumped.encode(), digest_size=16).digest()
+
+
+def _fingerprint_of_texts(requests: Sequence[Sequence[str]]) -> bytes:
+    """Fingerprint in which a prompt that all choices share is read once."""
+    numbers: dict[str, int] = {}
+    layout = [[numbers.setdefault(text, len(numbers)) for text in texts] for texts in requests]
+    return _fingerprint([list(numbers), layout])
 
 
 def _value(raw: object) -> Value:
