@@ -118,16 +118,16 @@ class KickLM(WatchedHFLM):
     def _load_calibration(self) -> Tensor | None:
         """Calibration tokens, int64 ``[nsamples, seqlen]``, or None where the method needs none."""
         recipe = self.recipe
-        if not recipe.needs_calibration:
+        if recipe.calibration is None:
             return None
         from compressors import load_calibration
 
-        tokens: Tensor = load_calibration(
+        size: dict[str, Any] = {"nsamples": recipe.nsamples, "seqlen": recipe.seqlen}
+        tokens = load_calibration(
             recipe.calibration,
             self.tokenizer,
-            nsamples=recipe.nsamples,
-            seqlen=recipe.seqlen,
-            seed=recipe.seed,
+            **size,
+            seed=recipe.seed or 0,
             max_length=checks.context_length(self.config, self.tokenizer),
             data_dir=recipe.data_dir or os.environ.get("LMKICK_DATA_DIR"),
             progress=self._is_main_process,

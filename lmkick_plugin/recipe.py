@@ -69,11 +69,6 @@ class Recipe:
     resume_dir: str | None = field(default=None, compare=False)
 
     @property
-    def needs_calibration(self) -> bool:
-        """Whether the method looks at activations, and so at calibration text."""
-        return self.calibration is not None
-
-    @property
     def requested_sparsity(self) -> float | None:
         """The share of weights to be zeroed; 0.5 for 2:4."""
         if self.pattern is None or self.pattern == "unstructured":
@@ -133,15 +128,13 @@ class Recipe:
         if self.compressor == "gptq":
             settings |= {"act_order": self.act_order, "static_groups": self.static_groups}
         if self.bits is not None:
-            grid = {
+            grid: dict[str, Any] = {
                 "num_bits": self.bits,
                 "group_size": None if self.group_size == -1 else self.group_size,
                 "symmetric": self.symmetric,
             }
             joint = self.compressor == "sparsegpt"
-            settings |= (
-                {"quantize": getattr(compressors, _METHODS["rtn"])(**grid)} if joint else grid
-            )
+            settings |= {"quantize": compressors.RTN(**grid)} if joint else grid
         return settings
 
 

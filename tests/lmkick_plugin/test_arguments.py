@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressors import NM, SettingsError, Unstructured, Wanda
+from compressors import (
+    GPTQ,
+    NM,
+    RTN,
+    Magnitude,
+    Random,
+    SettingsError,
+    SparseGPT,
+    Unstructured,
+    Wanda,
+)
 from lmkick_plugin.arguments import ARGUMENTS, Recipe, parse_arguments
 
 
@@ -85,6 +95,44 @@ def test_sparsegpt_has_a_grid_only_with_bits() -> None:
 )
 def test_values_from_a_command_line_are_read(odd: dict[str, Any], plain: dict[str, Any]) -> None:
     assert recipe(compressor="Wanda", **odd) == recipe(compressor="wanda", **plain)
+
+
+HALF = Unstructured(0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method"),
+    [
+        ({"compressor": "random", "sparsity": 0.5, "seed": 3}, Random(pattern=HALF, seed=3)),
+        ({"compressor": "magnitude", "pattern": "2:4"}, Magnitude(pattern=NM(2, 4))),
+        (
+            {"compressor": "wanda", "sparsity": 0.5, "wanda_variant": "true"},
+            Wanda(pattern=HALF, variant=True),
+        ),
+        (
+            {"compressor": "sparsegpt", "sparsity": 0.5, "dampening_frac": 0.1, "block_size": 64},
+            SparseGPT(pattern=HALF, dampening_frac=0.1, block_size=64),
+        ),
+        (
+            {"compressor": "sparsegpt", "pattern": "2:4", "bits": 4, "group_size": -1},
+            SparseGPT(pattern=NM(2, 4), quantize=RTN(num_bits=4, group_size=None)),
+        ),
+        (
+            {"compressor": "rtn", "bits": "3", "group_size": 64.0, "symmetric": False},
+            RTN(num_bits=3, group_size=64, symmetric=False),
+        ),
+        (
+            {"compressor": "gptq", "bits": 4, "act_order": True, "static_groups": True},
+            GPTQ(num_bits=4, act_order=True, static_groups=True),
+        ),
+        (
+            {"compressor": "gptq", "bits": 8, "block_size": 32, "dampening_frac": 0.5},
+            GPTQ(num_bits=8, block_size=32, dampening_frac=0.5),
+        ),
+    ],
+)
+def test_a_recipe_builds_its_method(arguments: dict[str, Any], method: Any) -> None:
+    assert recipe(**arguments).build_compressor() == method
 
 
 @pytest.mark.parametrize("value", [-1, -1.0, "-1.0", "none", None])

@@ -112,6 +112,27 @@ def test_calibrated_method_sees_the_text(tiny_model_dir: Path, calibration_file:
     assert 0 < kick["layer_summary"]["error_max"] < 1
 
 
+def test_finished_blocks_and_order_reach_the_driver(
+    tiny_model_dir: Path, tmp_path: Path, calibration_file: str
+) -> None:
+    arguments = (
+        f"pretrained={tiny_model_dir},compressor=wanda,sparsity=0.5,calibration={calibration_file},"
+        "nsamples=4,seqlen=64"
+    )
+
+    def weights(more: str = "") -> str | None:
+        # As lm_eval builds a model from the text of --model_args.
+        return KickLM.create_from_arg_string(arguments + more, CPU).weights.sha256
+
+    kept = f",resume_dir={tmp_path}"
+    plain = weights()
+    assert plain == weights(kept) == weights(kept)
+    assert any(tmp_path.iterdir())
+    assert weights(",true_sequential=True") != plain
+    with pytest.raises(SettingsError, match=str(tmp_path)):
+        weights(kept + ",true_sequential=True")
+
+
 def test_samples_are_cut_to_the_context(
     tiny_model_dir: Path, tmp_path: Path, calibration_file: str
 ) -> None:

@@ -124,6 +124,35 @@ def test_calibrated(make: Any, calibration_file: str) -> None:
     assert rows[0]["tokens"] == "120"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "recorded"),
+    [
+        ({"compressor": "rtn", "bits": 4, "group_size": 32}, [4, 32, True, None]),
+        (
+            {"compressor": "gptq", "bits": 3, "group_size": -1, "symmetric": False},
+            [3, -1, False, 0],
+        ),
+        (
+            {"compressor": "sparsegpt", "sparsity": 0.5, "bits": 4, "group_size": 64},
+            [4, 64, True, None],
+        ),
+    ],
+)
+def test_quantized(
+    make: Any, calibration_file: str, arguments: dict[str, Any], recorded: list[Any]
+) -> None:
+    text = {"calibration": calibration_file, "nsamples": 3, "seqlen": 64}
+    calibrated = arguments["compressor"] != "rtn"
+    kick = make(**arguments, **(text if calibrated else {}))
+    assert [kick[name] for name in QUANTIZATION] == recorded
+    sparsity = arguments.get("sparsity")
+    assert kick["requested_sparsity"] == sparsity
+    assert kick["achieved_sparsity"] >= (sparsity or 0)
+    assert kick["bytes_best_format"] < kick["bytes_dense"] * 0.7
+    assert (kick["layer_summary"]["dampening_max"] is not None) == calibrated
+    assert {row["num_bits"] for row in csv.DictReader(kick["layers"])} == {str(arguments["bits"])}
+
+
 def test_another_seed_is_another_model(make: Any) -> None:
     hashes = {make(compressor="random", sparsity=0.5, seed=n)["weights_sha256"] for n in (0, 0, 1)}
     assert len(hashes) == 2
