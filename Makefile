@@ -11,7 +11,6 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 MODEL ?= HuggingFaceTB/SmolLM2-135M
-DEVICE ?= $(shell $(BIN)/python -c "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')")
 PRUNE ?= compressor=wanda,pattern=2:4,nsamples=32,seqlen=512
 DEMO_TASKS ?= kick_freebaseqa,kick_wikitext
 LIMIT ?= 50
@@ -39,7 +38,7 @@ demo: $(STAMP)
 		echo "== $(MODEL), $$arguments"; \
 		$(if $(DATA),LMKICK_DATA_DIR='$(DATA)') $(BIN)/lmkick run --model kick \
 			--model_args "pretrained=$(MODEL),$$arguments" --tasks $(DEMO_TASKS) --limit $(LIMIT) \
-			--device $(DEVICE) --output_path results/demo || exit 1; \
+			$(if $(DEVICE),--device $(DEVICE)) --output_path results/demo || exit 1; \
 	done
 
 test: $(STAMP)

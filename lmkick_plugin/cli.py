@@ -9,21 +9,16 @@ once.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 from lmkick_plugin import __version__
+from lmkick_plugin.preflight import CommandError, check_run
 
 __all__ = ["COMMANDS", "CommandError", "main"]
-
-# No task of lm-eval's starts like this.
-_OUR_PREFIXES = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
 
 _DESCRIPTION = """\
 What a compressed language model lost: prune or quantize it, then evaluate it with lm-eval."""
@@ -42,10 +37,6 @@ examples:
 Plain `lm_eval` knows the model `kick` and the kick tasks too; `lmkick run` is the same program and
 checks arguments, data and tasks before it loads a model.
 """
-
-
-class CommandError(Exception):
-    """What the user asked for cannot be done: shown without a traceback, exit status 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,9 +81,6 @@ def _versions() -> str:
         except metadata.PackageNotFoundError:
             found.append(f"{name} missing")
     return f"lmkick {__version__} ({', '.join(found)})"
-
-
-# --- lm-eval's commands ---------------------------------------------------------------------------
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -152,117 +140,6 @@ def _compare(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="lmkick compare")
     compare.add_arguments(parser)
     return compare.main(parser.parse_args(arguments))
-
-
-# --- checks before a run --------------------------------------------------------------------------
-
-
-def check_run(options: argparse.Namespace) -> None:
-    """Raise :class:`CommandError` for what lm-eval would only find after loading the model.
-
-    That is: the arguments of ``--model kick``, the data directory, and the data of each kick task
-    that is asked for. All else (names of tasks, options that exclude each other) lm-eval itself
-    checks first.
-
-    Args:
-        options: what lm-eval's parser returned for ``run``.
-
-    """
-    from lm_eval.config.evaluate_config import EvaluatorConfig
-
-    settings: dict[str, Any] = {}
-    if options.config is not None:
-        try:
-            settings.update(EvaluatorConfig.load_yaml_config(options.config))
-        except (OSError, ValueError, TypeError) as error:
-            raise CommandError(f"--config: {error}") from error
-    settings.update({name: value for name, value in vars(options).items() if value})
-    model_arguments = _mapping(settings.get("model_args"))
-    task_metadata = model_arguments | _mapping(settings.get("metadata"))
-    if settings.get("model") == "kick":
-        check_model_arguments(model_arguments)
-    check_data_dir(task_metadata.get("data_dir") or os.environ.get("LMKICK_DATA_DIR"))
-    tasks = settings.get("tasks") or []
-    check_tasks(
-        tasks.split(",") if isinstance(tasks, str) else tasks,
-        include_path=settings.get("include_path"),
-        task_metadata=task_metadata,
-    )
-
-
-def _mapping(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
-    """Read arguments as lm-eval does: a mapping, or ``name=value,name=value``."""
-    from lm_eval.utils import simple_parse_args_string
-
-    return dict(simple_parse_args_string(value) if isinstance(value, str) else value or {})
-
-
-def check_model_arguments(arguments: Mapping[str, Any]) -> None:
-    """Parse the arguments of ``--model kick`` and build its compressor, without loading weights."""
-    from lmkick_plugin.arguments import parse_arguments
-    from lmkick_plugin.checks import check_pretrained
-
-    try:
-        check_pretrained(arguments.get("pretrained"))
-        recipe, _ = parse_arguments(dict(arguments))
-        recipe.build_compressor()
-    except (ValueError, TypeError) as error:
-        raise CommandError(f"--model_args: {error}") from error
-
-
-def check_data_dir(folder: str | None) -> None:
-    """Check that a data directory, where one is given, is a directory."""
-    if folder and not Path(folder).is_dir():
-        raise CommandError(
-            f"data_dir={folder}: no such directory; leave it out to read from the Hugging Face Hub"
-        )
-
-
-def check_tasks(
-    names: Sequence[str],
-    *,
-    include_path: str | None = None,
-    task_metadata: Mapping[str, Any] | None = None,
-) -> None:
-    """Load our own tasks among ``names``, which checks their data; others are left to lm-eval.
-
-    Args:
-        names: task, group and tag names or globs, as after ``--tasks``.
-        include_path: as after ``--include_path``; a task there replaces ours of the same name.
-        task_metadata: what lm-eval will hand to the tasks, ``data_dir`` among it.
-
-    """
-    from lm_eval.tasks import TaskManager
-
-    from lmkick_plugin.registration import TASK_FOLDER
-
-    # Without lm-eval's own 14,000 files the index takes a fraction of a second instead of four.
-    manager = TaskManager(
-        include_path=[TASK_FOLDER, *([include_path] if include_path else [])],
-        include_defaults=False,
-        metadata=dict(task_metadata or {}),
-    )
-    ours = []
-    for name in names:
-        matches = manager.match_tasks([name])
-        if not matches and name.startswith(_OUR_PREFIXES):
-            raise CommandError(f"no task {name!r}{_nearest(name, manager.all_tasks)}")
-        for match in matches:
-            path = manager.task_index[match].yaml_path
-            if path is not None and path.is_relative_to(TASK_FOLDER) and match not in ours:
-                ours.append(match)
-    try:
-        manager.load(ours)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise CommandError(f"--tasks: {error}") from error
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """Return ``"; did you mean ...?"``, or where to look when nothing is near."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "; `lmkick ls tasks` lists them"
 
 
 # Name -> (function, help); a plain dict, in the order of the help text.
