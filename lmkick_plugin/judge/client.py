@@ -164,7 +164,7 @@ class ChatClient:
         thread.start()
         try:
             while thread.is_alive():
-                thread.join(0.2)
+                thread.join(0.05)
         except BaseException:
             with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
                 loop.call_soon_threadsafe(_cancel_all, loop)

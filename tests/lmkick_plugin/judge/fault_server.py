@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OpenAI-compatible server on 127.0.0.1 that misbehaves as told, and counts what it was asked."""
+"""An OpenAI-compatible server on 127.0.0.1 that misbehaves as told, and counts its requests."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def serve(answer: Answer) -> Iterator[FaultServer]:
             except OSError:  # the client went away
                 self.close_connection = True
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             return
 
     class Server(ThreadingHTTPServer):
