@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,3 +60,12 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
     write_atomically(path, "new\n")
     assert path.read_bytes() == b"new\n"
+
+
+def test_reading_results_needs_neither_torch_nor_lm_eval() -> None:
+    code = (
+        "import sys, lmkick_plugin.report.compare as c;"
+        "print(sorted({'numpy', 'torch', 'lm_eval', 'scipy', 'datasets'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "['numpy']"
