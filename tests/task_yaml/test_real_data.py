@@ -71,14 +71,15 @@ def test_mmlu_asks_what_lm_eval_asks(tasks: dict[str, Any]) -> None:
             apply_template(theirs["doc_to_text"], shot) + f" {'ABCD'[shot['answer']]}\n\n"
             for shot in task.dataset["dev"]
         )
-        for doc in task.eval_docs.select(range(0, len(task.eval_docs), 7)):
+        for doc in task.eval_docs.select(range(0, len(task.eval_docs), 40)):
             ask = apply_template(theirs["doc_to_text"], doc)
             assert task.fewshot_context(doc, num_fewshot=5) == theirs["description"] + shots + ask
 
 
-def test_every_question_can_be_answered(tasks: dict[str, Any]) -> None:
+def test_questions_can_be_answered(tasks: dict[str, Any]) -> None:
     for name in ("kick_freebaseqa", "kick_triviaqa_closed", "kick_triviaqa_open"):
-        for doc in tasks[name].eval_docs:
+        docs = tasks[name].eval_docs
+        for doc in docs.select(range(0, len(docs), 7)):
             scores = metrics.score_answers(doc, [doc["aliases"][0]])
             assert set(scores.values()) == {1.0}, doc
 
