@@ -61,8 +61,8 @@ def window_losses(logits: Tensor, token_ids: Tensor) -> Tensor:
     for start in range(0, targets.shape[1], _POSITIONS_AT_ONCE):
         wanted = targets[:, start : start + _POSITIONS_AT_ONCE]
         scores = logits[:, start : start + wanted.shape[1]].float()
-        losses = functional.cross_entropy(scores.transpose(1, 2), wanted, reduction="none")
-        total += losses.to(total.dtype).sum(dim=1)
+        losses = functional.cross_entropy(scores.flatten(0, 1), wanted.flatten(), reduction="none")
+        total += losses.view_as(wanted).to(precise).sum(dim=1)
     return (total / targets.shape[1]).double().cpu()
 
 
