@@ -29,19 +29,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressors.base import CompressedWeight, NumericalError, SettingsError
+from compressors.base import CompressedWeight, SettingsError
 from compressors.checks import require_finite_weight
 from compressors.columns import Sweep
+from compressors.factor import factorize
 from compressors.grid import Grid
-from compressors.patterns import NM, Pattern, Unstructured, keep_largest
+from compressors.patterns import NM, Pattern, Unstructured, keep_largest, kth_smallest
 from compressors.products import add_product, full_precision
 from compressors.statistics import Hessian
 from compressors.sweep_grids import SweepGrids
 
-__all__ = ["Factor", "Plan", "factorize", "solve"]
-
-# Damping is doubled from here, up to 1, where the Hessian is not positive definite.
-_FIRST_RAISE = 0.01
+__all__ = ["Plan", "solve"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,79 +63,6 @@ class Plan:
     zero_dead: bool = False
     dampening_frac: float
     block_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """A damped Hessian, factorized.
-
-    Attributes:
-        lower: float32 ``[n, n]``, lower triangular; its transpose times itself is the Hessian.
-        inverses: The inverses of its diagonal blocks.
-        dampening: The damping fraction used.
-    """
-
-    lower: Tensor
-    inverses: list[Tensor]
-    dampening: float
-
-
-def factorize(hessian: Tensor, dampening_frac: float, block_size: int = 128) -> Factor:
-    r"""Factorize a damped Hessian as :math:`X^\top X`, X lower triangular.
-
-    From the last block of rows to the first, each allowing for those below it. Where the Hessian
-    is not positive definite in float32, damping is raised: doubled, at least to 0.01, up to 1.
-
-    Args:
-        hessian: float32 ``[n, n]``; only its diagonal and what is below are read. Not modified.
-        dampening_frac: Share of the mean diagonal added to the diagonal.
-        block_size: Rows of a block.
-
-    Raises:
-        NumericalError: If no damping helps.
-
-    >>> factorize(torch.tensor([[5.0, 0.0], [4.0, 4.0]]), 0.0).lower
-    tensor([[1., 0.],
-            [2., 2.]])
-    """
-    mean = hessian.diagonal().mean()
-    used = float(dampening_frac)
-    while True:
-        lower = hessian.tril()
-        lower.diagonal().add_(used * mean)
-        inverses, definite = _factorize_in_place(lower, block_size)
-        if definite:
-            return Factor(lower=lower, inverses=inverses, dampening=used)
-        if used >= 1:
-            raise NumericalError(
-                "the Hessian of its inputs is not positive definite, not even at dampening_frac 1 "
-                f"({dampening_frac} was asked for); add calibration samples, or load the model in "
-                "bfloat16 or float32"
-            )
-        used = min(1.0, max(2 * used, _FIRST_RAISE))
-
-
-def _factorize_in_place(lower: Tensor, block_size: int) -> tuple[list[Tensor], bool]:
-    """Overwrite a lower triangle with its factor; whether that exists, and the blocks' inverses."""
-    columns, inverses = len(lower), []
-    failures = lower.new_zeros((), dtype=torch.int32)
-    for start in reversed(range(0, columns, block_size)):
-        stop = min(start + block_size, columns)
-        rows = lower[start:stop, :stop]
-        if stop < columns:
-            add_product(rows, lower[stop:, start:stop].t(), lower[stop:, :stop], alpha=-1)
-        # With the order reversed, H = X^T X is the usual Cholesky factorization.
-        square = rows[:, start:]
-        reversed_factor, info = torch.linalg.cholesky_ex(square.flip(0, 1), upper=True)
-        failures += info
-        square.copy_(reversed_factor.flip(0, 1))
-        identity = torch.eye(stop - start, device=lower.device)
-        inverse = torch.linalg.solve_triangular(square, identity, upper=False)
-        inverses.append(inverse)
-        if start:
-            rows[:, :start] = inverse.t() @ rows[:, :start]
-    definite = int(failures) == 0 and bool(torch.isfinite(lower.diagonal()).all())
-    return inverses[::-1], definite
 
 
 def solve(weights: Sequence[Tensor], stats: Hessian, plan: Plan) -> list[CompressedWeight]:
@@ -177,22 +102,30 @@ class _Solver:
         # The weights, and once a block is finished, the compressed ones.
         self.values = torch.empty(self.columns, rows, device=device)
         for weight, mine in zip(weights, self._each(self.values), strict=True):
-            mine.copy_(weight.detach().t())
-        # The order of the sweep matters to the Hessian as a whole; else its lower half will do.
-        hessian = (stats.matrix if plan.act_order else stats.lower).to(device)
-        dead = hessian.diagonal() == 0
-        hessian.diagonal().masked_fill_(dead, 1)
+            mine.copy_(weight.detach().float().t())
+        squares = stats.diagonal.to(device)
+        dead = squares == 0
+        squares.masked_fill_(dead, 1)
         if plan.zero_dead:
             self.values.masked_fill_(dead[:, None], 0)
         self.order: Tensor | None = None
         if plan.act_order:
-            self.order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+            self.order = torch.argsort(squares, descending=True, stable=True)
         self.grids = None
         if plan.grid is not None:
             self.grids = SweepGrids(plan.grid, self.values, self.order, static=plan.static_groups)
         if self.order is not None:
-            hessian = hessian[self.order][:, self.order]
             self.values, dead = self.values[self.order], dead[self.order]
+
+        def hessian() -> Tensor:
+            # Its lower half will do, unless the order changes what that is.
+            if self.order is None:
+                found = stats.lower.to(device)
+            else:
+                found = stats.matrix.to(device)[self.order][:, self.order]
+            found.diagonal().masked_fill_(dead, 1)
+            return found
+
         self.factor = factorize(hessian, plan.dampening_frac, plan.block_size)
         # A weight's score is |w| / U_ii = |w| R_ii; dead inputs are the first to go.
         self.importance = self.factor.lower.diagonal().masked_fill(dead, 0)[:, None]
@@ -230,7 +163,7 @@ class _Solver:
             self._find_grids(self.grids, start, stop)
         sweep.run(count)
         if self.grids is not None:
-            self.grids.encode(start, stop, current)
+            self.grids.encode(start, current, sweep.scale[:count], sweep.zero_point[:count])
         if self.keep is not None:
             self.keep[start:stop] = sweep.kept[:count]
         changes = original - current
@@ -243,9 +176,16 @@ class _Solver:
         count = stop - start
         scores = self.sweep.values[:count].abs().mul_(self.importance[start:stop])
         for mine, kept in zip(self._each(scores), self._each(self.sweep.kept[:count]), strict=True):
-            flat = mine.t().reshape(1, -1)
-            chosen = keep_largest(flat, pattern.dropped(flat.shape[1]))
-            kept.copy_(chosen.view(mine.shape[1], count).t())
+            drop = pattern.dropped(mine.numel())
+            if not drop:
+                kept.fill_(1)
+                continue
+            threshold, ambiguous = kth_smallest(mine.reshape(1, -1), drop)
+            if ambiguous:
+                chosen = keep_largest(mine.t().reshape(1, -1), drop)
+                kept.copy_(chosen.view(mine.shape[1], count).t())
+            else:
+                kept.copy_(mine > threshold)
 
     def _find_grids(self, grids: SweepGrids, start: int, stop: int) -> None:
         """Fill in the grids of a block's weights, and find those of groups that begin in it."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from compressors.base import SettingsError, UnsupportedModelError
 from compressors.checks import is_integer, is_number
 
-__all__ = ["NM", "Pattern", "Unstructured", "keep_largest"]
+__all__ = ["NM", "Pattern", "Unstructured", "keep_largest", "kth_smallest"]
 
 # Above this M, counting pairs of a group costs more than selecting its M - N smallest scores.
 _LARGEST_PAIRWISE_M = 16
@@ -157,25 +157,25 @@ class NM:
         """
         if self.m > _LARGEST_PAIRWISE_M:
             return keep_largest(members.t().contiguous(), self.m - self.n).t()
-        earlier, later, signs, offset = _pairs(self.m, members.device)
-        in_order = (members[earlier] <= members[later]).float()
+        earlier, later, signs, needed = _pairs(self.n, self.m, members.device)
+        in_order = members.index_select(0, earlier) <= members.index_select(0, later)
         # Small whole numbers: exact in every arithmetic.
-        return signs @ in_order >= offset + (self.m - self.n)
+        return signs @ in_order.float() >= needed
 
 
 @cache
-def _pairs(m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _pairs(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What counts, from ``in_order`` of all pairs of a group, how many come before each.
 
     Returns:
         First and second index of each pair; float32 ``[m, pairs]``, 1 where a pair's order puts
-        another before one, -1 where it puts one before another; and ``[m, 1]``: minus the number
-        of pairs counted that way.
+        another before one, -1 where it puts one before another; and ``[m, 1]``: what the sum of
+        these has to reach for one of M - N or more to come before.
     """
     earlier, later = torch.triu_indices(m, m, offset=1, device=device)
     index = torch.arange(m, device=device)[:, None]
     signs = (index == later).float() - (index == earlier).float()
-    return earlier, later, signs, (index - (m - 1)).float()
+    return earlier, later, signs, (index + 1.0 - n)
 
 
 Pattern: TypeAlias = Unstructured | NM
@@ -198,7 +198,7 @@ def keep_largest(scores: Tensor, drop: int) -> Tensor:
         return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
     if drop == scores.shape[1]:
         return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    threshold, ambiguous = _kth_smallest(scores, drop)
+    threshold, ambiguous = kth_smallest(scores, drop)
     keep = scores > threshold
     tied_rows = ambiguous.nonzero().squeeze(1)
     if len(tied_rows):
@@ -209,7 +209,7 @@ def keep_largest(scores: Tensor, drop: int) -> Tensor:
     return keep
 
 
-def _kth_smallest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def kth_smallest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k-th smallest score of each row, ``1 <= k < count``, found without sorting.
 
     Returns:

@@ -159,6 +159,11 @@ class Hessian(Statistic):
             self.lower_sum += other.lower_sum.to(self.device)
 
     @property
+    def diagonal(self) -> Tensor:
+        """float32 ``[in_features]``: the mean square of each input feature; 0 for a dead one."""
+        return self.lower_sum.diagonal() / max(self.tokens, 1)
+
+    @property
     def lower(self) -> Tensor:
         """float32 ``[in_features, in_features]``: :attr:`matrix` on and below its diagonal.
 

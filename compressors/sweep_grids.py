@@ -60,9 +60,8 @@ class SweepGrids:
         torch.index_select(self.scale, 0, groups, out=scale[: stop - start])
         torch.index_select(self.zero_point, 0, groups, out=zero_point[: stop - start])
 
-    def encode(self, start: int, stop: int, values: Tensor) -> None:
-        """Keep the codes of a block's compressed weights."""
-        groups = self.group_of[start:stop]
+    def encode(self, start: int, values: Tensor, scale: Tensor, zero_point: Tensor) -> None:
+        """Keep the codes of a block's compressed weights, each with the grid it was rounded to."""
         # The values are multiples of the scale, so the division gives whole numbers back.
-        steps = (values / self.scale[groups]).round_()
-        self.codes[start:stop] = steps.add_(self.zero_point[groups])
+        steps = (values / scale).round_().add_(zero_point)
+        self.codes[start : start + len(values)] = steps
