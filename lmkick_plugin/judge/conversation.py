@@ -10,6 +10,7 @@ request goes alone: it finds out what the endpoint takes, and whether key and mo
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from lmkick_plugin.judge.store import Reply, ReplyStore, StoreError
 
 __all__ = ["Budget", "Conversation", "Outcome", "Request", "complaint"]
 
+_LOGGER = logging.getLogger(__name__)
 _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
 
 
@@ -115,12 +117,13 @@ class Conversation:
         self._slots = asyncio.Semaphore(parallel)
         self._most_failures = settings.give_up_after * parallel
         self._failures = 0
+        self._waits = False
         self._not_before = 0.0
         self._halt = asyncio.Event()
         self._first = asyncio.Lock()
         self._opened = asyncio.Event()
-        # As long as one request may take with all its retries.
-        self._claim_seconds = (settings.retries + 1) * (settings.timeout + settings.max_wait) + 60
+        # As long as one try may take; renewed for each further one.
+        self._claim_seconds = settings.timeout + settings.max_wait + 60
 
     async def ask(self, request: Request, keys: list[str]) -> Outcome:
         """Ask until a reply holds what was asked for, or the attempts are used up.
@@ -167,6 +170,9 @@ class Conversation:
                 finally:
                     if claimed:
                         self._store.release(key)
+            if poll == _LONGEST_POLL and not self._waits:
+                self._waits = True
+                _LOGGER.info("Waiting for replies that another process is asking for.")
             await self._sleep(poll)
             poll = min(2 * poll, _LONGEST_POLL)
 
@@ -191,6 +197,7 @@ class Conversation:
                 self._dialect.drop_schema()  # some endpoints fall over it instead of refusing it
             if attempt < self._settings.retries:
                 await self._pause(attempt, fault)
+                await asyncio.to_thread(self._store.claim, key, self._claim_seconds)
         tries = self._settings.retries + 1
         return Fault(f"{fault.reason}, {tries} times" if tries > 1 else fault.reason, "moment")
 

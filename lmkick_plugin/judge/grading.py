@@ -147,10 +147,6 @@ class Judge:
         """What keeps the judge from asking anything (package, key), found without asking."""
         return missing_requirement(self.settings.base_url)
 
-    def close(self) -> None:
-        """Close the store; the judge can be used again."""
-        self.store.close()
-
     def grade(self, items: Sequence[Item]) -> list[Verdict]:
         """Judge answers.
 
@@ -164,7 +160,7 @@ class Judge:
         asked = [() if _is_empty(item.answer) else self._questions(item) for item in items]
         client = self._client(self.settings.model, self.settings.base_url)
         flat = [question.request for questions in asked for question in questions]
-        outcomes = iter(client.ask(flat))
+        outcomes = iter(self._ask(client, flat, "judge"))
         verdicts = []
         for item, questions in zip(items, asked, strict=True):
             if not questions:
@@ -192,9 +188,17 @@ class Judge:
             for question in questions
         ]
         client = self._client(model, base_url or self.settings.base_url)
-        outcomes = client.ask(requests, description=f"answers of {model}")
-        self.summary.sent = self._budget.sent
-        return outcomes
+        return self._ask(client, requests, f"answers of {model}")
+
+    def _ask(
+        self, client: ChatClient, requests: Sequence[Request], description: str
+    ) -> list[Outcome]:
+        """Ask, and leave the store as one whole file behind."""
+        try:
+            return client.ask(requests, description=description)
+        finally:
+            self.store.close()
+            self.summary.sent = self._budget.sent
 
     def _client(self, model: str, base_url: str | None) -> ChatClient:
         name = (model, base_url)
@@ -232,7 +236,6 @@ class Judge:
         self.summary.by_rule += sum(verdict.by_rule for verdict in verdicts)
         self.summary.replies += sum(len(verdict.replies) for verdict in verdicts)
         self.summary.unjudged.update(v.reason for v in verdicts if v.reason is not None)
-        self.summary.sent = self._budget.sent
 
 
 @functools.lru_cache(maxsize=8)

@@ -171,12 +171,15 @@ def _stated_pair(text: str, lines: Sequence[str]) -> Pair | None:
     pairs: set[Pair] = set()
     given: dict[str, set[float]] = {"1": set(), "2": set()}
     section: str | None = None
+    before: list[Token] = []
     for position, line in enumerate(lines):
         whole = tokenize(line)
         if is_heading(whole) and len(labels(whole)) == 1:
             section = labels(whole)[0]
+        last = position == len(lines) - 1
+        closes = last and bare_pair(whole) is not None and _introduces(lines, position)
         for sentence in map(tokenize, sentences(line)):
-            pair = _sentence_pair(sentence, lines, position)
+            pair = _sentence_pair(sentence, before, closes=closes)
             if pair is not None:
                 pairs.add(pair)
             elif section and is_verdict(sentence) and is_cued(sentence) and not labels(sentence):
@@ -185,6 +188,7 @@ def _stated_pair(text: str, lines: Sequence[str]) -> Pair | None:
             else:
                 for label, score in label_scores(sentence):
                     given[label].add(score)
+        before = whole
     pairs |= _fenced_pair(text)
     if given["1"] and given["2"]:
         pairs |= {(first, second) for first in given["1"] for second in given["2"]}
@@ -194,14 +198,15 @@ def _stated_pair(text: str, lines: Sequence[str]) -> Pair | None:
     return (first, second) if given["1"] <= {first} and given["2"] <= {second} else None
 
 
-def _sentence_pair(tokens: Sequence[Token], lines: Sequence[str], position: int) -> Pair | None:
-    """Both scores, where one sentence states them."""
+def _sentence_pair(
+    tokens: Sequence[Token], before: Sequence[Token], *, closes: bool
+) -> Pair | None:
+    """Both scores, where one sentence states them: with labels, called scores, or as last line."""
     if not is_verdict(tokens):
         return None
     pair = labelled_pair(tokens)
-    closes = position == len(lines) - 1 and _introduces(lines, position)
-    if pair is None and (is_cued(tokens) or (closes and bare_pair(tokenize(lines[position])))):
-        pair = _turned(bare_pair(tokens), [tokenize(line) for line in lines[:position][-1:]])
+    if pair is None and (is_cued(tokens) or closes):
+        pair = _turned(bare_pair(tokens), [before])
     return pair
 
 

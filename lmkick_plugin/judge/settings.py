@@ -73,7 +73,8 @@ class JudgeSettings:
     Attributes:
         model: The judge's name at its endpoint.
         base_url: The endpoint, up to and with ``/v1``; None for OpenAI's own.
-        reference: What answers are compared with: None, ``dense``, ``file:PATH`` or ``model:NAME``.
+        reference: What answers are compared with: None, ``file:PATH``, ``model:NAME`` or
+            ``dense:RESULTS``.
         reference_base_url: The reference model's endpoint; None for the judge's.
         prompt: A file of prompts instead of ours.
         order: ``both`` asks twice with the two answers swapped and averages;

@@ -10,6 +10,7 @@ or ran too long, is taken over.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -36,6 +37,7 @@ CREATE TABLE IF NOT EXISTS claims (
 ) WITHOUT ROWID;
 """
 _LOCK_SECONDS = 30.0
+_AT_WORK: set[str] = set()  # the stores of this process that may hold claims
 _Result = TypeVar("_Result")
 
 
@@ -101,13 +103,12 @@ class ReplyStore:
     def close(self) -> None:
         """Give up own claims and close the file."""
         with self._lock:
+            _AT_WORK.discard(self._owner)
             if self._connection is None:
                 return
-            try:
-                if self.failure is None:
-                    self._connection.execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
-            except sqlite3.Error as error:
-                self.failure = self._message("write", error)
+            # On a full or read-only disk the claims stay, and run out.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
             self._connection.close()
             self._connection = None
 
@@ -164,24 +165,23 @@ class ReplyStore:
                     )
                 connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
             return free
 
+        _AT_WORK.add(self._owner)
         return self._run(write, "write")
 
     def release(self, key: str) -> None:
         """Give up a claim: the request was not answered."""
-        if self.failure is None:
-            try:
-                self._run(
-                    lambda connection: connection.execute(
-                        "DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._owner)
-                    ),
-                    "write",
-                )
-            except StoreError as error:
-                self.failure = str(error)
+        with contextlib.suppress(StoreError):  # it runs out by itself
+            self._run(
+                lambda connection: connection.execute(
+                    "DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._owner)
+                ),
+                "write",
+            )
 
     def put(self, key: str, reply: Reply, *, model: str, endpoint: str) -> None:
         """Keep a reply: on the disk when this returns, or in memory and in the rescue file.
@@ -307,10 +307,12 @@ def _connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
 
 
 def _is_alive(owner: str) -> bool:
-    """Whether the process that made a claim may still run; other hosts' are taken to."""
+    """Whether the store that made a claim may still be at it; other hosts' are taken to."""
     host, pid, _ = owner.rsplit(":", 2)
     if host != socket.gethostname():
         return True
+    if int(pid) == os.getpid():
+        return owner in _AT_WORK
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

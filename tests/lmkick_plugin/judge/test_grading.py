@@ -88,7 +88,7 @@ def test_aspects_of_a_summary(make_judge: MakeJudge) -> None:
 
 def test_answers_judged_alone(make_judge: MakeJudge) -> None:
     with serve(replies("7\nBecause.")) as server:
-        verdicts = make_judge(server.url).grade(
+        verdicts = make_judge(server.url, concurrency=1).grade(
             [
                 Item(question="Q", answer="a"),
                 Item(question="Q2", answer="b", history=(("Q1", "earlier"),), solution="42"),

@@ -344,10 +344,11 @@ def test_any_text_gives_scores_in_range_or_none(text: str) -> None:
     assert single is None or 0 <= single <= 10
 
 
-@pytest.mark.parametrize("piece", ["\n", " ", "*", '"', "\u201c", "8 ", "(", "`", "> ", "a ", "["])
+@pytest.mark.parametrize(
+    "piece", ["*", "\u201c", "8 ", "(", "> ", "a scale of ", "8. ", "8\n", "Assistant 1: 8\n", "n/"]
+)
 def test_long_replies_are_read_in_linear_time(piece: str) -> None:
-    text = piece * 20_000
     started = time.process_time()
-    assert parse_pair("Well " + text) is None
-    assert parse_aspects("Well " + text) is None
-    assert time.process_time() - started < 5
+    assert parse_pair("Well " + piece * 5000) is None
+    assert parse_aspects("Well " + piece * 5000) is None
+    assert time.process_time() - started < 4, "it was 60 s and more where time was quadratic"

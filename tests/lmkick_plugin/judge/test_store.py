@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmkick_plugin.judge import Reply, ReplyStore, StoreError
+from lmkick_plugin.judge import Reply, StoreError
+from lmkick_plugin.judge import ReplyStore as _ReplyStore
 from lmkick_plugin.judge.store import request_key
 from tests.lmkick_plugin.judge.conftest import MakeJudge, items
 from tests.lmkick_plugin.judge.fault_server import fails, first, replies, send, serve
@@ -22,6 +25,24 @@ from tests.lmkick_plugin.judge.fault_server import fails, first, replies, send, 
 WORKER = Path(__file__).with_name("worker.py")
 REPOSITORY = Path(__file__).resolve().parents[3]
 FINE = replies("9 8\nBecause.")
+
+
+_OPENED: list[_ReplyStore] = []
+
+
+class ReplyStore(_ReplyStore):
+    """Remembers to be closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        _OPENED.append(self)
+
+
+@pytest.fixture(autouse=True)
+def _close_stores() -> Iterator[None]:
+    yield
+    while _OPENED:
+        _OPENED.pop().close()
 
 
 def _start(url: str, store: Path, count: int, concurrency: int) -> subprocess.Popen[str]:
@@ -80,6 +101,17 @@ def test_claims(tmp_path: Path) -> None:
     assert one.claim("k", 60), "a claim that ran out"
     one.close()
     assert two.claim("k", 60), "a claim given up"
+
+
+def test_a_claim_that_could_not_be_given_up_binds_nobody_here(tmp_path: Path) -> None:
+    one, two = ReplyStore(tmp_path / "r"), ReplyStore(tmp_path / "r")
+    assert one.claim("k", 3600)
+    assert one._connection is not None
+    one._connection.execute("PRAGMA query_only = 1")  # as on a disk that has become full
+    one.release("k")
+    assert not two.claim("k", 3600), "still there"
+    one.close()
+    assert two.claim("k", 3600)
 
 
 def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
@@ -161,9 +193,10 @@ def test_a_full_disk_stops_paying_and_loses_nothing(
         assert rescue is not None
         assert str(rescue) in (judge.store.failure or "")
         kept = _stored(judge.store.path)
-        judge.close()
         # with space again, the rescued replies are taken in and only the rest is asked for
         roomy = make_judge(server.url)
+        assert judge.store.get("open") is None, "closed, and opened again at need"
+        judge.store.close()
         assert roomy.store.restore(rescue) + kept == len(server.requests)
         rescue.unlink()
         assert all(verdict.scores for verdict in roomy.grade(items(20)))
@@ -243,7 +276,6 @@ def test_the_key_is_in_no_output(
         more = judge.grade(items(4))
         said += repr(more) + repr(judge.settings) + str(judge.summary) + repr(judge)
         said += repr([verdict.to_dict() for verdict in more])
-        judge.close()
     out, err = capfd.readouterr()
     assert "refuses the key" in said, "the faults were met"
     assert "You sent Bearer ***" in said
@@ -252,3 +284,24 @@ def test_the_key_is_in_no_output(
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert key.encode() not in path.read_bytes()
+
+
+def test_an_interrupted_run_keeps_what_arrived(make_judge: MakeJudge) -> None:
+    def interrupting(handler: Any, body: dict[str, Any], number: int) -> None:
+        if number == 6:
+            _thread.interrupt_main()
+        time.sleep(0.02)
+        FINE(handler, body, number)
+
+    with serve(interrupting) as server:
+        judge = make_judge(server.url, concurrency=2)
+        with pytest.raises(KeyboardInterrupt):
+            judge.grade(items(100))
+        sent = len(server.requests)
+        assert 6 <= sent < 60
+        kept = _stored(judge.store.path)
+        assert kept >= sent - 4, "two on their way when it was noticed, two more meanwhile"
+        started = time.monotonic()
+        assert all(verdict.scores for verdict in make_judge(server.url).grade(items(100)))
+        assert time.monotonic() - started < 30, "no claim is left that would be waited for"
+        assert len(server.requests) == sent + 200 - kept

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of the judge about each task's answers, and what its verdicts are called.
+
+The same for a run that judges as it goes and for ``lmkick judge``, which judges logged answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from lmkick_plugin.judge.grading import Item, Verdict
+from lmkick_plugin.judge.released import reads_pair, reads_rows
+from lmkick_plugin.judge.tokens import ASPECTS
+
+__all__ = ["Metrics", "Rubric", "rubric_of"]
+
+Metrics = dict[str, float | None]
+"""Values of one document by metric; None where there is no score."""
+
+_WINS = {"win": 1.0, "tie": 0.5, "lose": 0.0}
+_SUMMARIZE = (
+    "Summarize the given story in less than 150 words while preserving high coherence, "
+    "consistency, fluency, and relevance.\n\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rubric:
+    """How one task's answers are judged.
+
+    Attributes:
+        kind: ``summary`` (four aspects), ``answer`` (one score) or ``conversation`` (one a turn).
+        released: Whether only those replies count that the released LLM-KICK code could read.
+    """
+
+    kind: Literal["summary", "answer", "conversation"]
+    released: bool = False
+
+    def identities(self, doc: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a document may be called in a file of answers."""
+        return tuple(str(doc[name]) for name in ("question_id", "id") if name in doc)
+
+    def prompts(self, doc: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a model is asked, turn by turn; for a reference model."""
+        if self.kind == "summary":
+            return (doc.get("prompt") or _SUMMARIZE + doc["article"],)
+        return tuple(doc["turns"]) if self.kind == "conversation" else (doc["question"],)
+
+    def items(
+        self, doc: Mapping[str, Any], answers: Sequence[str], reference: Sequence[str] | None
+    ) -> list[Item]:
+        """What to judge of one document.
+
+        Args:
+            doc: The task's document.
+            answers: The model's answers, one a turn.
+            reference: The answers to compare with, one a turn; None to judge alone.
+
+        Returns:
+            One item a turn.
+        """
+        if self.kind == "summary":
+            story = doc.get("prompt") or doc["article"]
+            other = None if reference is None else reference[0]
+            return [Item(question=story, answer=answers[0], reference=other, kind="aspects")]
+        questions = self.prompts(doc)
+        solutions = doc.get("solutions") or [None] * len(questions)
+        items = []
+        for turn, question in enumerate(questions):
+            before = questions[:turn]
+            items.append(
+                Item(
+                    question=question,
+                    answer=answers[turn],
+                    reference=None if reference is None else reference[turn],
+                    category=doc["category"],
+                    history=tuple(zip(before, answers, strict=False)),
+                    reference_history=tuple(zip(before, reference or (), strict=False)),
+                    solution=solutions[turn],
+                )
+            )
+        return items
+
+    def accept(self, verdict: Verdict) -> Verdict:
+        """The verdict as this task counts it.
+
+        Args:
+            verdict: As the judge's reply says.
+
+        Returns:
+            The same; for a released protocol, unjudged where the released parser reads no scores.
+        """
+        if not self.released or verdict.scores is None:
+            return verdict
+        reads = reads_rows if self.kind == "summary" else reads_pair
+        if all(map(reads, verdict.replies)):
+            return verdict
+        return replace(
+            verdict,
+            scores=None,
+            reference_scores=None,
+            result=None,
+            reason="the released code's parser reads no scores in the reply",
+        )
+
+    def metrics(
+        self, doc: Mapping[str, Any], verdicts: Sequence[Verdict], *, compared: bool
+    ) -> Metrics:
+        """The values of one document.
+
+        Args:
+            doc: The task's document.
+            verdicts: One a turn, as :meth:`accept` returns them.
+            compared: Whether there is a reference.
+
+        Returns:
+            A value for each of :meth:`names` that concerns the document: of the categories, only
+            its own.
+        """
+        out: Metrics = {}
+        if self.kind == "summary":
+            scores = verdicts[0].scores or {}
+            out |= {f"judge_{aspect}": scores.get(aspect) for aspect in ASPECTS}
+        else:
+            by_turn = [verdict.scores and verdict.scores["score"] for verdict in verdicts]
+            out["judge_score"] = score = _mean(by_turn)
+            if self.kind == "conversation":
+                out |= {f"judge_score_turn_{i}": one for i, one in enumerate(by_turn, 1)}
+            out[_of_category(doc["category"])] = score
+        if compared:
+            results = [verdict.result for verdict in verdicts]
+            out["judge_win"] = _mean([None if r is None else _WINS[r] for r in results])
+        missing = sum(verdict.scores is None for verdict in verdicts)
+        out["unjudged"] = missing / len(verdicts)
+        return out
+
+    def names(self, categories: Iterable[str], *, compared: bool) -> list[str]:
+        """All metrics of a task.
+
+        Args:
+            categories: Those of its documents; none for stories.
+            compared: Whether there is a reference.
+
+        Returns:
+            Names in the order in which to show them.
+        """
+        if self.kind == "summary":
+            names = [f"judge_{aspect}" for aspect in ASPECTS]
+        else:
+            names = ["judge_score"]
+            if self.kind == "conversation":
+                names += ["judge_score_turn_1", "judge_score_turn_2"]
+            names += list(dict.fromkeys(map(_of_category, categories)))
+        return [*names, *(["judge_win"] if compared else []), "unjudged"]
+
+
+def rubric_of(task: str) -> Rubric | None:
+    """How a task's answers are judged.
+
+    Args:
+        task: A task's name.
+
+    Returns:
+        The rubric; None for a task that is not judged.
+    """
+    released = task.startswith("llmkick_")
+    name = task.removeprefix("llm")
+    if name.startswith("kick_summarization_"):
+        return Rubric("summary", released)
+    if name == "kick_instruct":
+        return Rubric("answer", released)
+    return Rubric("conversation") if name == "kickonly_mtbench" else None
+
+
+def _of_category(category: str) -> str:
+    return f"judge_score_{category.replace('-', '_').replace(' ', '_')}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None unless every value is known: half a conversation is no conversation."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
