@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressors.base import CompressedWeight, SettingsError
+from compressors.base import CompressedWeight
 from compressors.checks import require_finite_weight
 from compressors.columns import Sweep
 from compressors.factor import factorize
@@ -83,11 +83,7 @@ def solve(weights: Sequence[Tensor], stats: Hessian, plan: Plan) -> list[Compres
     """
     for weight in weights:
         require_finite_weight(weight)
-    if not stats.tokens:
-        raise SettingsError(
-            "no calibration tokens were seen: calibrate with nsamples of 1 or more, or use the "
-            "method that fallback() returns"
-        )
+    stats.require_tokens()
     with full_precision(), torch.no_grad():
         return _Solver(weights, stats, plan).run()
 

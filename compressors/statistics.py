@@ -81,6 +81,14 @@ class Statistic:
         self.tokens += other.tokens
         self._absorb(other)
 
+    def require_tokens(self) -> None:
+        """Raise :class:`SettingsError` if nothing was seen."""
+        if not self.tokens:
+            raise SettingsError(
+                "no calibration tokens were seen: calibrate with nsamples of 1 or more, or use the "
+                "method that fallback() returns"
+            )
+
     def _add(self, rows: Tensor) -> None:
         """Accumulate ``[tokens, in_features]``, at least one token."""
 

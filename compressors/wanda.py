@@ -70,13 +70,15 @@ class Wanda:
 
         Raises:
             NumericalError: If a weight, or the statistics, are not finite.
+            SettingsError: If the statistics are empty.
         """
-        return self._prune(weight, stats.norm)
+        return self.compress_together([weight], stats)[0]
 
     def compress_together(
         self, weights: Sequence[Tensor], stats: ColumnNorm
     ) -> list[CompressedWeight]:
         """Prune each matrix by itself; the norms are taken once."""
+        stats.require_tokens()
         norm = stats.norm
         return [self._prune(weight, norm) for weight in weights]
 

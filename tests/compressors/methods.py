@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every method in every mode, and layers to try them on."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compressors import GPTQ, NM, RTN, Magnitude, Random, SparseGPT, Unstructured, Wanda
+from compressors.statistics import Statistic
+
+PATTERNS = [Unstructured(0.5), Unstructured(0.33), NM(2, 4), NM(3, 8)]
+
+PRUNERS: list[Any] = [
+    method(pattern=pattern)
+    for method in (Magnitude, Random, Wanda, SparseGPT)
+    for pattern in PATTERNS
+]
+PRUNERS.append(Wanda(pattern=Unstructured(0.5), variant=True))
+PRUNERS.append(SparseGPT(pattern=Unstructured(0.5), block_size=24))
+
+QUANTIZERS: list[Any] = [
+    RTN(num_bits=4, group_size=16),
+    RTN(num_bits=2, group_size=None, symmetric=False),
+    RTN(num_bits=8, group_size=32, symmetric=False),
+    GPTQ(num_bits=4, group_size=16),
+    GPTQ(num_bits=3, group_size=None, symmetric=False),
+    GPTQ(num_bits=4, group_size=32, act_order=True),
+    GPTQ(num_bits=4, group_size=32, act_order=True, static_groups=True),
+    GPTQ(num_bits=8, group_size=16, block_size=24),
+    GPTQ(num_bits=4, group_size=32, block_size=16, symmetric=False),
+]
+
+JOINT: list[Any] = [
+    SparseGPT(pattern=Unstructured(0.5), quantize=RTN(num_bits=4, group_size=16)),
+    SparseGPT(pattern=NM(2, 4), quantize=RTN(num_bits=3, group_size=None, symmetric=False)),
+]
+
+METHODS = [*PRUNERS, *QUANTIZERS, *JOINT]
+
+ROWS, COLUMNS = 40, 96
+
+
+def make_weight(rows: int = ROWS, columns: int = COLUMNS, seed: int = 0) -> Tensor:
+    """A weight of normal entries, float32."""
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def make_inputs(columns: int = COLUMNS, tokens: int = 400, seed: int = 1) -> Tensor:
+    """Inputs with correlated features of unequal size, ``[tokens, columns]`` float32."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.eye(columns) + torch.randn(columns, columns, generator=generator) / columns**0.5
+    sizes = 0.2 + 2 * torch.rand(columns, generator=generator)
+    return torch.randn(tokens, columns, generator=generator) @ mixing * sizes
+
+
+def make_stats(method: Any, inputs: Tensor) -> Statistic:
+    """The statistic ``method`` asks for, having seen ``inputs``."""
+    stats: Statistic = method.statistic(inputs.shape[1])
+    stats.update(inputs)
+    return stats
+
+
+def label(method: Any) -> str:
+    """A short test id for a method; other parameters name themselves."""
+    if not is_dataclass(method):
+        return str(method)
+    values = [getattr(method, field.name) for field in fields(method)]
+    return f"{type(method).__name__}({','.join(map(str, values))})"

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fused kernel gives what the torch road gives: in Triton's interpreter, and on a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from compressors import GPTQ, NM, RTN, SparseGPT, Unstructured
+from compressors.columns import Sweep
+from compressors.grid import Grid
+from tests.compressors.methods import label, make_inputs, make_stats, make_weight
+
+MODES = [
+    (None, None, True),
+    (None, NM(2, 4), True),
+    (None, NM(4, 8), True),
+    (Grid(num_bits=3, group_size=None), None, False),
+    (Grid(num_bits=4, group_size=None, symmetric=False), None, False),
+    (Grid(num_bits=4, group_size=None), None, True),
+    (Grid(num_bits=4, group_size=None, symmetric=False), NM(2, 4), True),
+]
+
+
+def make_sweep(grid: Grid | None, pattern: NM | None, prunes: bool) -> Sweep:
+    """A block of 24 columns and 40 rows with its buffers filled."""
+    size, rows = 24, 40
+    torch.manual_seed(0)
+    sweep = Sweep(size, rows, torch.device("cpu"), prunes=prunes, pattern=pattern, grid=grid)
+    sweep.values.copy_(torch.randn(size, rows))
+    sweep.feedback.copy_((torch.randn(size, size) * 0.2).tril(-1))
+    sweep.importance.copy_(torch.rand(size, 1) + 0.1)
+    if prunes:
+        sweep.kept.copy_(torch.rand(size, rows) > 0.5)
+    if grid is not None:
+        scale, zero_point = grid.fit(torch.randn(size, rows, 16), dim=2)
+        sweep.scale.copy_(scale)
+        sweep.zero_point.copy_(zero_point)
+    return sweep
+
+
+def compare_in_the_interpreter() -> None:
+    """Run every mode both ways; called in a process of its own with TRITON_INTERPRET=1."""
+    from compressors.obs_triton import sweep_fused
+
+    for grid, pattern, prunes in MODES:
+        for columns in (24, 16):
+            plain, fused = (make_sweep(grid, pattern, prunes) for _ in range(2))
+            before = plain.values.clone()
+            plain.run_plain(columns)
+            sweep_fused(fused, columns)
+            assert not torch.equal(before, plain.values), "the sweep did nothing"
+            assert torch.equal(plain.values[columns:], before[columns:])
+            torch.testing.assert_close(fused.values, plain.values, rtol=1e-5, atol=1e-5)
+            assert torch.equal(fused.kept, plain.kept)
+
+
+def test_interpreted_kernel_is_the_torch_road() -> None:
+    pytest.importorskip("triton", reason="needs triton (its interpreter runs without a GPU)")
+    pytest.importorskip("numpy", reason="triton's interpreter needs numpy")
+    # The switch is read when triton is imported, hence the process of its own.
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from tests.compressors.test_obs_triton import compare_in_the_interpreter as compare\n"
+            "compare()",
+        ],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        check=True,
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "method",
+    [
+        SparseGPT(pattern=Unstructured(0.5)),
+        SparseGPT(pattern=NM(2, 4)),
+        SparseGPT(pattern=Unstructured(0.5), quantize=RTN(num_bits=4, group_size=32)),
+        GPTQ(num_bits=4, group_size=32),
+        GPTQ(num_bits=3, group_size=None, symmetric=False, act_order=True),
+    ],
+    ids=label,
+)
+def test_gpu_agrees_with_cpu(method: Any) -> None:
+    weight, inputs = make_weight(200, 384), make_inputs(384, tokens=2000)
+    cpu = method.compress(weight, make_stats(method, inputs))
+    stats = method.statistic(384, "cuda")
+    stats.update(inputs.cuda())
+    gpu = method.compress(weight.cuda(), stats)
+    assert gpu.weight.is_cuda
+    agree = ((gpu.weight.cpu() - cpu.weight).abs() <= 1e-3 * weight.abs().max()).float().mean()
+    assert float(agree) > 0.97
+    assert torch.equal(gpu.weight, method.compress(weight.cuda(), stats).weight)

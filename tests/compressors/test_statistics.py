@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streamed statistics are those of all inputs at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import compressors.products as products
+from compressors import NumericalError, SettingsError
+from compressors.statistics import ColumnNorm, Hessian, NoStatistic
+from tests import oracles
+from tests.compressors.methods import make_inputs
+
+KINDS: list[Any] = [ColumnNorm, Hessian]
+
+
+def value(stats: Any) -> torch.Tensor:
+    return stats.norm if isinstance(stats, ColumnNorm) else stats.matrix
+
+
+def expected(kind: Any, inputs: torch.Tensor) -> torch.Tensor:
+    return oracles.column_norm(inputs) if kind is ColumnNorm else oracles.hessian(inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("width", [5, 96, 300])
+def test_streamed_equals_full(kind: Any, dtype: torch.dtype, width: int) -> None:
+    inputs = make_inputs(width, tokens=333).to(dtype)
+    stats = kind(width)
+    for piece in torch.split(inputs, 50):
+        stats.update(piece[None])
+    stats.update(inputs[:0])
+    assert stats.tokens == 333
+    assert value(stats).dtype == torch.float32
+    torch.testing.assert_close(value(stats), expected(kind, inputs), rtol=2e-5, atol=2e-5)
+    one_batch = expected(kind, inputs[:50])
+    assert not torch.allclose(value(stats), one_batch, rtol=1e-3), "only the first batch was used"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_equals_full(kind: Any) -> None:
+    inputs = make_inputs()
+    left, right = kind(96), kind(96)
+    left.update(inputs[:100])
+    right.update(inputs[100:])
+    before = value(right).clone()
+    left.merge(right)
+    assert left.tokens == len(inputs)
+    torch.testing.assert_close(value(left), expected(kind, inputs), rtol=2e-5, atol=2e-5)
+    assert torch.equal(value(right), before)
+
+
+def test_hessian_is_symmetric_and_new_each_time() -> None:
+    stats = Hessian(300)
+    stats.update(make_inputs(300))
+    matrix = stats.matrix
+    assert torch.equal(matrix, matrix.t())
+    assert torch.equal(matrix.tril(), stats.lower.tril())
+    assert torch.equal(matrix.diagonal(), stats.diagonal)
+    matrix.zero_()
+    assert float(stats.matrix.abs().max()) > 0
+
+
+def test_batch_and_sequence_dimensions_are_tokens() -> None:
+    stats = NoStatistic(96)
+    stats.update(torch.zeros(2, 3, 96))
+    assert stats.tokens == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_bad_inputs_are_noticed(kind: Any, bad: float) -> None:
+    stats = kind(96)
+    inputs = make_inputs()
+    inputs[5, 7] = bad
+    stats.update(inputs)
+    with pytest.raises(NumericalError, match="not finite"):
+        value(stats)
+
+
+def test_wrong_widths_are_refused() -> None:
+    with pytest.raises(SettingsError, match="width 95"):
+        Hessian(96).update(torch.zeros(3, 95))
+    with pytest.raises(SettingsError, match="cannot merge"):
+        Hessian(96).merge(Hessian(95))
+    with pytest.raises(SettingsError, match="cannot merge"):
+        Hessian(96).merge(ColumnNorm(96))  # type: ignore[arg-type]
+
+
+def test_every_road_multiplies_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_LARGE", 1)
+    a, b = make_inputs(40, tokens=30), make_inputs(50, tokens=40)
+    roads = [False, True] if hasattr(torch.ops.mkldnn, "_linear_pointwise") else [False]
+    for onednn in roads:
+        monkeypatch.setattr(products, "_prefers_onednn", lambda onednn=onednn: onednn)
+        for left, right in ((a, b), (a.t().contiguous().t(), b.t().contiguous().t())):
+            target = torch.ones(30, 50)
+            products.add_product(target, left, right, alpha=-2)
+            torch.testing.assert_close(target, 1 - 2 * (a @ b), rtol=1e-4, atol=1e-4)
+        stats = Hessian(40)
+        stats.update(a)
+        torch.testing.assert_close(stats.matrix, oracles.hessian(a), rtol=1e-4, atol=1e-5)
+
+
+def test_a_missing_operator_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(products, "_onednn_product", absent)
+    products._prefers_onednn.cache_clear()
+    try:
+        assert products._prefers_onednn() is False
+    finally:
+        products._prefers_onednn.cache_clear()
+
+
+def test_a_callers_precision_comes_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with products.full_precision():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
