@@ -120,4 +120,5 @@ def sweep_fused(sweep: Sweep, columns: int) -> None:
         BLOCK=triton.next_power_of_2(columns),
         ROWS=_ROWS,
         num_warps=_WARPS,
+        enable_fp_fusion=True,  # said, because the default changes between versions of Triton
     )
