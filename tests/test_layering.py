@@ -13,19 +13,19 @@ import pytest
 
 # The maths of compressors: torch, the standard library and each other.
 MATHS = {
-    *(
-        "base",
-        "checks",
-        "columns",
-        "grid",
-        "obs",
-        "patterns",
-        "products",
-        "pruning",
-        "statistics",
-        "sweep_grids",
-    ),
     *("gptq", "magnitude", "random", "rtn", "sparsegpt", "wanda"),
+    "base",
+    "checks",
+    "columns",
+    "factor",
+    "grid",
+    "obs",
+    "obs_triton",
+    "patterns",
+    "products",
+    "pruning",
+    "statistics",
+    "sweep_grids",
 }
 # What meets models and text may import these beside torch; only calibration reads data sets.
 EDGES = {"accelerate", "numpy", "safetensors", "tqdm", "transformers"}
@@ -71,6 +71,7 @@ def core_rules(folder: Path) -> dict[str, set[str]]:
     rules = {}
     for path in folder.rglob("*.py"):
         rules[path.stem] = {"torch"} if path.stem in {*MATHS, "__init__"} else {"torch", *EDGES}
+    rules["obs_triton"] = {"torch", "triton"}
     rules["calibration"] = {"torch", *EDGES, *CALIBRATION}
     return rules
 
