@@ -145,6 +145,7 @@ ARGUMENTS: dict[str, Argument] = {
     "seed": Argument(read_seeds, (*_CALIBRATING, "random"), (0,)),
     "data_dir": Argument(_read_data_dir),
     "resume_dir": Argument(read_text, COMPRESSORS[1:]),
+    "reference": Argument(read_text),
 }
 
 #: Arguments of the design that this version does not have yet, with what to do instead.
@@ -152,7 +153,6 @@ _UNAVAILABLE = {
     "save_compressed": "The compressed weights are evaluated and not kept; leave it out.",
     "compress_cache": "Every run compresses anew (resume_dir keeps finished blocks); leave it out.",
     "quantize": "Give a checkpoint that is already quantized as pretrained, or leave it out.",
-    "reference": "Evaluate the dense model in a run of its own (compressor=none); leave it out.",
     "prefix_reuse": "Shared prefixes are recomputed, as with prefix_reuse=false; leave it out.",
 }
 

@@ -31,8 +31,11 @@ __all__ = [
     "Origin",
     "Source",
     "WebJson",
+    "WebLines",
     "load_rows",
     "locate",
+    "read_json_lines",
+    "read_text",
 ]
 
 DATA_DIR_VARIABLE = "LMKICK_DATA_DIR"
@@ -116,6 +119,38 @@ class WebJson:
 
 
 @dataclass(frozen=True)
+class WebLines:
+    """A file of JSON Lines at a URL.
+
+    Attributes:
+        remote: the file.
+        rows: how many rows it has to have.
+    """
+
+    remote: RemoteFile
+    rows: int
+
+    def __str__(self) -> str:
+        return self.remote.url
+
+    def read(self, fields: Iterable[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
+        """Yield the rows, with all that they hold.
+
+        Raises:
+            FetchError: They could not be fetched, or the file is not what it should be.
+        """
+        path = fetch(self.remote)
+        again = f"{path}; delete it to fetch it again"
+        try:
+            rows = [row for _, row in read_json_lines(path)]
+        except DataError as error:
+            raise FetchError(f"{error}; delete the file to fetch it again") from error
+        if len(rows) != self.rows:
+            raise FetchError(f"{len(rows):,} rows instead of {self.rows:,} in {again}")
+        yield from rows
+
+
+@dataclass(frozen=True)
 class Source:
     """One file of rows.
 
@@ -127,7 +162,7 @@ class Source:
 
     file: str
     fields: tuple[str, ...]
-    remote: HubFiles | WebJson
+    remote: HubFiles | WebJson | WebLines
 
 
 @dataclass(frozen=True)
@@ -164,7 +199,7 @@ class Origin:
 
     def _unchecked(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if self.path is not None:
-            yield from _read_json_lines(self.path)
+            yield from read_json_lines(self.path)
             return
         source = self.source
         try:
@@ -221,7 +256,26 @@ def _require(row: Mapping[str, Any], field: str, where: str) -> None:
         value = value[part]
 
 
-def _read_json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, gzipped or not.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    opener: Callable[..., TextIO] = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            return file.read()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield ``(where, row)`` for each line of a JSON Lines file, gzipped or not.
+
+    Raises:
+        DataError: Unreadable, or a line that is no JSON object.
+    """
     opener: Callable[..., TextIO] = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,8 @@ from lmkick_plugin import cache_guard, checks, record, serving
 from lmkick_plugin.arguments import parse_arguments
 from lmkick_plugin.fingerprint import WeightSurvey, require_same_weights, survey_weights
 from lmkick_plugin.placement import merge_adapter, refuse_offloaded, spread
-from lmkick_plugin.values import is_unset
+from lmkick_plugin.reference import Reference, check_reference
+from lmkick_plugin.values import is_unset, settings_error
 from lmkick_plugin.watched import WatchedHFLM
 from lmkick_plugin.windows import score_windows
 
@@ -47,6 +49,7 @@ class KickLM(WatchedHFLM):
     _report: Any = None
     _calibration_shape: tuple[int, int] | None = None
     _compressed: WeightSurvey | None = None
+    _loaded_with: dict[str, Any]
 
     def __init__(self, pretrained: Any = None, **kwargs: Any) -> None:
         """Check, load, compress.
@@ -71,6 +74,8 @@ class KickLM(WatchedHFLM):
         elif is_unset(self._passed["softmax_dtype"]):
             self._passed["softmax_dtype"] = None
         super().__init__(**self._passed)
+        if self._prebuilt:
+            self._check_reference()
         if self._prebuilt and self._compressor is not None:
             self._compress(self._compressor, self._load_calibration())
             self._model.eval()
@@ -101,6 +106,8 @@ class KickLM(WatchedHFLM):
         checks.check_model_kind(self.recipe, config, self.backend, self._passed)
 
     def _create_model(self, pretrained: str, **kwargs: Any) -> None:
+        self._loaded_with = {"pretrained": pretrained, **kwargs}
+        self._check_reference()
         if self._compressor is None:
             super()._create_model(pretrained=pretrained, **kwargs)
             return
@@ -180,6 +187,67 @@ class KickLM(WatchedHFLM):
         """
         return [score_windows(self, text, **settings) for text, settings in map(_args, requests)]
 
+    def divergence(self, requests: list[Any]) -> list[dict[str, Any]]:
+        """Serve ``divergence`` requests: how far this model is from its dense reference.
+
+        Without ``reference``, that is the model's own dense weights. They are read from its
+        checkpoint again now, and let go afterwards: no other task pays for them.
+
+        Args:
+            requests: As :func:`lmkick_plugin.diverging.measure` takes them.
+
+        Returns:
+            For each, what that function returns.
+
+        Raises:
+            SettingsError: The model was given as an object, so its dense weights are gone.
+            RuntimeError: The weights are not those from before the measurement.
+        """
+        from lmkick_plugin.diverging import measure
+
+        with self._dense_reference() as reference:
+            answers = measure(self, reference, requests)
+        if survey_weights(self.model).sha256 != self.weights.sha256:
+            raise RuntimeError(
+                "The weights are no longer those that were to be evaluated, after the dense ones "
+                "were in their place: results from here on would not be the compressed model's. "
+                "Please report this, with the model and its arguments."
+            )
+        return answers
+
+    def _dense_reference(self) -> AbstractContextManager[Reference]:
+        from lmkick_plugin import reference
+
+        if self.recipe.reference is not None:
+            other = reference.another_model(self, self.recipe.reference, self._passed)
+            return nullcontext(other)
+        if self._compressor is None:
+            return nullcontext(reference.itself(self))
+        if self._prebuilt:
+            raise settings_error(
+                "The model was given as an object and compressed in place, so its dense weights "
+                "are gone. Give pretrained=NAME, or a dense model as reference=NAME."
+            )
+        return reference.dense_weights(self, self._load_again)
+
+    def _load_again(self) -> Any:
+        """The dense model, in main memory."""
+        again = {**self._loaded_with, "parallelize": False, "device_map": "cpu"}
+        again["revision"] = self._base_revision or again.get("revision")
+        evaluated = self._model
+        try:
+            super()._create_model(**again)
+            dense = self._model
+        finally:
+            self._model = evaluated
+        return merge_adapter(dense) if hasattr(dense, "peft_config") else dense
+
+    def _check_reference(self) -> None:
+        name = self.recipe.reference
+        if name is not None:
+            remote = bool(self._passed.get("trust_remote_code"))
+            check_reference(name, self.tokenizer, self.config, trust_remote_code=remote)
+
     def set_cache_hook(self, cache_hook: Any) -> None:
         """As in ``hf``; refuses a cache of answers that another model has filled."""
         if cache_hook.dbdict is not None:
@@ -210,6 +278,15 @@ class KickLM(WatchedHFLM):
             return self.pretrained
         return str(getattr(self.config, "_name_or_path", "") or type(self.model).__name__)
 
+    @property
+    def _base_revision(self) -> str | None:
+        return checks.base_revision(
+            self.pretrained,
+            revision=str(self.revision),
+            subfolder=str(self._passed.get("subfolder") or ""),
+            cache_dir=self._passed.get("cache_dir"),
+        )
+
     def get_model_info(self) -> dict[str, Any]:
         """As in ``hf``, with the ``kick`` record added; goes into ``results["config"]``."""
         info: dict[str, Any] = super().get_model_info()
@@ -219,12 +296,7 @@ class KickLM(WatchedHFLM):
             report=self._report,
             calibration_shape=self._calibration_shape,
             base_model=self._base_model,
-            base_revision=checks.base_revision(
-                self.pretrained,
-                revision=str(self.revision),
-                subfolder=str(self._passed.get("subfolder") or ""),
-                cache_dir=self._passed.get("cache_dir"),
-            ),
+            base_revision=self._base_revision,
             dtype=str(self.model.dtype).removeprefix("torch."),
             device=record.device_name(torch.device(self.device)),
             chat_template=self.chat_template_used,

@@ -47,6 +47,8 @@ class Recipe:
         seeds: Seeds of calibration (and of random pruning); more than one asks for repetition.
         data_dir: Folder of local data files; not part of the recipe's identity.
         resume_dir: Where finished blocks are kept; not part of the recipe's identity.
+        reference: The model that divergence is measured against, where it is not the model's own
+            dense weights; not part of the recipe's identity.
     """
 
     compressor: str = "none"
@@ -67,6 +69,7 @@ class Recipe:
     seeds: tuple[int, ...] | None = None
     data_dir: str | None = field(default=None, compare=False)
     resume_dir: str | None = field(default=None, compare=False)
+    reference: str | None = field(default=None, compare=False)
 
     @property
     def requested_sparsity(self) -> float | None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lmkick_plugin.values import settings_error
 
-__all__ = ["cut_windows", "score_windows", "window_losses"]
+__all__ = ["batch_size_for", "cut_windows", "score_windows", "window_losses"]
 
 _POSITIONS_AT_ONCE = 128
 
@@ -99,7 +99,7 @@ def score_windows(
     # verbose=False: the text is meant to be longer than the context, no need to warn.
     token_ids = model.tokenizer.encode(text, verbose=False, **special)
     windows = cut_windows(token_ids, length, limit)[model.rank :: model.world_size]
-    batch_size = _batch_size(model, length)
+    batch_size = batch_size_for(model, length)
     losses: list[float] = []
     with tqdm(total=len(windows), desc="Scoring windows", disable=model.rank != 0) as bar:
         for start in range(0, len(windows), batch_size):
@@ -115,7 +115,8 @@ def score_windows(
     }
 
 
-def _batch_size(model: Any, length: int) -> int:
+def batch_size_for(model: Any, length: int) -> int:
+    """Sequences of ``length`` tokens in a batch, found by trying where it is to be ``auto``."""
     if str(model.batch_size) != "auto":
         return int(model.batch_size)
     # Tried out at the length that is used; lm-eval's own default is the whole context.

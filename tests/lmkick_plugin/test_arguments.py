@@ -202,7 +202,6 @@ WANDA: dict[str, Any] = {"compressor": "wanda", "sparsity": 0.5}
         ({"save_compressed": "out"}, "save_compressed='out' is not available in this version"),
         ({"compress_cache": True}, "not available"),
         ({"quantize": "nf4"}, "not available"),
-        ({"reference": "model"}, "not available"),
         ({"prefix_reuse": True}, "as with prefix_reuse=false"),
     ],
 )
@@ -241,6 +240,7 @@ def test_every_argument_is_used_or_refused(compressor: str, name: str, tmp_path:
         "seed": 9,
         "data_dir": str(tmp_path),
         "resume_dir": "kept",
+        "reference": "dense",
     }
     given = {**base, name: values.get(name, True)}
     if name == "pattern":

@@ -28,6 +28,7 @@ NEEDED = {
         "trivia_qa/rc_validation.jsonl": ["question", "answer", "entity_pages", "search_results"]
     },
     "kick_wikitext": {"wikitext/test.jsonl": ["text"]},
+    "kickonly_divergence": {"wikitext/test.jsonl": ["text"]},
     "kickonly_perplexity": {"wikitext/test.jsonl": ["text"]},
     "llmkick_freebaseqa": {"freebase_qa/train.jsonl": ["RawQuestion", "Parses"]},
     "llmkick_mmlu": {"mmlu/test.jsonl": ["choices"], "mmlu/dev.jsonl": ["answer"]},

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KICK = {"kick_freebaseqa", "kick_triviaqa_closed", "kick_triviaqa_open", "kick_wikitext"}
 KICK_LEAVES = KICK | {f"mmlu_kick_{subject}" for subject in SUBJECTS}
+KICKONLY = {"kickonly_divergence", "kickonly_perplexity"}
 TWINS = {"llmkick_freebaseqa", "llmkick_triviaqa_closed", "llmkick_triviaqa_open"}
 TWIN_LEAVES = TWINS | {f"mmlu_llmkick_{subject}" for subject in SUBJECTS}
 
@@ -29,8 +30,8 @@ TWIN_LEAVES = TWINS | {f"mmlu_llmkick_{subject}" for subject in SUBJECTS}
         ("kick_*", KICK_LEAVES),
         ("kick", KICK_LEAVES),
         ("llmkick_*", TWIN_LEAVES),
-        ("kickonly_*", {"kickonly_perplexity"}),
-        ("kickonly", {"kickonly_perplexity"}),
+        ("kickonly_*", KICKONLY),
+        ("kickonly", KICKONLY),
     ],
 )
 def test_patterns_load_each_task_once(
@@ -132,7 +133,7 @@ def test_generator_writes_where_it_lies(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "name", sorted(KICK | TWINS | {"mmlu_kick_anatomy", "mmlu_llmkick_virology"})
+    "name", sorted(KICK | KICKONLY | TWINS | {"mmlu_kick_anatomy", "mmlu_llmkick_virology"})
 )
 def test_readme_numbers_the_differences_of_the_metadata(
     tiny_manager: TaskManager, name: str
