@@ -102,6 +102,7 @@ class _PlainSweep:
         part = m * max(1, _SUB_BLOCK // m)
         unit = part if sweep.pattern is None else m
         self.columns = list(zip(sweep.values, self.results, errors, strict=True))
+        self.kept, self.scale = sweep.kept.unbind(0), sweep.scale.unbind(0)
         self.products: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self.inside: list[tuple[Tensor, Tensor] | None] = []
 
@@ -135,13 +136,14 @@ class _PlainSweep:
             if sweep.grid is not None:
                 self._round(sweep.grid, index, column, result)
             elif sweep.prunes:
-                torch.mul(column, sweep.kept[index], out=result)
+                torch.mul(column, self.kept[index], out=result)
             torch.sub(column, result, out=error)
-        sweep.values[:columns] = self.results[:columns]
+        # Adding 0 clears the sign of -0.
+        torch.add(self.results[:columns], 0.0, out=sweep.values[:columns])
 
     def _round(self, grid: Grid, index: int, column: Tensor, result: Tensor) -> None:
         """Write one column's nearest points of the grid, 0 where it is pruned, to ``result``."""
-        scale = self.sweep.scale[index]
+        scale = self.scale[index]
         torch.div(column, scale, out=result).round_()
         if grid.symmetric:
             result.clamp_(-grid.middle, grid.top - grid.middle)
@@ -150,4 +152,4 @@ class _PlainSweep:
             torch.clamp(result, low, low + grid.top, out=result)
         result.mul_(scale)
         if self.sweep.prunes:
-            result.mul_(self.sweep.kept[index])
+            result.mul_(self.kept[index])

@@ -128,6 +128,8 @@ class _Solver:
         # What the changes made so far ask of each column, before its block's inverse is applied.
         self.pending = torch.zeros_like(self.values)
         self.keep = torch.empty_like(self.values, dtype=torch.bool) if plan.pattern else None
+        # Fresh memory for each block would cost more than what is done in it.
+        self.scratch = torch.empty(min(plan.block_size, self.columns), rows, device=device)
         self.sweep = Sweep(
             min(plan.block_size, self.columns),
             rows,
@@ -148,6 +150,7 @@ class _Solver:
         """Compress one block, and let what follows know."""
         sweep, count = self.sweep, stop - start
         original, current = self.values[start:stop], sweep.values[:count]
+        scratch = self.scratch[:count]
         current.copy_(original)
         if start:
             add_product(current, inverse, self.pending[start:stop])
@@ -159,10 +162,11 @@ class _Solver:
             self._find_grids(self.grids, start, stop)
         sweep.run(count)
         if self.grids is not None:
-            self.grids.encode(start, current, sweep.scale[:count], sweep.zero_point[:count])
+            steps = torch.div(current, sweep.scale[:count], out=scratch)
+            self.grids.encode(start, steps, sweep.zero_point[:count])
         if self.keep is not None:
             self.keep[start:stop] = sweep.kept[:count]
-        changes = original - current
+        changes = torch.sub(original, current, out=scratch)
         original.copy_(current)
         if stop < self.columns:
             add_product(self.pending[stop:], self.factor.lower[stop:, start:stop], changes)
@@ -170,7 +174,8 @@ class _Solver:
     def _select(self, pattern: Unstructured, start: int, stop: int) -> None:
         """Choose what stays of a block, matrix by matrix; ties by row, then column."""
         count = stop - start
-        scores = self.sweep.values[:count].abs().mul_(self.importance[start:stop])
+        scores = torch.abs(self.sweep.values[:count], out=self.scratch[:count])
+        scores.mul_(self.importance[start:stop])
         for mine, kept in zip(self._each(scores), self._each(self.sweep.kept[:count]), strict=True):
             drop = pattern.dropped(mine.numel())
             if not drop:
@@ -216,8 +221,7 @@ class _Solver:
             common["num_bits"] = grids.grid.num_bits
         return [
             CompressedWeight(
-                # Adding 0 clears the sign of -0.
-                weight=mine.to(weight.dtype).add_(0.0),
+                weight=mine.to(weight.dtype),
                 **{name: each[index] for name, each in parts.items()},
                 **common,
             )

@@ -87,7 +87,8 @@ def _sweep_kernel(  # type: ignore[no-untyped-def]
             other=0.0,
         )
         values -= feedback[:, None] * (value - result)[None, :]
-        values = tl.where(is_this, result[None, :], values)
+        # Adding 0 clears the sign of -0.
+        values = tl.where(is_this, result[None, :] + 0.0, values)
     tl.store(values_ptr + here, values, mask=inside)
 
 

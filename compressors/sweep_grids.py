@@ -60,8 +60,13 @@ class SweepGrids:
         torch.index_select(self.scale, 0, groups, out=scale[: stop - start])
         torch.index_select(self.zero_point, 0, groups, out=zero_point[: stop - start])
 
-    def encode(self, start: int, values: Tensor, scale: Tensor, zero_point: Tensor) -> None:
-        """Keep the codes of a block's compressed weights, each with the grid it was rounded to."""
-        # The values are multiples of the scale, so the division gives whole numbers back.
-        steps = (values / scale).round_().add_(zero_point)
-        self.codes[start : start + len(values)] = steps
+    def encode(self, start: int, steps: Tensor, zero_point: Tensor) -> None:
+        """Keep the codes of a block.
+
+        Args:
+            start: Its first column.
+            steps: Its compressed weights divided by their scales: whole numbers but for rounding;
+                overwritten.
+            zero_point: Theirs.
+        """
+        self.codes[start : start + len(steps)] = steps.round_().add_(zero_point)
