@@ -25,6 +25,8 @@ from compressors import (
     UnsupportedModelError,
     Wanda,
     compress_model,
+    passes,
+    products,
 )
 from compressors.families import find_blocks
 from tests import oracles
@@ -272,6 +274,29 @@ def test_a_block_listed_twice_is_compressed_once(samples: Tensor) -> None:
     assert report.sparsity == 0.5
 
 
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_another_road_for_products_changes_rounding_only(
+    family: str, samples: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, other = make(family), make(family)
+    quiet(usual, WANDA, samples)
+    used: list[tuple[int, ...]] = []
+
+    def road(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        used.append(tuple(weight.shape))
+        product = (x.double() @ weight.double().t()).float()
+        return product if bias is None else product + bias
+
+    monkeypatch.setattr(passes, "linear_road", lambda: road)
+    quiet(other, WANDA, samples)
+    assert used
+    assert min(agreement(family, usual, other).values()) == 1.0
+    assert not any("forward" in module.__dict__ for module in other.modules())
+    used.clear()
+    quiet(make(family, dtype=torch.bfloat16), WANDA, samples)
+    assert not used
+
+
 # --- mixtures of experts ------------------------------------------------------------------------
 
 
@@ -482,3 +507,15 @@ def test_progress_shows_block_and_method(
     assert "3/3" in shown
     quiet(make("llama"), WANDA, samples)
     assert capsys.readouterr().err == ""
+
+
+def test_onednn_road_multiplies_right() -> None:
+    x, weight, bias = torch.randn(2, 5, 64), torch.randn(48, 64), torch.randn(48)
+    expected = torch.nn.functional.linear(x, weight, bias)
+    try:
+        result = products._onednn_linear(x, weight, bias)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        pytest.skip("this torch has no such operator")
+    assert torch.allclose(result, expected, atol=1e-4)
+    without = products._onednn_linear(x, weight, None)
+    assert torch.allclose(without, expected - bias, atol=1e-4)
