@@ -15,7 +15,7 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
 
 from lmkick_plugin import foreign_prompts
-from lmkick_plugin.metrics import mean_over_positions
+from lmkick_plugin.position_means import mean_over_positions
 from lmkick_plugin.serving import require_kick_model
 from lmkick_plugin.tables import positive, texts
 from lmkick_plugin.values import is_unset, read_int, settings_error

@@ -25,7 +25,6 @@ __all__ = [
     "exact_match",
     "f1",
     "first_line",
-    "mean_over_positions",
     "normalize_answer",
     "score_answers",
     "score_choices",
@@ -159,23 +158,6 @@ def token_perplexity(items: Iterable[Mapping[str, Any]]) -> float:
     """
     losses = [loss for item in items for loss in item["window_losses"]]
     return _exp(math.fsum(losses) / len(losses)) if losses else math.nan
-
-
-def mean_over_positions(items: Iterable[Sequence[float]]) -> float:
-    """Mean over positions of what is given as sums over documents.
-
-    Args:
-        items: one (sum, positions) a document.
-
-    Returns:
-        The mean; NaN where there is not a single position.
-
-    >>> mean_over_positions([[1.0, 1], [0.0, 3]])
-    0.25
-    """
-    pairs = list(items)
-    count = sum(positions for _, positions in pairs)
-    return math.fsum(total for total, _ in pairs) / count if count else math.nan
 
 
 def score_answers(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

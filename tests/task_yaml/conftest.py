@@ -64,6 +64,21 @@ def _triviaqa(number: int, pages: list[str], results: list[str]) -> dict[str, An
     }
 
 
+def _instruction(number: int) -> dict[str, Any]:
+    return {
+        "instruction": f"Write about {number} things.",
+        "input": f"thing {number}" if number % 2 else "",
+        "output": f"Of {number} things there is little to say.",
+    }
+
+
+def _alpaca() -> list[dict[str, Any]]:
+    """25 rows: three are scored, and one of the others asks the same as one of those."""
+    rows = [_instruction(number) for number in range(25)]
+    rows[7] = {**rows[7], "instruction": "write  about 10\nthings.", "input": ""}
+    return rows
+
+
 def tiny_files() -> dict[str, list[dict[str, Any]]]:
     """Rows of every file the knowledge tasks read, by path in the data directory."""
     evidence: list[tuple[list[str], list[str]]] = [
@@ -75,6 +90,8 @@ def tiny_files() -> dict[str, list[dict[str, Any]]]:
     lines = ["", " = First = \n", "", " Some text , with a comma . \n", " = = Part = = \n"]
     lines += [" More @-@ text . \n", "", " = Second = \n", "", " The end . \n"]
     return {
+        "alpaca/train.jsonl": _alpaca(),
+        "unnatural_instructions/test.jsonl": [_instruction(100 + number) for number in range(4)],
         "freebase_qa/eval.jsonl": [_freebaseqa(number) for number in range(4)],
         "freebase_qa/train.jsonl": [_freebaseqa(number) for number in range(5)],
         "mmlu/test.jsonl": [_mmlu(subject, n) for n in range(3) for subject in SUBJECTS],

@@ -18,20 +18,27 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 NEEDED = {
+    "kick_alpaca": {"alpaca/train.jsonl": ["instruction", "input", "output"]},
+    "kick_unnatural": {"unnatural_instructions/test.jsonl": ["instruction", "output"]},
     "kick_freebaseqa": {"freebase_qa/eval.jsonl": ["RawQuestion", "Parses"]},
     "kick_mmlu": {
         "mmlu/test.jsonl": ["question", "subject", "choices", "answer"],
         "mmlu/dev.jsonl": ["question", "subject", "choices", "answer"],
     },
+    "kick_instruct": {"instruct/vicuna_bench.jsonl": ["question_id", "category", "turns"]},
+    "kick_summarization_small": {"cnn_dailymail/test.jsonl": ["article", "highlights", "id"]},
     "kick_triviaqa_closed": {"trivia_qa/nocontext_validation.jsonl": ["question", "answer"]},
     "kick_triviaqa_open": {
         "trivia_qa/rc_validation.jsonl": ["question", "answer", "entity_pages", "search_results"]
     },
     "kick_wikitext": {"wikitext/test.jsonl": ["text"]},
     "kickonly_divergence": {"wikitext/test.jsonl": ["text"]},
+    "kickonly_mtbench": {"instruct/mt_bench.jsonl": ["question_id", "category", "turns"]},
     "kickonly_perplexity": {"wikitext/test.jsonl": ["text"]},
     "llmkick_freebaseqa": {"freebase_qa/train.jsonl": ["RawQuestion", "Parses"]},
+    "llmkick_instruct": {"instruct/vicuna_bench.jsonl": ["turns"]},
     "llmkick_mmlu": {"mmlu/test.jsonl": ["choices"], "mmlu/dev.jsonl": ["answer"]},
+    "llmkick_summarization_large": {"cnn_dailymail/test.jsonl": ["highlights"]},
     "llmkick_triviaqa_closed": {"trivia_qa/nocontext_validation.jsonl": ["answer"]},
     "llmkick_triviaqa_open": {"trivia_qa/rc_validation.jsonl": ["entity_pages"]},
 }
@@ -93,6 +100,10 @@ def test_missing_field(
             {"Parses": [{"Answers": [{}]}]},
             "AnswersName",
         ),
+        ("kick_instruct", "instruct/vicuna_bench.jsonl", {"turns": ["a", "b"]}, "one text"),
+        ("kickonly_mtbench", "instruct/mt_bench.jsonl", {"turns": ["one"]}, "2 texts"),
+        ("kickonly_mtbench", "instruct/mt_bench.jsonl", {"reference": ["one"]}, "'reference'"),
+        ("kick_summarization_large", "cnn_dailymail/test.jsonl", {"article": " "}, "to be text"),
         (
             "kick_triviaqa_closed",
             "trivia_qa/nocontext_validation.jsonl",

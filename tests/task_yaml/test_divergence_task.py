@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,7 +77,35 @@ def test_positions_are_averaged_not_documents(
     assert scores["kl,none"] == pytest.approx(second / (first + second))
     assert scores["top1_agreement,none"] == pytest.approx((first + second - 1) / (first + second))
     assert scores["first_divergent_token,none"] == 0.5
+    assert scores["jsd_stderr,none"] > 0
     assert result["higher_is_better"][TASK]["jsd"] is False
+
+
+def test_standard_error_is_that_of_a_ratio(make_manager: Any) -> None:
+    import random
+    import statistics
+
+    from lm_eval.api.metrics import stderr_for_metric
+
+    from lmkick_plugin.position_means import mean_over_positions
+
+    draw = random.Random(0)
+    sizes = [draw.randint(50, 500) for _ in range(200)]
+    pairs = [[size * draw.gauss(0.3, 0.1), size] for size in sizes]
+    resampled = [draw.choices(pairs, k=len(pairs)) for _ in range(2000)]
+    bootstrap = statistics.stdev(
+        sum(total for total, _ in sample) / sum(size for _, size in sample) for sample in resampled
+    )
+    values: list[Any] = list(pairs)
+    assert mean_over_positions(values) == pytest.approx(
+        sum(total for total, _ in pairs) / sum(sizes)
+    )
+    stderr = stderr_for_metric(mean_over_positions, bootstrap_iters=100)
+    assert stderr is not None
+    assert stderr(values) == pytest.approx(bootstrap, rel=0.1)
+    for broken in (math.nan, math.inf):
+        assert not math.isfinite(mean_over_positions([[broken, 3], [1.0, 2]]))
+    assert math.isnan(mean_over_positions([]))
 
 
 def test_samples_hold_sums_and_positions(evaluate: Callable[..., Any], lm: DivergingLM) -> None:

@@ -17,10 +17,26 @@ from tests.task_yaml.conftest import SUBJECTS, TASK_FOLDER, tiny_files, write_da
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-KICK = {"kick_freebaseqa", "kick_triviaqa_closed", "kick_triviaqa_open", "kick_wikitext"}
+SUMMARIZATION = {f"kick_summarization_{size}" for size in ("small", "medium", "large")}
+KICK = {
+    "kick_alpaca",
+    "kick_unnatural",
+    "kick_freebaseqa",
+    "kick_instruct",
+    "kick_triviaqa_closed",
+    "kick_triviaqa_open",
+    "kick_wikitext",
+    *SUMMARIZATION,
+}
 KICK_LEAVES = KICK | {f"mmlu_kick_{subject}" for subject in SUBJECTS}
-KICKONLY = {"kickonly_divergence", "kickonly_perplexity"}
-TWINS = {"llmkick_freebaseqa", "llmkick_triviaqa_closed", "llmkick_triviaqa_open"}
+KICKONLY = {"kickonly_divergence", "kickonly_mtbench", "kickonly_perplexity"}
+TWINS = {
+    "llmkick_freebaseqa",
+    "llmkick_instruct",
+    "llmkick_triviaqa_closed",
+    "llmkick_triviaqa_open",
+    *(f"llm{name}" for name in SUMMARIZATION),
+}
 TWIN_LEAVES = TWINS | {f"mmlu_llmkick_{subject}" for subject in SUBJECTS}
 
 
