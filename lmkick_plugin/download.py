@@ -38,15 +38,17 @@ class RemoteFile:
         url: where it is.
         sha256: of the file as it was when this was written. Its authors may have corrected it
             since, so another sum is a warning; whether the content will do its reader decides.
+        kept_as: name of the local copy, where the URL's last part says too little.
     """
 
     url: str
     sha256: str
+    kept_as: str = ""
 
     @property
     def name(self) -> str:
-        """Last part of the URL."""
-        return self.url.rsplit("/", 1)[-1]
+        """Name of the local copy: the last part of the URL, unless another was chosen."""
+        return self.kept_as or self.url.rsplit("/", 1)[-1]
 
 
 def cache_folder() -> Path:

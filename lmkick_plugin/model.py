@@ -15,6 +15,7 @@ from lmkick_plugin.arguments import parse_arguments
 from lmkick_plugin.fingerprint import WeightSurvey, require_same_weights, survey_weights
 from lmkick_plugin.placement import merge_adapter, refuse_offloaded, spread
 from lmkick_plugin.reference import Reference, check_reference
+from lmkick_plugin.turns import answer_turns
 from lmkick_plugin.values import is_unset, settings_error
 from lmkick_plugin.watched import WatchedHFLM
 from lmkick_plugin.windows import score_windows
@@ -186,6 +187,17 @@ class KickLM(WatchedHFLM):
             For each, what :func:`lmkick_plugin.windows.score_windows` returns.
         """
         return [score_windows(self, text, **settings) for text, settings in map(_args, requests)]
+
+    def turns(self, requests: list[Any]) -> list[list[str]]:
+        """Serve ``turns`` requests: conversations with the model's own earlier answers in them.
+
+        Args:
+            requests: As :func:`lmkick_plugin.turns.answer_turns` takes them.
+
+        Returns:
+            For each, the model's answers turn by turn.
+        """
+        return answer_turns(self, requests)
 
     def divergence(self, requests: list[Any]) -> list[dict[str, Any]]:
         """Serve ``divergence`` requests: how far this model is from its dense reference.

@@ -7,8 +7,10 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
+from tqdm import tqdm
 
-from lmkick_plugin.truncation import TruncatedPrompts
+from lmkick_plugin.quiet import say_truncated, without_a_line_each
+from lmkick_plugin.truncation import TruncatedPrompts, fit_generation
 
 __all__ = ["WatchedHFLM"]
 
@@ -32,6 +34,7 @@ class WatchedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         self._truncated = TruncatedPrompts()
         self._scoring: list[Any] = []
         self._prompts: dict[str, list[Any]] = {}
+        self._rolling: tqdm[Any] | None = None
         super().__init__(**kwargs)
 
     @property
@@ -48,14 +51,35 @@ class WatchedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         """As in ``hf``; notes which prompts were cut."""
         self._scoring = requests
         try:
-            results: list[Any] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+            with without_a_line_each():
+                results: list[Any] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         finally:
             self._scoring = []
-        self._gather_truncated()
+        self._gather_truncated(requests)
+        return results
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """As in ``hf``, with one bar over all texts instead of one for each few windows."""
+        hidden = disable_tqdm or self.rank != 0
+        tokens = 0 if hidden else sum(len(self.tok_encode(request.args[0])) for request in requests)
+        with tqdm(
+            total=tokens, desc="rolling log-likelihood", unit="token", unit_scale=True,
+            disable=hidden,
+        ) as self._rolling:  # fmt: skip
+            try:
+                results: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+            finally:
+                self._rolling = None
         return results
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         # Rolling log-likelihood comes through here too, in windows that always fit.
+        if self._rolling is not None:
+            scored: list[Any] = super()._loglikelihood_tokens(
+                requests, *args, **{**kwargs, "disable_tqdm": True}
+            )
+            self._rolling.update(sum(len(continuation) for _, _, continuation in requests))
+            return scored
         for instance, (_, context, continuation) in zip(self._scoring, requests, strict=False):
             if len(context) + len(continuation) > self.max_length + 1:
                 self._truncated.add(instance)
@@ -63,14 +87,20 @@ class WatchedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         return results
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """As in ``hf``; notes which prompts were cut."""
+        """As in ``hf``; notes which prompts were cut.
+
+        Answers that would be longer than the whole context, which ``hf`` refuses, are shortened to
+        half of it, and that is said.
+        """
+        requests = fit_generation(requests, self.max_length)
         for instance in requests:
             self._prompts.setdefault(instance.args[0], []).append(instance)
         try:
-            results: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+            with without_a_line_each():
+                results: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
         finally:
             self._prompts = {}
-        self._gather_truncated()
+        self._gather_truncated(requests)
         return results
 
     def tok_batch_encode(
@@ -94,12 +124,16 @@ class WatchedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
                         self._truncated.add(instance)
         return token_ids, mask
 
-    def _gather_truncated(self) -> None:
-        """Let every process know all cut prompts: only the first one writes the record."""
+    def _gather_truncated(self, requests: list[Any]) -> None:
+        """Let every process know all cut prompts: only the first one says so, and writes them."""
         if self.world_size > 1:
             from accelerate.utils import gather_object
 
             self._truncated.merge(gather_object(self._truncated.documents()))
+        if self.rank == 0:
+            asked = {str(request.task_name) for request in requests}
+            cut = self._truncated.by_task()
+            say_truncated({task: cut[task] for task in cut if task in asked}, self.max_length)
 
     def apply_chat_template(self, *args: Any, **kwargs: Any) -> str:
         """As in ``hf``; notes that it was used."""

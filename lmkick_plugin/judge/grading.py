@@ -142,6 +142,7 @@ class Judge:
         self._budget = Budget(max(1, settings.max_requests // share))
         self._concurrency = max(1, settings.concurrency // share)
         self._clients: dict[tuple[str, str | None], ChatClient] = {}
+        self._stopped: str | None = None
 
     def problem(self) -> str | None:
         """What keeps the judge from asking anything (package, key), found without asking."""
@@ -171,12 +172,16 @@ class Judge:
         return verdicts
 
     def answer(
-        self, questions: Sequence[str], *, model: str, base_url: str | None = None
+        self,
+        questions: Sequence[str | Sequence[Mapping[str, str]]],
+        *,
+        model: str,
+        base_url: str | None = None,
     ) -> list[Outcome]:
         """Have a reference model answer; its answers are kept like the judge's replies.
 
         Args:
-            questions: What to ask.
+            questions: What to ask: a text, or the messages of a conversation so far.
             model: The reference model.
             base_url: Its endpoint; None for the judge's.
 
@@ -184,11 +189,26 @@ class Judge:
             One outcome for each question.
         """
         requests = [
-            Request(messages=({"role": "user", "content": _sendable(question)},), version="answer")
-            for question in questions
+            Request(messages=tuple(_messages(question)), version="answer") for question in questions
         ]
         client = self._client(model, base_url or self.settings.base_url)
         return self._ask(client, requests, f"answers of {model}")
+
+    def start(self) -> None:
+        """Send again after an earlier run was stopped, by a fault of the endpoint or its user."""
+        self._stopped = None
+        for client in self._clients.values():
+            client.stopped = None
+
+    def stop(self, reason: str) -> None:
+        """Send nothing more; what is in the store is still used.
+
+        Args:
+            reason: Stands with every item that is left unjudged by it.
+        """
+        self._stopped = reason
+        for client in self._clients.values():
+            client.stopped = client.stopped or reason
 
     def _ask(
         self, client: ChatClient, requests: Sequence[Request], description: str
@@ -211,6 +231,7 @@ class Judge:
                 base_url=base_url,
                 concurrency=self._concurrency,
             )
+            self._clients[name].stopped = self._stopped
         return self._clients[name]
 
     def _questions(self, item: Item) -> tuple[_Question, ...]:
@@ -259,6 +280,12 @@ def _is_empty(answer: str) -> bool:
 def _sendable(text: str) -> str:
     """Text without lone surrogates, which no request can carry."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _messages(question: str | Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The messages of a question, or of a conversation so far."""
+    turns = [{"role": "user", "content": question}] if isinstance(question, str) else question
+    return [{name: _sendable(text) for name, text in turn.items()} for turn in turns]
 
 
 def _template(item: Item) -> str:

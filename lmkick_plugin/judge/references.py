@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers to compare with: from a file, from a reference model, or from an earlier run's samples.
 
-``judge_reference`` is ``file:PATH``, ``model:NAME``, or ``dense:RESULTS``: the answers that the dense
-model gave in an earlier run. An answer is a tuple of turns; for a task of one turn it holds one text.
+``judge_reference`` is ``file:PATH``, ``model:NAME``, or ``dense:RESULTS``: the answers that the
+dense model gave in an earlier run. An answer is a tuple of turns; for a task of one turn it holds
+one text.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Rubric:
             scores = verdicts[0].scores or {}
             out |= {f"judge_{aspect}": scores.get(aspect) for aspect in ASPECTS}
         else:
-            by_turn = [verdict.scores and verdict.scores["score"] for verdict in verdicts]
+            by_turn = [None if v.scores is None else v.scores["score"] for v in verdicts]
             out["judge_score"] = score = _mean(by_turn)
             if self.kind == "conversation":
                 out |= {f"judge_score_turn_{i}": one for i, one in enumerate(by_turn, 1)}

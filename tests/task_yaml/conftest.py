@@ -64,6 +64,35 @@ def _triviaqa(number: int, pages: list[str], results: list[str]) -> dict[str, An
     }
 
 
+def _story(number: int, words: int) -> dict[str, Any]:
+    filler = " ".join(f"word{number}" for _ in range(words - 4))
+    return {
+        "article": f"The cat {number} sat. {filler}",
+        "highlights": f"A cat sat {number} times .\nIt was seen!",
+        "id": f"story-{number}",
+    }
+
+
+def _mt_bench(number: int) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "question_id": 81 + number,
+        "category": ["writing", "math", "reasoning"][number],
+        "turns": [f"First question {number}?", f"Second question {number}?"],
+    }
+    if number:
+        row["reference"] = [f"solution {number}.1", f"solution {number}.2"]
+    return row
+
+
+def _vicuna(number: int) -> dict[str, Any]:
+    category = ["generic", "coding", "math", "common-sense"][number]
+    return {"question_id": 1 + number, "category": category, "turns": [f"What is {number}?"]}
+
+
+LENGTHS = [20, 470, 471, 789, 790, 900]
+"""Words of the tiny stories: two of each size, at the bounds."""
+
+
 def _instruction(number: int) -> dict[str, Any]:
     return {
         "instruction": f"Write about {number} things.",
@@ -80,7 +109,7 @@ def _alpaca() -> list[dict[str, Any]]:
 
 
 def tiny_files() -> dict[str, list[dict[str, Any]]]:
-    """Rows of every file the knowledge tasks read, by path in the data directory."""
+    """Rows of every file the tasks read, by path in the data directory."""
     evidence: list[tuple[list[str], list[str]]] = [
         (["Jane Austen wrote it.\n", "second page"], ["A search result."]),
         ([], ["Nobody knows. " * 500, "second result"]),
@@ -100,6 +129,9 @@ def tiny_files() -> dict[str, list[dict[str, Any]]]:
         "trivia_qa/rc_validation.jsonl": [
             _triviaqa(number, *texts) for number, texts in enumerate(evidence)
         ],
+        "cnn_dailymail/test.jsonl": [_story(n, words) for n, words in enumerate(LENGTHS)],
+        "instruct/vicuna_bench.jsonl": [_vicuna(number) for number in range(4)],
+        "instruct/mt_bench.jsonl": [_mt_bench(number) for number in range(3)],
         "wikitext/test.jsonl": [{"text": line} for line in lines],
     }
 
