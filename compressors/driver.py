@@ -24,11 +24,11 @@ from compressors.resume import ResumeStore, fingerprint
 from compressors.solve import Solver
 from compressors.statistics import Hessian
 
-__all__ = ["CompressionReport", "LayerReport", "compress_model"]
+__all__ = ["BATCH_TOKENS", "CompressionReport", "LayerReport", "compress_model"]
 
 #: Tokens that go through a block at once unless a batch size is given. On a CPU more gains nothing:
 #: intermediate results outgrow the caches, and the allocator gives them back to the system.
-_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
+BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 
 
 def compress_model(
@@ -252,7 +252,7 @@ class _Clock:
 def _batches(tokens: Tensor, batch_size: int | None, device: torch.device) -> tuple[Tensor, ...]:
     """Cut the samples into batches."""
     if batch_size is None:
-        batch_size = max(1, _BATCH_TOKENS.get(device.type, 16384) // tokens.shape[1])
+        batch_size = max(1, BATCH_TOKENS.get(device.type, 16384) // tokens.shape[1])
     if batch_size < 1:
         raise SettingsError(
             f"batch_size={batch_size!r}: give how many calibration samples go through a block at "
