@@ -124,7 +124,12 @@ class JudgePlan:
             paths = _files(reference.value)
         else:
             paths = [_dense_samples(reference.value, task)]
-        return match_references(paths, documents, turns=turns)
+        try:
+            return match_references(paths, documents, turns=turns)
+        except ValueError as error:
+            raise settings_error(
+                f"{task}: judge_reference={self.settings.reference}: {error}"
+            ) from error
 
 
 @functools.lru_cache(maxsize=8)

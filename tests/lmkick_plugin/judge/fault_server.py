@@ -38,10 +38,12 @@ def completion(text: str | None, *, refusal: str | None = None, finish: str = "s
 class FaultServer:
     """What the server does, and what it saw.
 
-    ``answer(handler, body, number)`` answers request ``number`` (from 0).
+    ``answer(handler, body, number)`` answers request ``number`` (from 0). ``models`` is what it
+    lists: names, or the status with which it refuses to.
     """
 
     answer: Answer
+    models: list[str] | int = 404
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -155,6 +157,13 @@ def serve(answer: Answer) -> Iterator[FaultServer]:
                 state.handle(self)
             except OSError:  # the client went away
                 self.close_connection = True
+
+        def do_GET(self) -> None:
+            if isinstance(state.models, int):
+                send(self, state.models, b'{"error": {"message": "no list"}}')
+                return
+            listed = [{"id": name, "object": "model", "created": 1} for name in state.models]
+            send(self, 200, json.dumps({"object": "list", "data": listed}).encode())
 
         def log_message(self, *args: object) -> None:
             return
