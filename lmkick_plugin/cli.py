@@ -142,10 +142,20 @@ def _compare(arguments: Sequence[str]) -> int:
     return compare.main(parser.parse_args(arguments))
 
 
+def _layers(arguments: Sequence[str]) -> int:
+    """Unpack the per-layer table of results."""
+    from lmkick_plugin.report import layers
+
+    parser = argparse.ArgumentParser(prog="lmkick layers")
+    layers.add_arguments(parser)
+    return layers.main(parser.parse_args(arguments))
+
+
 # Name -> (function, help); a plain dict, in the order of the help text.
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "run": (_run, "compress (model kick) and evaluate: lm_eval run, checked first"),
     "ls": (_ls, "list tasks, groups or tags: lm_eval ls"),
     "validate": (_validate, "check that tasks exist: lm_eval validate"),
     "compare": (_compare, "two runs item by item: flips, intervals, match or fail"),
+    "layers": (_layers, "what compression did to each weight matrix, as CSV"),
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import fields
@@ -32,7 +31,6 @@ __all__ = [
     "layer_lines",
     "layer_summary",
     "versions",
-    "write_layer_table",
 ]
 
 
@@ -58,7 +56,7 @@ def build_record(
     ``layer_summary`` is one row about all matrices. ``layers`` is the whole table, one line of CSV
     a matrix below a line of column names: lm-eval does not tell a model where results are saved, so
     the table travels inside the results file, where it cannot get lost
-    (:func:`write_layer_table` unpacks it).
+    (``lmkick layers`` unpacks it).
 
     Args:
         recipe: What was asked for.
@@ -148,34 +146,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, tuple):
         return "x".join(map(str, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def write_layer_table(results: Path, target: Path | None = None) -> Path:
-    """Unpack the per-layer table of a results file into a CSV file beside it.
-
-    Args:
-        results: A ``results_*.json`` that ``lm_eval --model kick`` wrote.
-        target: Where to write; by default ``layers_*.csv`` in the same folder.
-
-    Returns:
-        The file written.
-
-    Raises:
-        SettingsError: The file holds no table (dense, or another ``--model``).
-    """
-    from lmkick_plugin.values import settings_error
-
-    config = json.loads(results.read_text(encoding="utf-8")).get("config", {})
-    lines = (config.get("kick") or {}).get("layers")
-    if not lines:
-        raise settings_error(
-            f"{results} holds no table of layers. Give the results of a run of --model kick with "
-            "a compressor."
-        )
-    stem = results.stem.removeprefix("results_")
-    target = target or results.with_name(f"layers_{stem}.csv")
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return target
 
 
 def versions() -> dict[str, str | None]:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from compressors import SettingsError
 from lmkick_plugin import checks
+from lmkick_plugin.cli import main
 from lmkick_plugin.model import KickLM
-from lmkick_plugin.record import device_name, versions, write_layer_table
+from lmkick_plugin.record import device_name, versions
 
 # As the benchmark's protocol lists them.
 KEYS = [
@@ -158,24 +158,30 @@ def test_another_seed_is_another_model(make: Any) -> None:
     assert len(hashes) == 2
 
 
-def test_table_is_unpacked_beside_the_results(make: Any, tmp_path: Path) -> None:
+def test_table_is_unpacked_beside_the_results(
+    make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     kick = make(compressor="magnitude", sparsity=0.25)
-    results = tmp_path / "results_2025-01-01.json"
-    results.write_text(json.dumps({"config": {"model": "kick", "kick": kick}}))
-    table = write_layer_table(results)
-    assert table == tmp_path / "layers_2025-01-01.csv"
-    with table.open(newline="") as file:
+    written = {"config": {"model": "kick", "kick": kick}, "results": {}}
+    results = tmp_path / "results_2025-01-01T00-00-00.000001.json"
+    results.write_text(json.dumps(written))
+    assert main(["layers", str(tmp_path), "--worst", "2"]) == 0
+    with (tmp_path / "layers_2025-01-01T00-00-00.000001.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows][-1] == "model.layers.1.mlp.down_proj"
     assert {row["sparsity"] for row in rows} == {"0.25"}
+    assert capsys.readouterr().out.count("model.layers.") == 2
 
 
 @pytest.mark.parametrize("config", [{}, {"kick": {"layers": None}}])
-def test_results_without_a_table(tmp_path: Path, config: dict[str, Any]) -> None:
-    results = tmp_path / "results_x.json"
-    results.write_text(json.dumps({"config": config}))
-    with pytest.raises(SettingsError, match="holds no table of layers"):
-        write_layer_table(results)
+@pytest.mark.parametrize("folder", [True, False])
+def test_results_without_a_table(
+    tmp_path: Path, config: dict[str, Any], folder: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results_2025-01-01T00-00-00.000001.json"
+    results.write_text(json.dumps({"config": config, "results": {}}))
+    assert main(["layers", str(tmp_path if folder else results)]) == 2
+    assert "table of layers" in capsys.readouterr().err
 
 
 def test_versions_and_device() -> None:
