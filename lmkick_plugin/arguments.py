@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin.calibration import check_source
 from lmkick_plugin.recipe import COMPRESSORS, Recipe, split_pattern
 from lmkick_plugin.values import (
     is_unset,
@@ -90,13 +91,7 @@ def _read_dampening(name: str, value: object) -> float:
 
 
 def _read_calibration(name: str, value: object) -> str:
-    text = read_text(name, value)
-    if text == "self" or text.startswith(("task:", "mix:")):
-        raise settings_error(
-            f"{name}={text}: not available in this version. Use c4, wikitext, or the path of a "
-            ".txt or .jsonl file."
-        )
-    return text
+    return check_source(read_text(name, value))
 
 
 def _read_data_dir(name: str, value: object) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmkick_plugin import cache_guard, checks, record, serving
 from lmkick_plugin.arguments import parse_arguments
+from lmkick_plugin.calibration import PreparedCalibration, prepare
 from lmkick_plugin.fingerprint import WeightSurvey, require_same_weights, survey_weights
 from lmkick_plugin.placement import merge_adapter, refuse_offloaded, spread
 from lmkick_plugin.reference import Reference, check_reference
@@ -123,15 +124,13 @@ class KickLM(WatchedHFLM):
             super()._create_model(pretrained=pretrained, **kwargs)
             self._compress(self._compressor, calibration)
 
-    def _load_calibration(self) -> Tensor | None:
-        """Calibration tokens, int64 ``[nsamples, seqlen]``, or None where the method needs none."""
+    def _load_calibration(self) -> PreparedCalibration | None:
+        """Calibration text; None where the method needs none."""
         recipe = self.recipe
         if recipe.calibration is None:
             return None
-        from compressors import load_calibration
-
         size: dict[str, Any] = {"nsamples": recipe.nsamples, "seqlen": recipe.seqlen}
-        tokens = load_calibration(
+        return prepare(
             recipe.calibration,
             self.tokenizer,
             **size,
@@ -140,19 +139,35 @@ class KickLM(WatchedHFLM):
             data_dir=recipe.data_dir or os.environ.get("LMKICK_DATA_DIR"),
             progress=self._is_main_process,
         )
-        self._calibration_shape = (int(tokens.shape[0]), int(tokens.shape[1]))
-        return tokens
 
-    def _compress(self, compressor: Compressor, calibration: Tensor | None) -> None:
+    def _write(self, nsamples: int, seqlen: int, seed: int) -> Tensor:
+        """Let the model, which is still dense, write calibration text."""
+        from lmkick_plugin.self_text import write_text
+
+        # Not prefix_token_id: lm-eval knows that only once the model is there.
+        tokens = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        start = next((token for token in tokens if token is not None), None)
+        if start is None:
+            raise settings_error(
+                "calibration=self: the tokenizer has neither a token that begins texts nor one "
+                "that ends them, so it is unknown how a text begins. Use another calibration."
+            )
+        progress = self._is_main_process
+        return write_text(self._model, start, nsamples, seqlen, seed, progress=progress)
+
+    def _compress(self, compressor: Compressor, calibration: PreparedCalibration | None) -> None:
         from compressors import compress_model
 
         if hasattr(self._model, "peft_config"):
             self._model = merge_adapter(self._model)
         refuse_offloaded(self._model)
+        tokens = None if calibration is None else calibration.tokens(self._write)
+        if tokens is not None:
+            self._calibration_shape = (int(tokens.shape[0]), int(tokens.shape[1]))
         self._report = compress_model(
             self._model,
             compressor,
-            calibration=calibration,
+            calibration=tokens,
             device=self._compression_device(),
             true_sequential=bool(self.recipe.true_sequential),
             resume_dir=self.recipe.resume_dir,

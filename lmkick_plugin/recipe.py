@@ -91,8 +91,8 @@ class Recipe:
         if len(self.seeds) > 1:
             joined = "+".join(map(str, self.seeds))
             raise settings_error(
-                f"seed={joined}: repeating over seeds is not available in this version. Run once "
-                f"for each seed: seed={self.seeds[0]}, then seed={self.seeds[1]}, ..."
+                f"seed={joined}: one run compresses with one seed. `lmkick study seeds` evaluates "
+                "each seed by itself and reports mean and spread; or give one seed here."
             )
         return self.seeds[0]
 

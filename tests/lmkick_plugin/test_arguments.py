@@ -143,7 +143,7 @@ def test_one_group_a_row(value: Any) -> None:
 def test_seeds_joined_by_plus_are_kept_but_not_run() -> None:
     made = recipe(compressor="wanda", sparsity=0.5, seed="0+1+2")
     assert made.seeds == (0, 1, 2)
-    with pytest.raises(SettingsError, match=r"seed=0\+1\+2.*once for each seed: seed=0, then"):
+    with pytest.raises(SettingsError, match=r"seed=0\+1\+2.*lmkick study seeds"):
         _ = made.seed
 
 
@@ -192,8 +192,14 @@ WANDA: dict[str, Any] = {"compressor": "wanda", "sparsity": 0.5}
         ({**WANDA, "seed": "0,1"}, "joined by a plus sign"),
         ({**WANDA, "seed": -1}, "seed=-1"),
         ({**WANDA, "seed": "1+1"}, "a seed twice"),
-        ({**WANDA, "calibration": "self"}, "not available in this version. Use c4"),
-        ({**WANDA, "calibration": "task:alpaca"}, "not available in this version"),
+        ({**WANDA, "calibration": "task:instruct"}, "no training text.*alpaca, freebaseqa"),
+        ({**WANDA, "calibration": "task:kick_wikitext"}, "Use calibration=wikitext"),
+        ({**WANDA, "calibration": "task:alpacca"}, "Did you mean 'alpaca'"),
+        ({**WANDA, "calibration": "mix:c4"}, "two sources or more"),
+        ({**WANDA, "calibration": "mix:c4+"}, "two sources or more"),
+        ({**WANDA, "calibration": "mix:c4+mix:c4+self"}, "two sources or more"),
+        ({**WANDA, "calibration": "mix:self+self"}, "a source twice"),
+        ({**WANDA, "calibration": "mix:c4+task:mtbench"}, "no training text"),
         ({**WANDA, "data_dir": "/no/such/folder"}, "data_dir=/no/such/folder: no such folder"),
         ({"compressor": "gptq", "bits": 4, "dampening_frac": 0}, "above 0, such as 0.01"),
         ({"sparsity": 0.5}, "no compressor. Add compressor=random"),

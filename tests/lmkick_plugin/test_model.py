@@ -234,7 +234,7 @@ class TestBeforeWeights:
         ("arguments", "message"),
         [
             ({"compressor": "wnada"}, "Did you mean 'wanda'"),
-            ({"compressor": "wanda", "sparsity": 0.5, "seed": "0+1"}, "once for each seed"),
+            ({"compressor": "wanda", "sparsity": 0.5, "seed": "0+1"}, "lmkick study seeds"),
             ({"sparcity": 0.5}, "Unknown model argument sparcity=0.5. Did you mean 'sparsity'"),
             ({"dtyp": "float32"}, "Did you mean 'dtype'"),
             ({"atn_implementation": "eager"}, "Did you mean 'attn_implementation'"),
