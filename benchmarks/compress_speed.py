@@ -89,7 +89,7 @@ def floor(shape: Shape, method: str) -> float:
     moved = shape.blocks * weights * 2 * 2 / PEAK_BYTES
     if method in ("magnitude", "rtn"):
         return moved
-    attention = 2 * shape.seqlen * h
+    attention = shape.seqlen * h  # causal: half of the products
     whole = 2 * tokens * (weights + attention)
     # First pass: without the product whose output nobody reads; no second pass of the last block.
     passes = shape.blocks * (whole - 2 * tokens * h * inner) + (shape.blocks - 1) * whole

@@ -69,6 +69,32 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "sliding_window": 8, "layer_types": _SLIDING,
         },
     ),
+    # Odd ones: low-rank attention and a first dense block; state spaces between attention; hidden
+    # states in four copies, and inputs of its own for every block.
+    "deepseek_v3": (
+        "DeepseekV3Config",
+        {
+            **_MOE, "num_key_value_heads": 4, "n_routed_experts": 8, "n_group": 2, "topk_group": 1,
+            "first_k_dense_replace": 1, "q_lora_rank": 16, "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "n_shared_experts": 1,
+        },
+    ),
+    "jamba": (
+        "JambaConfig",
+        {
+            **_COMMON, "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2,
+            "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1,
+            "mamba_d_state": 8, "mamba_dt_rank": 8, "use_mamba_kernels": False,
+        },
+    ),
+    "gemma3n": (
+        "Gemma3nTextConfig",
+        {
+            **_GEMMA, "vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 8,
+            "num_kv_shared_layers": 0, "laurel_rank": 8, "sliding_window": 8,
+            "layer_types": _SLIDING, "activation_sparsity_pattern": [0.0] * 3,
+        },
+    ),
 }  # fmt: skip
 MOE = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
 
