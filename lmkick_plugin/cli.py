@@ -142,6 +142,24 @@ def _compare(arguments: Sequence[str]) -> int:
     return compare.main(parser.parse_args(arguments))
 
 
+def _judge(arguments: Sequence[str]) -> int:
+    """Judge answers that were logged."""
+    from lmkick_plugin.judge import later
+
+    parser = argparse.ArgumentParser(prog="lmkick judge")
+    later.add_arguments(parser)
+    return later.main(parser.parse_args(arguments))
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    """Look at everything a run needs."""
+    from lmkick_plugin import doctor
+
+    parser = argparse.ArgumentParser(prog="lmkick doctor")
+    doctor.add_arguments(parser)
+    return doctor.main(parser.parse_args(arguments))
+
+
 def _layers(arguments: Sequence[str]) -> int:
     """Unpack the per-layer table of results."""
     from lmkick_plugin.report import layers
@@ -151,11 +169,21 @@ def _layers(arguments: Sequence[str]) -> int:
     return layers.main(parser.parse_args(arguments))
 
 
+def _study(arguments: Sequence[str]) -> int:
+    """Evaluate one compression under several calibrations."""
+    from lmkick_plugin.study import command
+
+    return command.main(arguments)
+
+
 # Name -> (function, help); a plain dict, in the order of the help text.
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "run": (_run, "compress (model kick) and evaluate: lm_eval run, checked first"),
     "ls": (_ls, "list tasks, groups or tags: lm_eval ls"),
     "validate": (_validate, "check that tasks exist: lm_eval validate"),
+    "study": (_study, "what calibration text, its size and its seed do to the scores"),
     "compare": (_compare, "two runs item by item: flips, intervals, match or fail"),
+    "judge": (_judge, "let a strong model judge answers that runs logged, later and again"),
+    "doctor": (_doctor, "versions, device, data, and the judge's key and endpoint"),
     "layers": (_layers, "what compression did to each weight matrix, as CSV"),
 }

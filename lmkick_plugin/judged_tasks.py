@@ -88,14 +88,9 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
         Raises:
             SettingsError: What is wrong, and what to do.
         """
-        if self._plan is None:
-            return
-        if self._rubric.released and self._plan.reference is None:
-            raise settings_error(
-                f"{self.task_name} compares with a reference, GPT-3.5's answers in the released "
-                "code, and none is given. Give judge_reference=file:PATH or model:NAME."
-            )
-        self._plan.check(self.task_name)
+        if self._plan is not None:
+            self._plan.check(self.task_name, needs_reference=self._rubric.released)
+            self._plan.references(self.task_name, {}, turns=self._turns)
 
     def build_all_requests(self, **options: Any) -> None:
         """As in lm-eval; before the first forward pass, also what judging needs is looked at.

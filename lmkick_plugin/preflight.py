@@ -59,6 +59,7 @@ def check_run(options: argparse.Namespace) -> None:
         tasks.split(",") if isinstance(tasks, str) else tasks,
         include_path=settings.get("include_path"),
         task_metadata=task_metadata,
+        judged=not settings.get("predict_only"),
     )
 
 
@@ -96,13 +97,17 @@ def check_tasks(
     *,
     include_path: str | None = None,
     task_metadata: Mapping[str, Any] | None = None,
+    judged: bool = True,
 ) -> None:
     """Load our own tasks among ``names``, which checks their data; others are left to lm-eval.
+
+    Where a judge is configured, its key, endpoint and reference are looked at too.
 
     Args:
         names: task, group and tag names or globs, as after ``--tasks``.
         include_path: as after ``--include_path``; a task there replaces ours of the same name.
         task_metadata: what lm-eval will hand to the tasks, ``data_dir`` among it.
+        judged: whether answers will be judged, if a judge is configured.
 
     """
     from lm_eval.tasks import TaskManager
@@ -125,7 +130,10 @@ def check_tasks(
             if path is not None and path.is_relative_to(TASK_FOLDER) and match not in ours:
                 ours.append(match)
     try:
-        manager.load(ours)
+        for task in manager.load(ours)["tasks"].values():
+            check_judge = getattr(task, "check_judge", None)
+            if judged and check_judge is not None:
+                check_judge()
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise CommandError(f"--tasks: {error}") from error
 

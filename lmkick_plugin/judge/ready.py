@@ -77,16 +77,22 @@ class JudgePlan:
             "prompts": Prompts.load(settings.prompt).version,
         }
 
-    def check(self, task: str) -> None:
+    def check(self, task: str, *, needs_reference: bool = False) -> None:
         """Look at key and endpoints.
 
         Args:
             task: Its name, for messages.
+            needs_reference: Whether its answers are never judged alone.
 
         Raises:
             SettingsError: Something is missing or wrong.
         """
         settings = self.settings
+        if needs_reference and self.reference is None:
+            raise settings_error(
+                f"{task} compares with a reference, GPT-3.5's answers in the released code, and "
+                "none is given. Give judge_reference=file:PATH or model:NAME."
+            )
         asked = [("judge_model", settings.model, settings.base_url)]
         if self.reference_model is not None:
             address = settings.reference_base_url or settings.base_url

@@ -15,7 +15,9 @@ from lmkick_plugin.judge.references import Reference, load_answers, read_referen
 def test_the_setting() -> None:
     assert read_reference(None) is None
     assert read_reference("dense") == Reference("dense")
-    assert read_reference("dense: results/a@sparsity=0") == Reference("dense", "results/a@sparsity=0")
+    assert read_reference("dense: results/a@sparsity=0") == Reference(
+        "dense", "results/a@sparsity=0"
+    )
     assert read_reference("file: a:b.jsonl") == Reference("file", "a:b.jsonl")
     assert read_reference("model:org/name:tag") == Reference("model", "org/name:tag")
     for wrong in ("best", "file:", "model"):
