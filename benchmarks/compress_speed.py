@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long compression takes, where the time goes, and against what.
 
-    python benchmarks/compress_speed.py --shape llama-100m --threads 1 2          # CPU
-    python benchmarks/compress_speed.py --shape llama-7b --device cuda            # resident
-    python benchmarks/compress_speed.py --shape llama-70b --blocks 4 --device cuda --stream
+    python -m benchmarks.compress_speed --shape llama-100m --threads 1 2          # CPU
+    python -m benchmarks.compress_speed --shape llama-7b --device cuda            # resident
+    python -m benchmarks.compress_speed --shape llama-70b --blocks 4 --device cuda --stream
 
 Random weights and tokens, so no download. Everything is timed in turn in one process, after a
 warm-up; ratios are of medians. On a CPU the plain reference loop runs too, and what it makes is
@@ -25,11 +25,9 @@ import transformers
 from torch import Tensor, nn
 
 from benchmarks.reference_loop import SOLVES, reference_compress
+from benchmarks.solve_speed import time_solves
 from compressors import GPTQ, RTN, Magnitude, SparseGPT, Unstructured, Wanda, compress_model
 from compressors.driver import BATCH_TOKENS
-from compressors.statistics import ColumnNorm, Hessian
-
-__all__: list[str] = []
 
 METHODS: dict[str, Any] = {
     "magnitude": Magnitude(pattern=Unstructured(0.5)),
@@ -121,13 +119,16 @@ class Bench:
 
     @property
     def on_cpu(self) -> bool:
+        """Whether this measures a CPU."""
         return self.device.type == "cpu"
 
     def restore(self) -> None:
+        """Put the dense weights back."""
         for name, parameter in self.model.model.layers.named_parameters():
             parameter.data.copy_(self.dense[name])
 
     def weights(self) -> dict[str, Tensor]:
+        """Copy the matrices of all blocks."""
         return {
             name: parameter.detach().cpu().clone()
             for name, parameter in self.model.model.layers.named_parameters()
@@ -135,6 +136,7 @@ class Bench:
         }
 
     def ours(self, method: str) -> Any:
+        """Compress, and return the report."""
         return compress_model(
             self.model,
             METHODS[method],
@@ -144,12 +146,14 @@ class Bench:
             progress=False,
         )
 
-    def reference(self, method: str) -> dict[str, float]:
+    def reference(self, method: str, at_once: int = 1) -> dict[str, float]:
+        """Compress by the plain loop, and return its seconds by stage."""
         layers: nn.ModuleList = self.model.model.layers
-        return reference_compress(self.model, layers, self.tokens, method)
+        return reference_compress(self.model, layers, self.tokens, method, at_once)
 
     @torch.no_grad()
     def two_forwards(self) -> None:
+        """Run the model on all samples twice, in batches, head and all."""
         # As many samples at once as the driver takes: also the fastest for these.
         size = self.options.batch_size or max(
             1, BATCH_TOKENS[self.device.type] // self.shape.seqlen
@@ -169,40 +173,47 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 def measure(bench: Bench, method: str, repeats: int, against: bool) -> dict[str, Any]:
     """Time the method, two plain forwards and the reference loop in turn."""
-    times: dict[str, list[float]] = {"ours": [], "two forwards": [], "reference": []}
-    stages: dict[str, list[float]] = {}
-    plain = against and method in SOLVES
-    result: dict[str, Any] = {"method": method}
-    for _ in range(repeats):
-        bench.restore()
-        if not bench.on_cpu:
-            torch.cuda.reset_peak_memory_stats()
-        seconds, report = timed(lambda: bench.ours(method))
-        times["ours"].append(seconds)
-        for stage, value in report.stages.items():
-            stages.setdefault(stage, []).append(value)
-        if not bench.on_cpu:
-            result["peak device GB"] = torch.cuda.max_memory_allocated() / 1e9
-        fast = bench.weights() if plain else {}
-        if not bench.options.stream:
-            bench.restore()
-            times["two forwards"].append(timed(bench.two_forwards)[0])
-        if plain:
-            seconds, spent = timed(lambda: bench.reference(method))
-            times["reference"].append(seconds)
-            result["reference stages"] = spent
-            result["agreement"] = agreement(method, fast, bench.weights(), bench.dense)
-    medians = {name: statistics.median(values) for name, values in times.items() if values}
-    result["seconds"] = medians
-    result["stages"] = {name: statistics.median(values) for name, values in stages.items()}
-    if "reference" in medians:
-        result["reference / ours"] = medians["reference"] / medians["ours"]
-    if "two forwards" in medians and method in SOLVES:
-        result["ours / two forwards"] = medians["ours"] / medians["two forwards"]
+    rounds = [one_round(bench, method, against and method in SOLVES) for _ in range(repeats)]
+    result: dict[str, Any] = {"method": method, **rounds[-1]}
+    for table in ("seconds", "stages", "reference stages"):
+        result[table] = {
+            name: statistics.median(row[table][name] for row in rounds) for name in rounds[0][table]
+        }
+    seconds = result["seconds"]
+    if "reference" in seconds:
+        result["reference / ours"] = seconds["reference"] / seconds["ours"]
+    if "two forwards" in seconds and method in SOLVES:
+        result["ours / two forwards"] = seconds["ours"] / seconds["two forwards"]
     if not bench.on_cpu:
         result["floor"] = floor(bench.shape, method)
-        result["ours / floor"] = medians["ours"] / result["floor"]
+        result["ours / floor"] = seconds["ours"] / result["floor"]
     return result
+
+
+def one_round(bench: Bench, method: str, against: bool) -> dict[str, Any]:
+    bench.restore()
+    row: dict[str, Any] = {"reference stages": {}}
+    if not bench.on_cpu:
+        torch.cuda.reset_peak_memory_stats()
+    ours, report = timed(lambda: bench.ours(method))
+    row["seconds"], row["stages"] = {"ours": ours}, report.stages
+    if not bench.on_cpu:
+        row["peak device GB"] = torch.cuda.max_memory_allocated() / 1e9
+    fast = bench.weights() if against else {}
+    if not bench.options.stream:
+        bench.restore()
+        row["seconds"]["two forwards"] = timed(bench.two_forwards)[0]
+    if against:
+        seconds, row["reference stages"] = timed(lambda: bench.reference(method))
+        row["seconds"]["reference"] = seconds
+        plain = bench.weights()
+        row["agreement"] = agreement(method, fast, plain, bench.dense)
+        if bench.options.control:
+            # The same loop with its sums in another order: what rounding alone does to it.
+            bench.restore()
+            bench.reference(method, at_once=2)
+            row["loop with itself"] = agreement(method, bench.weights(), plain, bench.dense)
+    return row
 
 
 def agreement(
@@ -220,42 +231,6 @@ def agreement(
         if name.startswith("0."):
             same["first block"].append(float(equal.double().mean()))
     return {name: statistics.mean(values) for name, values in same.items()}
-
-
-def solve_alone(width: int, repeats: int) -> list[dict[str, Any]]:
-    """Time the solves on one matrix, against the oracle's, from the same statistic."""
-    torch.manual_seed(0)
-    weight = torch.randn(width, width) * 0.02
-    inputs = torch.randn(4 * width, width) * torch.rand(width) @ torch.randn(width, width)
-    rows = []
-    for method, (_, _, plain) in SOLVES.items():
-        statistic = METHODS[method].statistic(width)
-        statistic.update(inputs)
-        known = statistic.norm if isinstance(statistic, ColumnNorm) else statistic.matrix
-        ours, theirs = [], []
-        for _ in range(repeats + 1):
-            # A statistic may keep what it computed once: every repeat gets a fresh one.
-            fresh = METHODS[method].statistic(width)
-            fresh.merge(statistic)
-            ours.append(timed(lambda s=fresh, m=method: METHODS[m].compress(weight, s))[0])
-            theirs.append(timed(lambda p=plain, k=known: p(weight, k))[0])
-        medians = statistics.median(ours[1:]), statistics.median(theirs[1:])
-        row: dict[str, Any] = {"method": method, "seconds": medians[0], "oracle": medians[1]}
-        row["oracle / ours"] = medians[1] / medians[0]
-        fast = METHODS[method].compress(weight, statistic).weight
-        row["error"] = error(weight, fast, inputs)
-        row["oracle's error"] = error(weight, plain(weight, known), inputs)
-        if isinstance(statistic, Hessian):
-            rows.append(row)
-            continue
-        row["same mask"] = float(((fast == 0) == (plain(weight, known) == 0)).double().mean())
-        rows.append(row)
-    return rows
-
-
-def error(dense: Tensor, compressed: Tensor, inputs: Tensor) -> float:
-    lost, whole = inputs @ (dense - compressed).t(), inputs @ dense.t()
-    return float(lost.square().sum() / whole.square().sum())
 
 
 def parse() -> argparse.Namespace:
@@ -278,6 +253,9 @@ def parse() -> argparse.Namespace:
         help="cpu: processor seconds of this process, for a machine that is busy with other things",
     )
     parser.add_argument("--no-reference", action="store_true", help="leave the plain loop out")
+    parser.add_argument(
+        "--control", action="store_true", help="also compare the plain loop with itself, re-rounded"
+    )
     parser.add_argument("--solve-width", type=int, default=2048, help="0: no solves alone")
     return parser.parse_args()
 
@@ -307,8 +285,16 @@ def main() -> None:
         for method in options.methods:
             warm.ours(method)
         if options.solve_width and bench.on_cpu:
-            for row in solve_alone(options.solve_width, options.repeats):
-                emit({"threads": threads, "alone": options.solve_width, **row})
+            for timing in time_solves(options.solve_width, repeats=options.repeats):
+                ratio = {"oracle / ours": timing.ratio}
+                emit(
+                    {
+                        "threads": threads,
+                        "alone": options.solve_width,
+                        **dataclasses.asdict(timing),
+                        **ratio,
+                    }
+                )
         against = bench.on_cpu and not options.no_reference
         for method in options.methods:
             emit({"threads": threads, **measure(bench, method, options.repeats, against)})

@@ -10,7 +10,7 @@ over columns. No copy of anybody's code: it is written from the papers, and shar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,12 +69,16 @@ SOLVES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[.
 
 @torch.no_grad()
 def reference_compress(
-    model: nn.Module, blocks: nn.ModuleList, samples: Tensor, method: str
+    model: nn.Module, blocks: nn.ModuleList, samples: Tensor, method: str, at_once: int = 1
 ) -> dict[str, float]:
-    """Compress ``model`` in place; returns the seconds by stage."""
+    """Compress ``model`` in place; returns the seconds by stage.
+
+    ``at_once`` above 1 takes so many samples together: the same sums in another order, to see how
+    much of a difference between two implementations is rounding.
+    """
     gather, finish, solve = SOLVES[method]
     seconds = {"statistics": 0.0, "solve": 0.0, "propagate": 0.0}
-    hidden, arguments = _first_inputs(model, blocks, samples)
+    hidden, arguments = _first_inputs(model, blocks, samples.split(at_once))
     for block in blocks:
         totals: dict[nn.Module, Tensor] = {}
         linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
@@ -103,7 +107,7 @@ def reference_compress(
 
 
 def _first_inputs(
-    model: nn.Module, blocks: nn.ModuleList, samples: Tensor
+    model: nn.Module, blocks: nn.ModuleList, batches: Sequence[Tensor]
 ) -> tuple[list[Tensor], dict[str, Any]]:
     hidden: list[Tensor] = []
     arguments: dict[str, Any] = {}
@@ -114,9 +118,9 @@ def _first_inputs(
         raise _CaughtError
 
     handle = blocks[0].register_forward_pre_hook(catch, with_kwargs=True)
-    for sample in samples:
+    for batch in batches:
         try:
-            model(input_ids=sample[None], use_cache=False)
+            model(input_ids=batch, use_cache=False)
         except _CaughtError:
             continue
     handle.remove()
