@@ -9,6 +9,7 @@ buffers and views are made once, and serve all blocks of a matrix.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from compressors.grid import Grid
 from compressors.patterns import NM
+from compressors.sweep_grids import SweepGrids
 
 __all__ = ["Sweep"]
 
@@ -34,7 +36,7 @@ class Sweep:
         prunes: Whether ``kept`` is applied.
         pattern: N:M to select as the sweep reaches each group of M columns, M dividing every block;
             None where ``kept`` is filled in beforehand.
-        grid: What to round to; None to round nothing.
+        grids: What to round to; None to round nothing.
 
     Attributes:
         values: float32 ``[size, rows]``: in, the weights, with the errors of all earlier blocks
@@ -44,8 +46,7 @@ class Sweep:
         kept: float32 ``[size, rows]``, 1 where a weight stays and 0 elsewhere.
         importance: float32 ``[size, 1]``: with ``pattern``, a score is the weight's magnitude times
             this.
-        scale: float32 ``[size, rows]``: with ``grid``, the scale of each weight.
-        zero_point: float32 ``[size, rows]``, likewise.
+        groups: With ``grids``, the group of each column.
     """
 
     def __init__(
@@ -56,15 +57,14 @@ class Sweep:
         *,
         prunes: bool,
         pattern: NM | None,
-        grid: Grid | None,
+        grids: SweepGrids | None,
     ) -> None:
-        self.prunes, self.pattern, self.grid = prunes, pattern, grid
+        self.prunes, self.pattern, self.grids = prunes, pattern, grids
         self.values = torch.zeros(size, rows, device=device)
         self.feedback = torch.zeros(size, size, device=device)
         self.kept = torch.ones(size if prunes else 0, rows, device=device)
         self.importance = torch.zeros(size, 1, device=device)
-        self.scale = torch.ones(size if grid else 0, rows, device=device)
-        self.zero_point = torch.zeros(size if grid else 0, rows, device=device)
+        self.groups: list[int] = []
         self._plain: _PlainSweep | None = None
 
     def run(self, columns: int) -> None:
@@ -102,7 +102,12 @@ class _PlainSweep:
         part = m * max(1, _SUB_BLOCK // m)
         unit = part if sweep.pattern is None else m
         self.columns = list(zip(sweep.values, self.results, errors, strict=True))
-        self.kept, self.scale = sweep.kept.unbind(0), sweep.scale.unbind(0)
+        self.kept = sweep.kept.unbind(0)
+        self.scale: Sequence[Tensor] = ()
+        self.zero_point: Sequence[Tensor] = ()
+        if sweep.grids is not None:
+            self.scale = sweep.grids.scale.unbind(0)
+            self.zero_point = sweep.grids.zero_point.unbind(0)
         self.products: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self.inside: list[tuple[Tensor, Tensor] | None] = []
 
@@ -133,8 +138,8 @@ class _PlainSweep:
                 sweep.kept[group] = pattern.keep_of_groups(scores)
             if inside is not None:
                 column.addmv_(*inside, alpha=-1)
-            if sweep.grid is not None:
-                self._round(sweep.grid, index, column, result)
+            if sweep.grids is not None:
+                self._round(sweep.grids.grid, index, column, result)
             elif sweep.prunes:
                 torch.mul(column, self.kept[index], out=result)
             torch.sub(column, result, out=error)
@@ -143,12 +148,13 @@ class _PlainSweep:
 
     def _round(self, grid: Grid, index: int, column: Tensor, result: Tensor) -> None:
         """Write one column's nearest points of the grid, 0 where it is pruned, to ``result``."""
-        scale = self.scale[index]
+        group = self.sweep.groups[index]
+        scale = self.scale[group]
         torch.div(column, scale, out=result).round_()
         if grid.symmetric:
             result.clamp_(-grid.middle, grid.top - grid.middle)
         else:
-            low = -self.sweep.zero_point[index]
+            low = -self.zero_point[group]
             torch.clamp(result, low, low + grid.top, out=result)
         result.mul_(scale)
         if self.sweep.prunes:

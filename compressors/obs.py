@@ -35,7 +35,7 @@ from compressors.columns import Sweep
 from compressors.factor import factorize
 from compressors.grid import Grid
 from compressors.patterns import NM, Pattern, Unstructured, keep_largest, kth_smallest
-from compressors.products import add_product, full_precision
+from compressors.products import add_product, full_precision, transpose
 from compressors.statistics import Hessian
 from compressors.sweep_grids import SweepGrids
 
@@ -98,18 +98,19 @@ class _Solver:
         # The weights, and once a block is finished, the compressed ones.
         self.values = torch.empty(self.columns, rows, device=device)
         for weight, mine in zip(weights, self._each(self.values), strict=True):
-            mine.copy_(weight.detach().float().t())
+            transpose(weight.detach(), mine)
         squares = stats.diagonal.to(device)
         dead = squares == 0
         squares.masked_fill_(dead, 1)
         if plan.zero_dead:
-            self.values.masked_fill_(dead[:, None], 0)
+            self.values[dead] = 0
         self.order: Tensor | None = None
         if plan.act_order:
             self.order = torch.argsort(squares, descending=True, stable=True)
         self.grids = None
         if plan.grid is not None:
             self.grids = SweepGrids(plan.grid, self.values, self.order, static=plan.static_groups)
+            self.groups: list[int] = self.grids.group_of.tolist()
         if self.order is not None:
             self.values, dead = self.values[self.order], dead[self.order]
 
@@ -126,7 +127,7 @@ class _Solver:
         # A weight's score is |w| / U_ii = |w| R_ii; dead inputs are the first to go.
         self.importance = self.factor.lower.diagonal().masked_fill(dead, 0)[:, None]
         # What the changes made so far ask of each column, before its block's inverse is applied.
-        self.pending = torch.zeros_like(self.values)
+        self.pending = torch.empty_like(self.values)
         self.keep = torch.empty_like(self.values, dtype=torch.bool) if plan.pattern else None
         # Fresh memory for each block would cost more than what is done in it.
         self.scratch = torch.empty(min(plan.block_size, self.columns), rows, device=device)
@@ -136,7 +137,7 @@ class _Solver:
             device,
             prunes=plan.pattern is not None,
             pattern=plan.pattern if isinstance(plan.pattern, NM) else None,
-            grid=plan.grid,
+            grids=self.grids,
         )
 
     def run(self) -> list[CompressedWeight]:
@@ -162,14 +163,14 @@ class _Solver:
             self._find_grids(self.grids, start, stop)
         sweep.run(count)
         if self.grids is not None:
-            steps = torch.div(current, sweep.scale[:count], out=scratch)
-            self.grids.encode(start, steps, sweep.zero_point[:count])
+            self.grids.encode(start, current, sweep.groups, scratch)
         if self.keep is not None:
             self.keep[start:stop] = sweep.kept[:count]
         changes = torch.sub(original, current, out=scratch)
         original.copy_(current)
         if stop < self.columns:
-            add_product(self.pending[stop:], self.factor.lower[stop:, start:stop], changes)
+            asked = self.factor.lower[stop:, start:stop]
+            add_product(self.pending[stop:], asked, changes, beta=1 if start else 0)
 
     def _select(self, pattern: Unstructured, start: int, stop: int) -> None:
         """Choose what stays of a block, matrix by matrix; ties by row, then column."""
@@ -189,17 +190,19 @@ class _Solver:
                 kept.copy_(mine > threshold)
 
     def _find_grids(self, grids: SweepGrids, start: int, stop: int) -> None:
-        """Fill in the grids of a block's weights, and find those of groups that begin in it."""
+        """Name the groups of a block's columns, and find the grids of those that begin in it."""
         begin, end = grids.waiting(start, stop)
         if begin < end:
             reach = self.sweep.values[: stop - start]
             if end > stop:
                 # A group reaches past the block: allow for the changes before the block there too.
-                ahead = self.factor.lower[start:end, start:end]
-                due = torch.linalg.solve_triangular(ahead, self.pending[start:end], upper=False)
-                reach = self.values[start:end] + due
+                reach = self.values[start:end]
+                if start:
+                    ahead = self.factor.lower[start:end, start:end]
+                    asked = self.pending[start:end]
+                    reach = reach + torch.linalg.solve_triangular(ahead, asked, upper=False)
             grids.find(begin, end, reach[begin - start : end - start])
-        grids.write(start, stop, self.sweep.scale, self.sweep.zero_point)
+        self.sweep.groups = self.groups[start:stop]
 
     def _each(self, columns: Tensor) -> tuple[Tensor, ...]:
         """The part of each matrix in ``[columns, all rows]``, as views."""
@@ -216,23 +219,23 @@ class _Solver:
         if grids is not None:
             parts["codes"] = self._transposed(self._restored(grids.codes))
             parts["scale"] = self._transposed(grids.scale)
-            parts["zero_point"] = self._transposed(grids.zero_point.to(torch.int32))
+            parts["zero_point"] = self._transposed(grids.zero_point, torch.int32)
             common["g_idx"] = self._restored(grids.group_of).to(torch.int32)
             common["num_bits"] = grids.grid.num_bits
+        parts["weight"] = self._transposed(values, self.weights[0].dtype)
         return [
-            CompressedWeight(
-                weight=mine.to(weight.dtype),
-                **{name: each[index] for name, each in parts.items()},
-                **common,
-            )
-            for index, (weight, mine) in enumerate(
-                zip(self.weights, self._transposed(values), strict=True)
-            )
+            CompressedWeight(**{name: each[index] for name, each in parts.items()}, **common)
+            for index in range(len(self.weights))
         ]
 
-    def _transposed(self, columns: Tensor) -> list[Tensor]:
+    def _transposed(self, columns: Tensor, dtype: torch.dtype | None = None) -> list[Tensor]:
         """The part of each matrix, ``[rows, columns]``, as tensors of their own."""
-        return [mine.t().contiguous() for mine in self._each(columns)]
+        found = []
+        for mine in self._each(columns):
+            turned = mine.new_empty(mine.shape[1], mine.shape[0], dtype=dtype or mine.dtype)
+            transpose(mine, turned)
+            found.append(turned)
+        return found
 
     def _restored(self, columns: Tensor) -> Tensor:
         """Undo the order of the sweep along the first dimension."""

@@ -12,6 +12,7 @@ Triton's interpreter.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
@@ -36,6 +37,7 @@ def _sweep_kernel(  # type: ignore[no-untyped-def]
     importance_ptr,
     scale_ptr,
     zero_point_ptr,
+    group_ptr,
     columns,
     rows,
     feedback_stride,
@@ -60,7 +62,7 @@ def _sweep_kernel(  # type: ignore[no-untyped-def]
         value = tl.sum(tl.where(is_this, values, 0.0), axis=0)
         result = value
         if ROUND:
-            at = index * rows + row
+            at = tl.load(group_ptr + index) * rows + row
             scale = tl.load(scale_ptr + at, mask=row < rows, other=1.0)
             low = -tl.load(zero_point_ptr + at, mask=row < rows, other=0.0)
             steps = tl.minimum(tl.maximum(tl.div_rn(value, scale), low), low + top)
@@ -101,23 +103,25 @@ def sweep_fused(sweep: Sweep, columns: int) -> None:
         columns: ``LARGEST_BLOCK`` at most.
     """
     rows = sweep.values.shape[1]
-    grid = sweep.grid
-    pattern = sweep.pattern
+    grids, pattern = sweep.grids, sweep.pattern
+    # Where nothing is rounded, any tensor will do for what is not read.
+    groups = torch.tensor(sweep.groups, dtype=torch.int64, device=sweep.values.device)
     _sweep_kernel[(triton.cdiv(rows, _ROWS),)](
         sweep.values,
         sweep.feedback,
         sweep.kept,
         sweep.importance,
-        sweep.scale,
-        sweep.zero_point,
+        sweep.values if grids is None else grids.scale,
+        sweep.values if grids is None else grids.zero_point,
+        groups,
         columns,
         rows,
         sweep.feedback.stride(0),
-        0.0 if grid is None else float(grid.top),
+        0.0 if grids is None else float(grids.grid.top),
         PRUNE=sweep.prunes,
         KEEP_N=0 if pattern is None else pattern.n,
         OF_M=0 if pattern is None else pattern.m,
-        ROUND=grid is not None,
+        ROUND=grids is not None,
         BLOCK=triton.next_power_of_2(columns),
         ROWS=_ROWS,
         num_warps=_WARPS,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The big float32 matrix products, each on the fastest road this machine has.
+"""The big float32 matrix operations, each on the fastest road this machine has.
 
 * On a CPU the default product of torch's wheel reaches, on AMD processors, half of what oneDNN
   does. Torch offers no public switch, so the operator is looked up, compared with the default once
@@ -18,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ["add_gram", "add_product", "full_precision", "linear_road"]
+__all__ = ["add_gram", "add_product", "full_precision", "linear_road", "transpose"]
 
 # The Gram matrix is symmetric: this many block rows, each only up to its diagonal block, save
 # almost half of the work and still are large products.
@@ -31,6 +31,8 @@ _PROBE_REPEATS = 5
 _WORTH_IT = 1.3
 # Products with less work than this (multiplications) always take the default.
 _LARGE = 1 << 24
+# Columns transposed at once.
+_STRIP = 128
 
 _Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -46,13 +48,35 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def add_product(target: Tensor, a: Tensor, b: Tensor, alpha: float = 1) -> None:
-    """``target += alpha * a @ b``, in place, for float32 matrices on one device."""
+def add_product(target: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: float = 1) -> None:
+    """``target = beta * target + alpha * a @ b``, for float32 matrices on one device.
+
+    With ``beta`` 0, what ``target`` held does not matter.
+    """
     large = a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE
     if large and target.device.type == "cpu" and _prefers_onednn():
+        if beta == 0:
+            target.zero_()
+        elif beta != 1:
+            target.mul_(beta)
         target.add_(_onednn_product(a, b), alpha=alpha)
     else:
-        target.addmm_(a, b, alpha=alpha)
+        target.addmm_(a, b, alpha=alpha, beta=beta)
+
+
+def transpose(source: Tensor, target: Tensor) -> None:
+    """``target.copy_(source.t())`` for matrices, converting dtypes: twice as fast on a CPU.
+
+    In strips of columns that stay in its cache, where the jumps from row to row cost little.
+    """
+    if target.device.type != "cpu":
+        target.copy_(source.t())
+        return
+    strip = target.new_empty(source.shape[0], _STRIP)
+    for start in range(0, source.shape[1], _STRIP):
+        columns = source[:, start : start + _STRIP]
+        strip[:, : columns.shape[1]] = columns
+        target[start : start + _STRIP] = strip[:, : columns.shape[1]].t()
 
 
 def add_gram(total: Tensor, rows: Tensor) -> None:

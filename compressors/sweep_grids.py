@@ -54,19 +54,20 @@ class SweepGrids:
         grouped = values.reshape(groups.stop - groups.start, self.size, values.shape[1])
         self.scale[groups], self.zero_point[groups] = self.grid.fit(grouped, dim=1)
 
-    def write(self, start: int, stop: int, scale: Tensor, zero_point: Tensor) -> None:
-        """Copy the grid of each weight of a block into the first rows of two buffers."""
-        groups = self.group_of[start:stop]
-        torch.index_select(self.scale, 0, groups, out=scale[: stop - start])
-        torch.index_select(self.zero_point, 0, groups, out=zero_point[: stop - start])
-
-    def encode(self, start: int, steps: Tensor, zero_point: Tensor) -> None:
+    def encode(self, start: int, values: Tensor, groups: list[int], scratch: Tensor) -> None:
         """Keep the codes of a block.
 
         Args:
             start: Its first column.
-            steps: Its compressed weights divided by their scales: whole numbers but for rounding;
-                overwritten.
-            zero_point: Theirs.
+            values: Its compressed weights.
+            groups: The group of each of its columns.
+            scratch: Memory of the shape of ``values``.
         """
-        self.codes[start : start + len(steps)] = steps.round_().add_(zero_point)
+        if min(groups) == max(groups):
+            scale, zero_point = self.scale[groups[0]], self.zero_point[groups[0]]
+        else:
+            mine = self.group_of[start : start + len(values)]
+            scale, zero_point = self.scale[mine], self.zero_point[mine]
+        # The values are multiples of the scale, so the division gives whole numbers back.
+        steps = torch.div(values, scale, out=scratch).round_().add_(zero_point)
+        self.codes[start : start + len(values)] = steps

@@ -14,13 +14,14 @@ import torch
 from compressors import GPTQ, NM, RTN, SparseGPT, Unstructured
 from compressors.columns import Sweep
 from compressors.grid import Grid
+from compressors.sweep_grids import SweepGrids
 from tests.compressors.methods import label, make_inputs, make_stats, make_weight
 
 MODES = [
     (None, None, True),
     (None, NM(2, 4), True),
     (None, NM(4, 8), True),
-    (Grid(num_bits=3, group_size=None), None, False),
+    (Grid(num_bits=3, group_size=8), None, False),
     (Grid(num_bits=4, group_size=None, symmetric=False), None, False),
     (Grid(num_bits=4, group_size=None), None, True),
     (Grid(num_bits=4, group_size=None, symmetric=False), NM(2, 4), True),
@@ -31,16 +32,17 @@ def make_sweep(grid: Grid | None, pattern: NM | None, prunes: bool) -> Sweep:
     """A block of 24 columns and 40 rows with its buffers filled."""
     size, rows = 24, 40
     torch.manual_seed(0)
-    sweep = Sweep(size, rows, torch.device("cpu"), prunes=prunes, pattern=pattern, grid=grid)
+    grids = None
+    if grid is not None:
+        grids = SweepGrids(grid, torch.randn(size, rows), None, static=True)
+    sweep = Sweep(size, rows, torch.device("cpu"), prunes=prunes, pattern=pattern, grids=grids)
     sweep.values.copy_(torch.randn(size, rows))
     sweep.feedback.copy_((torch.randn(size, size) * 0.2).tril(-1))
     sweep.importance.copy_(torch.rand(size, 1) + 0.1)
     if prunes:
         sweep.kept.copy_(torch.rand(size, rows) > 0.5)
-    if grid is not None:
-        scale, zero_point = grid.fit(torch.randn(size, rows, 16), dim=2)
-        sweep.scale.copy_(scale)
-        sweep.zero_point.copy_(zero_point)
+    if grids is not None:
+        sweep.groups = grids.group_of.tolist()
     return sweep
 
 

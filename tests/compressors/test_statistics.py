@@ -101,9 +101,21 @@ def test_every_road_multiplies_alike(monkeypatch: pytest.MonkeyPatch) -> None:
             target = torch.ones(30, 50)
             products.add_product(target, left, right, alpha=-2)
             torch.testing.assert_close(target, 1 - 2 * (a @ b), rtol=1e-4, atol=1e-4)
+            target.fill_(3.0)
+            products.add_product(target, left, right, beta=0)
+            torch.testing.assert_close(target, a @ b, rtol=1e-4, atol=1e-4)
         stats = Hessian(40)
         stats.update(a)
         torch.testing.assert_close(stats.matrix, oracles.hessian(a), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (40, 300), (1, 128)])
+def test_transposed_in_strips(shape: tuple[int, int]) -> None:
+    source = torch.randn(shape[0], shape[1] + 7, generator=torch.Generator().manual_seed(0))
+    for part in (source[:, 7:], source[:, 7:].to(torch.bfloat16)):
+        target = torch.empty(shape[1], shape[0])
+        products.transpose(part, target)
+        assert torch.equal(target, part.float().t())
 
 
 def test_a_missing_operator_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
