@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,6 +171,33 @@ def test_only_what_was_replaced_is_kept(pruned: KickLM) -> None:
     with weights.in_place():
         for name, weight in pruned.model.named_parameters():
             assert torch.equal(weight, dense.get_parameter(name))
+
+
+def test_weights_elsewhere_are_copied_not_replaced(pruned: KickLM) -> None:
+    """As on a GPU, where the model's own tensors stay and their values change places."""
+    weights = DenseWeights(pruned.model, sharpen(make_tiny_llama()))
+    before = {name: weight.clone() for name, weight in pruned.model.named_parameters()}
+
+    class Away:
+        device = torch.device("meta")  # not where the dense weights are
+
+        def __init__(self, there: torch.Tensor) -> None:
+            self.there = there
+
+        def to(self, device: torch.device) -> torch.Tensor:
+            return self.there.clone()
+
+        def copy_(self, values: torch.Tensor) -> None:
+            self.there.copy_(values)
+
+    weights._pairs = [
+        (SimpleNamespace(data=Away(parameter.data)), held) for parameter, held in weights._pairs
+    ]
+    with weights.in_place():
+        for name, weight in pruned.model.named_parameters():
+            assert torch.equal(weight, before[name]) == (name not in weights.names)
+    for name, weight in pruned.model.named_parameters():
+        assert torch.equal(weight, before[name])
 
 
 def test_halfway_exchange_is_undone(pruned: KickLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,3 +398,13 @@ def test_divergence_grows_with_sparsity_on_a_trained_model(
     assert list(jsd) == sorted(set(jsd))
     assert list(kl) == sorted(set(kl))
     assert list(agreement) == sorted(set(agreement), reverse=True)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_weights_pass_through_main_memory(sharp_dir: Path, pruned: KickLM) -> None:
+    settings: dict[str, Any] = {"compressor": "magnitude", "sparsity": 0.5, "batch_size": 2}
+    model = KickLM(pretrained=str(sharp_dir), device="cuda", **settings)
+    pointers = {name: weight.data_ptr() for name, weight in model.model.named_parameters()}
+    assert means(ask(model)) == pytest.approx(means(ask(pruned)), abs=1e-4)
+    assert pointers == {name: weight.data_ptr() for name, weight in model.model.named_parameters()}
+    assert survey_weights(model.model).sha256 == model.weights.sha256
