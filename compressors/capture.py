@@ -82,9 +82,10 @@ class BlockInputs:
         call = self.calls[batch][step]
 
         def move(tensor: Tensor) -> Tensor:
-            if tensor.device == device:
-                return tensor
-            return self._moved.setdefault((id(tensor), device), tensor.to(device))
+            key = (id(tensor), device)
+            if tensor.device != device and key not in self._moved:
+                self._moved[key] = tensor.to(device)
+            return self._moved.get(key, tensor)
 
         args, kwargs = _map(call.args, move), dict(_map(call.kwargs, move))
         if isinstance(call.slot, int):
