@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the documentation names exists: arguments, tasks, commands, options, files, metrics."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lmkick_plugin.arguments import ARGUMENTS, parse_arguments
+from lmkick_plugin.cli import COMMANDS, main
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    page
+    for page in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("*/*.md"), *REPOSITORY.glob("*/*/*.md")]
+    if not any(part.startswith(".") for part in page.relative_to(REPOSITORY).parts)
+)
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The shell commands of a page's bash blocks, split into words."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for block in re.findall(r"^```bash\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                words = words[1:]
+            if words:
+                found.append(words)
+    return found
+
+
+def option(words: list[str], name: str) -> str | None:
+    return words[words.index(name) + 1] if name in words else None
+
+
+RUNS = [
+    pytest.param(words, id=f"{page.relative_to(REPOSITORY)}-{number}")
+    for page in PAGES
+    for number, words in enumerate(commands(page))
+    if words[0] in ("lm_eval", "lmkick") and "--model_args" in words
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_commands_exist(page: Path) -> None:
+    for words in commands(page):
+        if words[0] == "lmkick":
+            assert words[1] in COMMANDS or words[1].startswith("-"), words
+
+
+def test_there_are_runs_to_check() -> None:
+    assert len(RUNS) >= 3
+
+
+@pytest.mark.parametrize("words", RUNS)
+def test_model_arguments_are_taken(words: list[str]) -> None:
+    given = dict(part.split("=", 1) for part in (option(words, "--model_args") or "").split(","))
+    given.pop("data_dir", None)
+    _, passed = parse_arguments(given)
+    assert set(passed) <= {"pretrained", "dtype", "device", "batch_size", "parallelize"}
+
+
+def test_the_table_of_arguments_is_complete() -> None:
+    table = README[README.index("| argument |") : README.index("Blocks are found in the model")]
+    named = {
+        name
+        for line in table.splitlines()[2:]
+        if line.startswith("|")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert named == set(ARGUMENTS) | {"reference"}
+
+
+def test_the_tables_of_tasks_are_complete(task_manager: TaskManager) -> None:
+    leaves = ("mmlu_kick_", "mmlu_llmkick_")
+    known = {name for name in task_manager.all_tasks if not name.startswith(leaves)}
+    named = set(re.findall(r"`(kick(?:only)?_\w+)`", README))
+    named |= {f"kick_summarization_{size}" for size in ("small", "medium", "large")}
+    assert {name for name in known if name.startswith(("kick_", "kickonly_"))} == named
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    import torch
+
+    from tests.conftest import make_tiny_llama
+
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {
+        "model": make_tiny_llama(),
+        "token_ids": torch.randint(0, 128, (4, 32), generator=torch.Generator().manual_seed(0)),
+    }
+    exec(example.replace('"cuda"', '"cpu"'), names)
+    assert names["report"].sparsity == 0.5
+
+
+def test_every_command_describes_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = set(COMMANDS) - {"run", "ls", "validate"}  # those are lm-eval's own
+    for name in sorted(ours):
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert f"lmkick {name}" in capsys.readouterr().out
+
+
+def test_options_of_ours_are_known() -> None:
+    """A command line of the documentation that starts with one of our commands parses."""
+    for page in PAGES:
+        for words in commands(page):
+            if words[0] != "lmkick" or words[1] not in ("compare", "layers"):
+                continue
+            from lmkick_plugin.report import compare, layers
+
+            parser = argparse.ArgumentParser(exit_on_error=False)
+            {"compare": compare, "layers": layers}[words[1]].add_arguments(parser)
+            parser.parse_args(words[2:])
