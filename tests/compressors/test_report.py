@@ -31,7 +31,7 @@ def test_json_holds_everything(report: Any, tmp_path: Path) -> None:
     assert content == report.to_dict()
     assert tuple(LayerReport.from_dict(row) for row in content["layers"]) == report.layers
     assert set(content["stages"]) >= {"prepare", "capture", "statistics", "solve", "propagate"}
-    assert sum(content["stages"].values()) == pytest.approx(content["seconds"], rel=0.05)
+    assert 0 < sum(content["stages"].values()) <= content["seconds"]
 
 
 def test_csv_holds_a_row_a_matrix(report: Any, tmp_path: Path) -> None:

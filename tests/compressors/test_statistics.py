@@ -118,14 +118,24 @@ def test_transposed_in_strips(shape: tuple[int, int]) -> None:
         assert torch.equal(target, part.float().t())
 
 
-def test_a_missing_operator_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch without oneDNN's operator"
+)
+def test_the_processor_chooses_the_road(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         raise AttributeError("no such operator")
 
-    monkeypatch.setattr(products, "_onednn_product", absent)
-    products._prefers_onednn.cache_clear()
+    def preferred(vendor: str) -> bool:
+        monkeypatch.setattr(products, "_processor_vendor", lambda: vendor)
+        products._prefers_onednn.cache_clear()
+        return products._prefers_onednn()
+
     try:
-        assert products._prefers_onednn() is False
+        assert preferred("AuthenticAMD")
+        assert not preferred("GenuineIntel")
+        assert not preferred("")
+        monkeypatch.setattr(products, "_onednn_product", absent)
+        assert not preferred("AuthenticAMD")
     finally:
         products._prefers_onednn.cache_clear()
 
