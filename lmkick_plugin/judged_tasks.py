@@ -25,7 +25,7 @@ from lmkick_plugin.judge.grading import Verdict, shared_judge
 from lmkick_plugin.judge.panel import Subject, judge_all
 from lmkick_plugin.judge.ready import JudgePlan
 from lmkick_plugin.judge.rubric import rubric_of
-from lmkick_plugin.serving import require_kick_model
+from lmkick_plugin.serving import dense_problems, forget, model_of, require_kick_model
 from lmkick_plugin.values import settings_error
 
 __all__ = ["ConversationTask", "GenerationTask", "Judged"]
@@ -63,7 +63,7 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
         self._references: dict[int, tuple[str, ...]] = {}
         metadata = self.config.metadata or {}
         self._plan = JudgePlan.read(metadata)
-        self._categories = self.eval_docs["category"] if "category" in self.features else []
+        self._categories = list(self.eval_docs["category"]) if "category" in self.features else []
         if self._plan is not None:
             self.config.metadata = {**metadata, "judge": self._plan.public()}
             for name in self._judge_metrics:
@@ -100,9 +100,16 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
         """
         super().build_all_requests(**options)
         self._share = int(options.get("world_size") or 1)
+        if "category" in self.features:  # of all processes: they have to report the same metrics
+            chosen = {name: options.get(name) for name in ("limit", "samples")}
+            docs_of_all = self.doc_iterator(rank=0, world_size=1, **chosen)
+            self._categories = [doc["category"] for _, doc in docs_of_all]
         if self._plan is None or self._predict_only:
             return
+        forget(self.task_name)
         self.check_judge()
+        if self._plan.dense_in_run:
+            _require_dense_answers(self.task_name)
         shared_judge(self._plan.settings, self._share).start()
         docs = {instance.doc_id: instance.doc for instance in self.instances}
         self._references = self._plan.references(
@@ -130,13 +137,22 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
             _say_how_to_judge()
             return
         judge = shared_judge(self._plan.settings, self._share)
-        subjects = [
-            Subject(instance.doc, self._answers(instance), self._references.get(instance.doc_id))
-            for instance in self.instances
-        ]
-        verdicts = judge_all(
-            judge, self._rubric, subjects, reference_model=self._plan.reference_model
-        )
+        said = [self._answers(instance) for instance in self.instances]
+        try:
+            if self._plan.dense_in_run:
+                self._references = self._dense_answers(said)
+            subjects = [
+                Subject(instance.doc, answers, self._references.get(instance.doc_id))
+                for instance, answers in zip(self.instances, said, strict=True)
+            ]
+        except (Exception, KeyboardInterrupt) as error:  # what took hours must reach the disk
+            _LOGGER.exception("%s: there are no dense answers to compare with.", self.task_name)
+            reason = f"no answer of the dense model: {error}"
+            verdicts = [(Verdict(scores=None, reason=reason),) * len(one) for one in said]
+        else:
+            verdicts = judge_all(
+                judge, self._rubric, subjects, reference_model=self._plan.reference_model
+            )
         for instance, given in zip(self.instances, verdicts, strict=True):
             text = json.dumps([verdict.to_dict() for verdict in given], ensure_ascii=False)
             for name, answer in instance.filtered_resps.items():
@@ -150,6 +166,17 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
                 self.task_name,
                 missing,
             )
+
+    def _dense_answers(self, said: Sequence[tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
+        """What the evaluated model answers as before its compression."""
+        model = model_of(self.task_name)
+        if model is None:
+            raise settings_error("the answers are not this run's: they came from a cache.")
+        if model.is_dense:
+            return dict(zip((one.doc_id for one in self.instances), said, strict=True))
+        found = model.answer_as_dense(list(self.instances))
+        turns = ((one,) if isinstance(one, str) else tuple(one) for one in found)
+        return dict(zip((one.doc_id for one in self.instances), turns, strict=True))
 
     def _answers(self, instance: Instance) -> tuple[str, ...]:
         answer = next(iter(instance.filtered_resps.values()))
@@ -217,6 +244,27 @@ class ConversationTask(GenerationTask):
             idx=0,
             metadata=options["metadata"],
         )
+
+
+def _require_dense_answers(task: str) -> None:
+    """Refuse ``judge_reference=dense`` where no living model could answer as before compression.
+
+    Raises:
+        SettingsError: There is none, or it cannot.
+    """
+    problems = dense_problems()
+    if not problems:
+        problem = "no model of --model kick is loaded"
+    elif None in problems:
+        return
+    else:
+        problem = str(problems[0])
+    raise settings_error(
+        f"{task}: judge_reference=dense asks the evaluated model for its answers before "
+        f"compression, and {problem}. Give judge_reference=dense:RESULTS, the results folder or "
+        "samples file of an earlier run of the dense model with --log_samples; or run without a "
+        "judge and then lmkick judge RESULTS_DIR --judge_reference dense."
+    )
 
 
 def _doc_hash(doc: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lm_eval.api.model import CacheHook
 from torch import Tensor
 
 from lmkick_plugin import cache_guard, checks, record, serving
@@ -16,6 +17,7 @@ from lmkick_plugin.calibration import PreparedCalibration, prepare
 from lmkick_plugin.fingerprint import WeightSurvey, require_same_weights, survey_weights
 from lmkick_plugin.placement import merge_adapter, refuse_offloaded, spread
 from lmkick_plugin.reference import Reference, check_reference
+from lmkick_plugin.truncation import fit_generation
 from lmkick_plugin.turns import answer_turns
 from lmkick_plugin.values import is_unset, settings_error
 from lmkick_plugin.watched import WatchedHFLM
@@ -52,6 +54,7 @@ class KickLM(WatchedHFLM):
     _calibration_shape: tuple[int, int] | None = None
     _compressed: WeightSurvey | None = None
     _loaded_with: dict[str, Any]
+    cache_hook: CacheHook
 
     def __init__(self, pretrained: Any = None, **kwargs: Any) -> None:
         """Check, load, compress.
@@ -214,6 +217,51 @@ class KickLM(WatchedHFLM):
         """
         return answer_turns(self, requests)
 
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """As in ``hf``, with what :class:`WatchedHFLM` adds."""
+        serving.note_answered(self, requests)
+        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def answer_as_dense(self, requests: list[Any]) -> list[Any]:
+        """Answer ``generate_until`` or ``turns`` requests as before compression.
+
+        Args:
+            requests: Of one of the two types.
+
+        Returns:
+            What the dense model answers; no cache of answers sees it.
+
+        Raises:
+            SettingsError: The model was given as an object, so its dense weights are gone.
+            RuntimeError: The weights are not those from before.
+        """
+        hook, self.cache_hook = self.cache_hook, CacheHook(None)
+        try:
+            with self._dense_reference() as reference, reference.ready():
+                dense = reference.model
+                if requests and requests[0].request_type == "turns":
+                    answers: list[Any] = answer_turns(dense, requests)
+                else:
+                    answers = dense.generate_until(fit_generation(requests, dense.max_length))
+        finally:
+            self.cache_hook = hook
+        self._require_own_weights()
+        return answers
+
+    @property
+    def dense_problem(self) -> str | None:
+        """Why :meth:`answer_as_dense` cannot work; None where nothing speaks against it."""
+        if self._prebuilt and self._compressor is not None and self.recipe.reference is None:
+            return "the model was given as an object and compressed in place"
+        if self.world_size > 1:
+            return "the run is data parallel"
+        return None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing was compressed."""
+        return self._compressor is None
+
     def divergence(self, requests: list[Any]) -> list[dict[str, Any]]:
         """Serve ``divergence`` requests: how far this model is from its dense reference.
 
@@ -234,13 +282,16 @@ class KickLM(WatchedHFLM):
 
         with self._dense_reference() as reference:
             answers = measure(self, reference, requests)
+        self._require_own_weights()
+        return answers
+
+    def _require_own_weights(self) -> None:
         if survey_weights(self.model).sha256 != self.weights.sha256:
             raise RuntimeError(
                 "The weights are no longer those that were to be evaluated, after the dense ones "
                 "were in their place: results from here on would not be the compressed model's. "
                 "Please report this, with the model and its arguments."
             )
-        return answers
 
     def _dense_reference(self) -> AbstractContextManager[Reference]:
         from lmkick_plugin import reference

@@ -8,14 +8,23 @@ pass, whether any model could serve its requests.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 from lmkick_plugin.values import settings_error
 
-__all__ = ["announce", "require_kick_model"]
+__all__ = [
+    "announce",
+    "dense_problems",
+    "forget",
+    "model_of",
+    "note_answered",
+    "require_kick_model",
+]
 
 # Weak: a model that its user has dropped must not be kept alive, nor count as alive.
 _models: weakref.WeakSet[Any] = weakref.WeakSet()
+_answered: dict[str, weakref.ref[Any]] = {}
 
 
 def announce(model: Any) -> None:
@@ -35,3 +44,34 @@ def require_kick_model(task_name: str) -> None:
             "with --model kick only, and no such model is loaded. Use --model kick (without a "
             "compressor it evaluates the dense model), or choose one of the kick_* tasks."
         )
+
+
+def dense_problems() -> list[str | None]:
+    """For each ``KickLM`` alive, why it cannot answer as before compression (None: it can)."""
+    return [getattr(model, "dense_problem", "it serves no dense answers") for model in _models]
+
+
+def note_answered(model: Any, requests: Sequence[Any]) -> None:
+    """Note which model answers a task's requests.
+
+    Args:
+        model: A ``KickLM``.
+        requests: Instances that it is about to answer.
+    """
+    for name in {str(request.task_name) for request in requests}:
+        _answered[name] = weakref.ref(model)
+
+
+def forget(task_name: str) -> None:
+    """Forget which model answered a task's requests; for the start of a run."""
+    _answered.pop(task_name, None)
+
+
+def model_of(task_name: str) -> Any | None:
+    """The model that answered a task's requests in this run.
+
+    Returns:
+        A ``KickLM``; None where it was another model, or a cache of answers.
+    """
+    reference = _answered.get(task_name)
+    return None if reference is None else reference()

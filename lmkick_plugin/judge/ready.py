@@ -64,6 +64,11 @@ class JudgePlan:
         reference = self.reference
         return reference.value if reference is not None and reference.kind == "model" else None
 
+    @property
+    def dense_in_run(self) -> bool:
+        """Whether the evaluated model itself is to answer as before its compression."""
+        return self.reference == Reference("dense")
+
     def public(self) -> dict[str, Any]:
         """What a record should say of the judge; it holds no key."""
         settings = self.settings
@@ -118,13 +123,14 @@ class JudgePlan:
             turns: How many turns an answer has.
 
         Returns:
-            Answers by document; none for a reference model, which is asked later.
+            Answers by document; none for a reference model, or the evaluated one as before its
+            compression: both are asked later.
 
         Raises:
             SettingsError: There is no such file or run, or it lacks answers.
         """
         reference = self.reference
-        if reference is None or reference.kind == "model":
+        if reference is None or reference.kind == "model" or self.dense_in_run:
             return {}
         if reference.kind == "file":
             paths = _files(reference.value)
@@ -149,13 +155,6 @@ def _dense_samples(spec: str, task: str) -> Path:
     from lmkick_plugin.report.results import ResultsError
     from lmkick_plugin.report.runs import load_run
 
-    if not spec:
-        raise settings_error(
-            f"{task}: judge_reference=dense does not say where the dense model's answers are. Give "
-            "judge_reference=dense:RESULTS, the results folder or samples file of an earlier run "
-            "of the dense model with --log_samples; or run without a judge and then lmkick judge "
-            "RESULTS_DIR --judge_reference dense, with both runs in that folder."
-        )
     path = Path(spec).expanduser()
     if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
         return path

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers to compare with: from a file, from a reference model, or from an earlier run's samples.
 
-``judge_reference`` is ``file:PATH``, ``model:NAME``, or ``dense:RESULTS``: the answers that the
-dense model gave in an earlier run. An answer is a tuple of turns; for a task of one turn it holds
-one text.
+``judge_reference`` is ``file:PATH``, ``model:NAME``, ``dense:RESULTS`` (the answers that the dense
+model gave in an earlier run) or ``dense`` (``--model kick`` gives them itself). An answer is a
+tuple of turns; for a task of one turn it holds one text.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Reference:
     Attributes:
         kind: ``file``, ``model`` or ``dense``.
         value: The path, the model's name, or where the dense model's results are; empty where they
-            lie among those that are judged.
+            lie among those that are judged, or the evaluated model is to give its dense answers.
     """
 
     kind: Literal["file", "model", "dense"]
@@ -62,7 +62,7 @@ def read_reference(text: str | None) -> Reference | None:
     if kind == "model" and value:
         return Reference("model", value)
     raise settings_error(
-        f"judge_reference={text}: expected file:PATH (JSON Lines of answers), model:NAME, or "
+        f"judge_reference={text}: expected file:PATH (JSON Lines of answers), model:NAME, dense or "
         "dense:RESULTS (results folder or samples file of an earlier run of the dense model)."
     )
 

@@ -32,6 +32,7 @@ DESCRIPTIVE = frozenset(
         "repeated_ngrams",
         "top1_agreement",
         "unique_ratio",
+        "unique_ratio_100",
         "unique_words",
         "unjudged",
         "words",

@@ -24,6 +24,16 @@ def model(tiny_model_dir: Path) -> KickLM:
     return KickLM(pretrained=str(tiny_model_dir), **CPU)
 
 
+class Hook:
+    """A cache of answers that only notes what it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def add_partial(self, *args: Any) -> None:
+        self.seen.append(args)
+
+
 def conversations(count: int, **settings: Any) -> list[Any]:
     arguments = []
     for number in range(count):
@@ -107,3 +117,37 @@ def test_only_what_cannot_be_is_shortened(wanted: int | None, given: int | None)
     settings = {"until": []} if wanted is None else {"max_gen_toks": wanted}
     (request,) = fit_generation(make_requests("generate_until", [("a", settings)]), 512)
     assert request.args[1].get("max_gen_toks") == given
+
+
+def test_answers_as_before_compression(tiny_model_dir: Path) -> None:
+    arguments = {"pretrained": str(tiny_model_dir), **CPU}
+    dense = KickLM(**arguments)
+    pruned = KickLM(**arguments, compressor="magnitude", sparsity=0.7)
+    assert (dense.is_dense, pruned.is_dense) == (True, False)
+    prompts = [(f"{number}. {SENTENCE}", GENERATION) for number in range(3)]
+    for kind, requests in (
+        ("generate_until", make_requests("generate_until", prompts)),
+        ("turns", conversations(3)),
+    ):
+        expected = getattr(dense, kind)(requests)
+        before = getattr(pruned, kind)(requests)
+        assert before != expected
+        hook = pruned.cache_hook = Hook()
+        assert pruned.answer_as_dense(requests) == expected
+        assert hook.seen == [], "the compressed model's cache of answers sees none of it"
+        assert getattr(pruned, kind)(requests) == before
+        assert hook.seen
+
+
+def test_a_model_given_as_an_object_has_no_dense_answers(tiny_model_dir: Path) -> None:
+    from tests.conftest import make_tiny_llama, make_tiny_tokenizer
+
+    model = KickLM(
+        pretrained=make_tiny_llama(),
+        tokenizer=make_tiny_tokenizer(),
+        compressor="magnitude",
+        sparsity=0.5,
+        **CPU,
+    )
+    assert "as an object" in str(model.dense_problem)
+    assert KickLM(pretrained=str(tiny_model_dir), **CPU).dense_problem is None
