@@ -118,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--apply_chat_template", action="store_true")
     parser.add_argument("--metadata", default="", help="for the tasks: name=value,...")
     parser.add_argument("--batch_size")
-    parser.add_argument("--device")
+    # lm_eval's own default, which means a GPU where there is one.
+    parser.add_argument("--device", default="cuda:0")
     return parser
 
 

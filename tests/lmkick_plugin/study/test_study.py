@@ -251,7 +251,7 @@ def test_a_real_study(
     given = [
         "study", "seeds", "--model_args", model, "--tasks", "kickonly_perplexity",
         "kickonly_divergence", "--limit", "1", "--metadata", "new_tokens=0,max_window=64",
-        "--batch_size", "8", "--device", "cpu", "--output_path", str(tmp_path),
+        "--batch_size", "8", "--output_path", str(tmp_path),
     ]  # fmt: skip
     with mock.patch("lm_eval.evaluator.add_env_info"):
         assert cli.main(given) == 0
