@@ -240,17 +240,18 @@ class ReplyStore:
     def _keep_elsewhere(self, key: str, reply: Reply, problem: str) -> None:
         """Append a reply that could not be stored to a file in the temporary folder."""
         row = {"key": key, "text": reply.text, "finish": reply.finish}
-        self.failure = f"{problem} Replies that had arrived are used in this run's results"
-        try:
-            if self.rescue is None:
-                handle, name = tempfile.mkstemp(prefix="lmkick_replies_", suffix=".jsonl")
-                os.close(handle)
-                self.rescue = Path(name)
-            with self.rescue.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            self.failure += f" and kept in {self.rescue}."
-        except OSError:
-            self.failure += "."
+        failure = f"{problem} Replies that had arrived are used in this run's results"
+        with self._lock:  # two replies that fail at once belong in one file
+            try:
+                if self.rescue is None:
+                    handle, name = tempfile.mkstemp(prefix="lmkick_replies_", suffix=".jsonl")
+                    os.close(handle)
+                    self.rescue = Path(name)
+                with self.rescue.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                self.failure = f"{failure} and kept in {self.rescue}."
+            except OSError:
+                self.failure = f"{failure}."
 
     def _run(self, action: Callable[[sqlite3.Connection], _Result], purpose: str) -> _Result:
         with self._lock:

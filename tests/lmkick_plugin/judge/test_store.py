@@ -9,6 +9,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,7 +168,8 @@ def test_a_killed_process_loses_no_reply_that_arrived(
         sent = len(server.requests)
         verdicts = make_judge(server.url, store=str(store)).grade(items(100))
         assert all(verdict.scores for verdict in verdicts)
-        assert len(server.requests) == sent + 200 - kept
+        # a request may have been on its way to the server when it was asked what had arrived
+        assert 0 <= len(server.requests) - (sent + 200 - kept) <= 2
 
 
 def test_a_full_disk_stops_paying_and_loses_nothing(
@@ -201,6 +203,25 @@ def test_a_full_disk_stops_paying_and_loses_nothing(
         rescue.unlink()
         assert all(verdict.scores for verdict in roomy.grade(items(20)))
         assert len(server.requests) == 40
+
+
+def test_replies_that_fail_at_once_are_kept_in_one_file(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    (tmp_path / "file").write_text("")
+    for _ in range(20):
+        store = ReplyStore(tmp_path / "file" / "r.sqlite3")  # no folder can be made there
+        start = threading.Barrier(4)
+
+        def put(number: int, store: ReplyStore = store, start: Any = start) -> None:
+            start.wait()
+            store.put(str(number), Reply("text"), model="m", endpoint="e")
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(put, range(4)))
+        assert store.rescue is not None
+        assert len(store.rescue.read_text().splitlines()) == 4
+        store.rescue.unlink()
 
 
 def test_a_store_that_cannot_be_made_buys_nothing(make_judge: MakeJudge, tmp_path: Path) -> None:
