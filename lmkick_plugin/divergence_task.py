@@ -139,16 +139,17 @@ class DivergenceTask(Task):  # type: ignore[misc]  # lm_eval has no type informa
             rank: this process.
             world_size: number of processes.
             apply_chat_template: concerns prompts alone, as in the tasks they are of.
-            **options: of ``Task.build_all_requests``.
+            **options: of ``Task.build_all_requests``; a system instruction concerns prompts alone,
+                likewise.
 
         Raises:
             SettingsError: No ``kick`` model is loaded.
         """
         require_kick_model(self.task_name)
-        if self._tasks and apply_chat_template:
+        if self._tasks and (apply_chat_template or options.get("system_instruction")):
             names = ("system_instruction", "fewshot_as_multiturn", "chat_template")
-            chat = {name: options[name] for name in names if name in options}
-            self._build_prompts(apply_chat_template=True, **chat)
+            layout = {name: options[name] for name in names if name in options}
+            self._build_prompts(apply_chat_template=apply_chat_template, **layout)
         self._instances = [
             self.construct_requests(doc, self.doc_to_text(doc), number=number)
             for number, doc in self.doc_iterator(

@@ -41,6 +41,7 @@ class _Text:
     windows: list[list[int]]
     opening: list[int]
     new_tokens: int
+    cut: bool
     jsd: float = 0.0
     kl: float = 0.0
     agreement: int = 0
@@ -56,6 +57,7 @@ class _Text:
             "positions": self.positions,
             "first_divergent_token": first,
             "generated": [len(tokens) for tokens in self.generations],
+            "cut": self.cut,
             "vocabulary": vocabulary,
             "reference": reference,
         }
@@ -76,8 +78,9 @@ def measure(model: Any, reference: Reference, requests: Sequence[Any]) -> list[d
     Returns:
         For each: ``jsd``, ``kl`` (bits) and ``top1_agreement``, each summed over all ``positions``
         of its windows; ``first_divergent_token`` (None where nothing was generated) and the
-        lengths of both generations; ``vocabulary``; ``reference``. NaN where a model's logits give
-        no distribution, which is logged.
+        lengths of both generations; ``cut``, whether a prompt did not fit the context;
+        ``vocabulary``; ``reference``. NaN where a model's logits give no distribution, which is
+        logged.
     """
     texts = [_encode(model, *instance.args) for instance in requests]
     with torch.inference_mode(False), torch.no_grad():
@@ -103,7 +106,12 @@ def _encode(model: Any, text: str, settings: dict[str, Any]) -> _Text:
     else:
         windows = [token_ids[at : at + length] for at in range(0, len(token_ids), length)]
         opening = token_ids[: min(room, int(settings["prompt_tokens"]))]
-    return _Text([window for window in windows if window], opening, new_tokens if opening else 0)
+    return _Text(
+        windows=[window for window in windows if window],
+        opening=opening,
+        new_tokens=new_tokens if opening else 0,
+        cut=whole and len(token_ids) > room,
+    )
 
 
 # --- teacher-forced text --------------------------------------------------------------------------

@@ -86,6 +86,7 @@ def prompts(tasks: Mapping[str, Sequence[Any]], count: int, **options: Any) -> l
             if leaf.config.num_fewshot is None:
                 leaf.set_config(key="num_fewshot", value=0)
             leaf.set_fewshot_seed(seed=1234)  # lm-eval's default
+            leaf.override_metric("bypass")  # as --predict_only: no judge is looked at for a prompt
             leaf.build_all_requests(samples=chosen, rank=0, world_size=1, **options)
             texts = {instance.doc_id: instance.args[0] for instance in leaf.instances}
             found += [

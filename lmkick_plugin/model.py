@@ -283,6 +283,9 @@ class KickLM(WatchedHFLM):
         with self._dense_reference() as reference:
             answers = measure(self, reference, requests)
         self._require_own_weights()
+        self.note_truncated(
+            requests, [one for one, answer in zip(requests, answers, strict=True) if answer["cut"]]
+        )
         return answers
 
     def _require_own_weights(self) -> None:

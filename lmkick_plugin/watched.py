@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
@@ -123,6 +124,17 @@ class WatchedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
                     for instance in self._prompts[string]:
                         self._truncated.add(instance)
         return token_ids, mask
+
+    def note_truncated(self, requests: list[Any], cut: Iterable[Any]) -> None:
+        """Note cut prompts of requests that this class does not serve itself.
+
+        Args:
+            requests: All instances that were asked of this process.
+            cut: Those whose prompt did not fit.
+        """
+        for instance in cut:
+            self._truncated.add(instance)
+        self._gather_truncated(requests)
 
     def _gather_truncated(self, requests: list[Any]) -> None:
         """Let every process know all cut prompts: only the first one says so, and writes them."""

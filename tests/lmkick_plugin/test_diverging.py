@@ -301,6 +301,19 @@ def test_broken_models_lose_no_results(sharp_dir: Path, caplog: pytest.LogCaptur
     assert "A divergence is NaN: the dense model's logits" in caplog.text
 
 
+def test_prompts_that_do_not_fit_are_counted(
+    pruned: KickLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    pruned.start_evaluation()
+    answers = ask(pruned, [SENTENCE * 51, SENTENCE], whole=True)
+    assert [answer["cut"] for answer in answers] == [True, False]
+    assert pruned.truncated_prompts == {"task": 1}
+    assert "1 prompts did not fit the context of 512" in caplog.text
+    pruned.start_evaluation()
+    ask(pruned, [SENTENCE * 51], whole=False)  # a text in windows loses nothing
+    assert pruned.truncated_prompts == {}
+
+
 # --- another model as the reference ---------------------------------------------------------------
 
 

@@ -242,6 +242,41 @@ def test_prompts_with_a_chat_template(
     assert all(text.startswith("[user]") and text.endswith("[assistant]") for text in asked)
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_prompts_with_a_system_instruction(
+    evaluate: Callable[..., Any], make_manager: Any, tiny_data: Path, lm: DivergingLM, chat: bool
+) -> None:
+    options = {"system_instruction": "Be brief.", "apply_chat_template": chat, "limit": 2}
+    asked = ScriptedLM()
+    evaluate(asked, "kick_freebaseqa", bootstrap_iters=0, **options)
+    expected = [arguments[0] for _, arguments in asked.asked]
+    assert all("Be brief." in text for text in expected)
+    manager = make_manager(data_dir=str(tiny_data), divergence_prompts="kick_freebaseqa")
+    evaluate(lm, TASK, task_manager=manager, **options)
+    assert [arguments[0] for _, arguments in lm.asked] == expected
+
+
+def test_no_judge_is_looked_at_for_prompts(
+    evaluate: Callable[..., Any],
+    make_manager: Any,
+    tiny_data: Path,
+    lm: DivergingLM,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lmkick_plugin.judge.ready import JudgePlan
+
+    checked: list[str] = []
+    monkeypatch.setattr(JudgePlan, "check", lambda plan, task, **_: checked.append(task))
+    monkeypatch.setenv("LMKICK_JUDGE_MODEL", "nobody")
+    monkeypatch.setenv("LMKICK_JUDGE_BASE_URL", "http://127.0.0.1:9/v1")
+    manager = make_manager(data_dir=str(tiny_data), divergence_prompts="kick_instruct")
+    evaluate(lm, TASK, task_manager=manager)
+    assert len(lm.asked) == 4
+    assert checked == []
+    manager.load(["kick_instruct"])["tasks"]["kick_instruct"].build_all_requests()
+    assert checked == ["kick_instruct"]  # where answers are judged, it is
+
+
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
