@@ -102,6 +102,11 @@ def build_record(
         "chat_template": chat_template,
         "truncated_prompts": None if truncated_prompts is None else dict(truncated_prompts),
         "versions": versions(),
+        "static_groups": recipe.static_groups,
+        "wanda_variant": recipe.wanda_variant,
+        "dampening_frac": recipe.dampening_frac,
+        "block_size": recipe.block_size,
+        "true_sequential": recipe.true_sequential,
         "layer_summary": None if report is None else layer_summary(report),
         "layers": None if report is None else layer_lines(report),
     }

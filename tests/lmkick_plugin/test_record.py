@@ -45,7 +45,8 @@ KEYS = [
     "truncated_prompts",
     "versions",
 ]
-OURS = ["layer_summary", "layers"]
+SETTINGS = ["static_groups", "wanda_variant", "dampening_frac", "block_size", "true_sequential"]
+OURS = [*SETTINGS, "layer_summary", "layers"]
 QUANTIZATION = ["num_bits", "group_size", "symmetric", "act_order"]
 CALIBRATION = ["calibration", "nsamples", "seqlen"]
 
@@ -108,8 +109,9 @@ def test_unstructured_sparsity_is_counted_not_copied(make: Any) -> None:
 
 def test_calibrated(make: Any, calibration_file: str) -> None:
     text = {"calibration": calibration_file, "nsamples": 3, "seqlen": 40, "seed": 5}
-    kick = make(compressor="wanda", sparsity=0.5, **text)
+    kick = make(compressor="wanda", sparsity=0.5, wanda_variant=True, **text)
     assert {name: kick[name] for name in text} == text
+    assert [kick[name] for name in SETTINGS] == [None, True, None, None, False]
     summary = kick["layer_summary"]
     assert (summary["matrices"], summary["tokens"], summary["notes"]) == (14, 120, 0)
     assert summary["dampening_max"] is None

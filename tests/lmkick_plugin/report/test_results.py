@@ -117,6 +117,26 @@ def test_evaluations_of_one_model_are_one_run_and_the_newest_counts(write: Write
     assert "share 1 tasks (quiz); the newest" in note
 
 
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("static_groups", (False, True)),
+        ("wanda_variant", (False, True)),
+        ("dampening_frac", (0.01, 0.1)),
+        ("block_size", (128, 64)),
+        ("true_sequential", (False, True)),
+    ],
+)
+def test_every_setting_that_changes_weights_tells_runs_apart(
+    write: Writer, setting: str, values: tuple[object, object]
+) -> None:
+    write("m", {"quiz": ITEMS}, record={**WANDA, setting: values[0]})
+    folder = write("m", {"talk": ITEMS}, record={**WANDA, setting: values[1]}, stamp=LATER)
+    with pytest.raises(ResultsError, match=f"2 runs; choose one.*\n.*{setting}={values[1]}"):
+        load_run(str(folder))
+    assert list(load_run(f"{folder}@{setting}={values[0]}").tasks) == ["quiz"]
+
+
 def test_evaluations_of_other_weights_are_noted(write: Writer) -> None:
     write("m", {"quiz": ITEMS}, record=DENSE)
     folder = write("m", {"talk": ITEMS}, record={**DENSE, "weights_sha256": "1"}, stamp=LATER)
