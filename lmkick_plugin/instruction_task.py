@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
+from lmkick_plugin.data import DATA_DIR_VARIABLE
 from lmkick_plugin.generation_metrics import rouge
 from lmkick_plugin.metrics import exact_match, f1
+from lmkick_plugin.serving import calibration_folders
+from lmkick_plugin.values import settings_error
 
 __all__ = ["InstructionTask", "score_instruction"]
 
@@ -20,11 +25,41 @@ class InstructionTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
+    def build_all_requests(self, **options: Any) -> None:
+        """As in lm-eval; before the first forward pass, the two parts of the data are kept apart.
+
+        Raises:
+            SettingsError: The model was calibrated with rows of another copy of the data.
+        """
+        self._require_one_copy()
+        super().build_all_requests(**options)
+
+    def _require_one_copy(self) -> None:
+        # Which rows are scored goes by their number: of two copies, one's scored rows may be among
+        # the other's calibration text.
+        source = f"task:{self.task_name.removeprefix('kick_')}"
+        own = _place((self.config.metadata or {}).get("data_dir"))
+        for folder in calibration_folders(source):
+            other = _place(folder)
+            if other != own:
+                raise settings_error(
+                    f"{self.task_name} reads {own or 'the Hub'}, and calibration={source} has read "
+                    f"{other or 'the Hub'}: scored items may be among the calibration text. Give "
+                    f"both one data directory (data_dir=DIR in --model_args, or "
+                    f"{DATA_DIR_VARIABLE}=DIR)."
+                )
+
     def construct_requests(self, doc: dict[str, Any], ctx: str, **options: Any) -> Any:
         """The request for one answer."""
         if not options.get("apply_chat_template"):
             ctx += "\n\n"
         return super().construct_requests(doc, ctx, **options)
+
+
+def _place(folder: str | None) -> Path | None:
+    """The data directory that is read; None for the Hub."""
+    text = folder or os.environ.get(DATA_DIR_VARIABLE)
+    return Path(text).expanduser().resolve() if text else None
 
 
 def score_instruction(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

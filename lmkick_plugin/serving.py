@@ -7,14 +7,17 @@ pass, whether any model could serve its requests.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from lmkick_plugin.data import DATA_DIR_VARIABLE
 from lmkick_plugin.values import settings_error
 
 __all__ = [
     "announce",
+    "calibration_folders",
     "dense_problems",
     "forget",
     "model_of",
@@ -49,6 +52,24 @@ def require_kick_model(task_name: str) -> None:
 def dense_problems() -> list[str | None]:
     """For each ``KickLM`` alive, why it cannot answer as before compression (None: it can)."""
     return [getattr(model, "dense_problem", "it serves no dense answers") for model in _models]
+
+
+def calibration_folders(source: str) -> list[str | None]:
+    """Where the ``KickLM`` alive have read a source of calibration text.
+
+    Args:
+        source: One source, such as ``task:alpaca``; it counts in a mixture too.
+
+    Returns:
+        A data directory for each model that was calibrated with it; None: the Hub.
+    """
+    found = []
+    for model in _models:
+        recipe = getattr(model, "recipe", None)
+        sources = (getattr(recipe, "calibration", None) or "").removeprefix("mix:").split("+")
+        if recipe is not None and source in sources:
+            found.append(recipe.data_dir or os.environ.get(DATA_DIR_VARIABLE) or None)
+    return found
 
 
 def note_answered(model: Any, requests: Sequence[Any]) -> None:

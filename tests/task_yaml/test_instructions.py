@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import statistics
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lmkick_plugin import serving
 from lmkick_plugin.tables import instructions
 from tests.task_yaml.conftest import tiny_files, write_data
 from tests.task_yaml.scripted import ScriptedLM
@@ -82,6 +85,42 @@ def test_calibration_text_holds_no_scored_item(tiny_data: Path) -> None:
     assert all(row in rest for row in training)
     scored = {" ".join(expected_prompt(row).split()).lower() for row in ALPACA[::10]}
     assert not any(" ".join(expected_prompt(row).split()).lower() in scored for row in training)
+
+
+class _Calibrated:
+    """What a task can see of a model of ``--model kick``."""
+
+    def __init__(self, calibration: str | None, data_dir: str | None) -> None:
+        self.recipe = SimpleNamespace(calibration=calibration, data_dir=data_dir)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("elsewhere", [True, False])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_scored_and_calibration_rows_come_from_one_copy(
+    task: str,
+    elsewhere: bool,
+    mixed: bool,
+    evaluate: Callable[..., Any],
+    tiny_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "_models", weakref.WeakSet())
+    monkeypatch.delenv("LMKICK_DATA_DIR", raising=False)
+    source = task.replace("kick_", "task:")
+    source = f"mix:c4+{source}" if mixed else source
+    same = f"{tiny_data}/../{tiny_data.name}"
+    models = [_Calibrated(source, None if elsewhere else same), _Calibrated("c4", None)]
+    for model in models:
+        serving.announce(model)
+    lm = ScriptedLM()
+    if elsewhere:
+        with pytest.raises(ValueError, match=f"{task} reads .* has read the Hub.*data_dir=DIR"):
+            evaluate(lm, task, bootstrap_iters=0)
+        assert lm.asked == []
+        monkeypatch.setenv("LMKICK_DATA_DIR", str(tiny_data))  # which calibration sees too
+    evaluate(lm, task, bootstrap_iters=0)
+    assert lm.asked
 
 
 def test_the_hubs_core_data_is_read_instance_by_instance(monkeypatch: pytest.MonkeyPatch) -> None:
