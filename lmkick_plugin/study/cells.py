@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin.data import DATA_DIR_VARIABLE
 from lmkick_plugin.preflight import CommandError
 from lmkick_plugin.report.output import write_atomically
 from lmkick_plugin.study.plan import Cell
@@ -19,6 +21,10 @@ __all__ = ["Evaluation", "finished", "run_cell"]
 _DONE = "cell.json"
 # Say how fast and where, not what.
 _NOT_COMPARED = frozenset({"batch_size", "device", "resume_dir"})
+_VARIABLES = (
+    DATA_DIR_VARIABLE,
+    *(f"LMKICK_JUDGE_{name}" for name in ("MODEL", "REFERENCE", "ORDER", "TEMPERATURE", "PROMPT")),
+)
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,15 @@ class Evaluation:
             "tasks": list(self.tasks),
             "options": dict(self.options),
             "metadata": dict(self.metadata),
+            "environment": _environment(),
         }
         known: dict[str, Any] = json.loads(json.dumps(whole, default=str))
         return known
+
+
+def _environment() -> dict[str, str]:
+    """What the environment adds to the arguments, where it decides results."""
+    return {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
 
 
 def finished(folder: Path, identity: Mapping[str, Any]) -> Path | None:
@@ -60,7 +72,7 @@ def finished(folder: Path, identity: Mapping[str, Any]) -> Path | None:
         before = done["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    differing = [part for part in identity if before.get(part) != identity[part]]
+    differing = [part for part in identity if before.get(part, {}) != identity[part]]
     if differing:
         part = differing[0]
         raise CommandError(

@@ -190,6 +190,26 @@ def test_a_folder_of_another_study_is_refused(
     assert len(cell_runs) == 3
 
 
+def test_cells_of_other_data_are_not_taken_for_these(
+    tmp_path: Path,
+    cell_runs: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LMKICK_DATA_DIR", "/one")
+    monkeypatch.setenv("LMKICK_JUDGE_API_KEY", "secret")
+    cli.main(arguments(tmp_path))
+    assert "secret" not in (tmp_path / "dense" / "cell.json").read_text()
+    for other in ("/other", None):
+        if other is None:
+            monkeypatch.delenv("LMKICK_DATA_DIR")
+        else:
+            monkeypatch.setenv("LMKICK_DATA_DIR", other)
+        assert cli.main(arguments(tmp_path)) == 2
+        assert "its environment is {'LMKICK_DATA_DIR': '/one'}" in capsys.readouterr().err
+    assert len(cell_runs) == 3
+
+
 def test_plan_runs_nothing(
     tmp_path: Path, cell_runs: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
