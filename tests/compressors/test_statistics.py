@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -145,7 +147,25 @@ def test_a_callers_precision_comes_back() -> None:
     torch.set_float32_matmul_precision("high")
     try:
         with products.full_precision():
-            assert torch.get_float32_matmul_precision() == "highest"
+            if hasattr(torch.backends, "fp32_precision"):
+                assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+                assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="needs torch 2.9")
+def test_a_precision_chosen_by_backend_comes_back() -> None:
+    script = """
+import torch
+from compressors.products import full_precision
+
+matmul = torch.backends.cuda.matmul
+matmul.fp32_precision = "tf32"
+with full_precision():
+    assert matmul.fp32_precision == "ieee", matmul.fp32_precision
+assert matmul.fp32_precision == "tf32", matmul.fp32_precision
+"""
+    # In a process of its own: torch does not forget which of its interfaces was used.
+    subprocess.run([sys.executable, "-c", script], check=True)
