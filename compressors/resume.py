@@ -108,13 +108,24 @@ class ResumeStore:
             index: Its number in the model.
             block: The block with its compressed weights.
             rows: The report of its matrices.
+
+        Raises:
+            OSError: It cannot be written; what was kept before stays.
         """
         tensors = {name: p.data.cpu().contiguous() for name, p in block.parameters()}
         metadata = {
             "sha256": _digest(sorted(tensors.items())),
             "layers": json.dumps([asdict(row) for row in rows]),
         }
-        write_atomically(self._path(index), save(tensors, metadata))
+        path = self._path(index)
+        try:
+            write_atomically(path, save(tensors, metadata))
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{path} cannot be written ({error.strerror or error}); make room there and run "
+                "again with the same resume_dir: blocks that are finished are kept",
+            ) from error
 
     def restore(self, blocks: Sequence[Block]) -> list[tuple[LayerReport, ...]]:
         """Put the finished blocks' weights into the model, up to the first that is missing.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -17,14 +18,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressors import Magnitude, SettingsError, SparseGPT, Unstructured, Wanda, compress_model
+from compressors import (
+    Magnitude,
+    SettingsError,
+    SparseGPT,
+    Unstructured,
+    Wanda,
+    compress_model,
+    resume,
+)
 from compressors.resume import ResumeStore
 from tests.tiny_models import make
 
 METHOD = SparseGPT(pattern=Unstructured(0.5))
 
 # Compresses, and kills its own process, with no chance to tidy up, once so many blocks are kept.
-# With "partial" it dies half way through writing one more block.
+# With "partial" it dies with one more block written, but not yet put in place.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -40,7 +49,8 @@ def dying(path: Path, content: bytes) -> None:
     if path.suffix == ".safetensors":
         if kept == after:
             if partial:
-                Path(str(path) + ".partial").write_bytes(content[: len(content) // 2])
+                Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+                report.write_atomically(path, content)
             os.kill(os.getpid(), signal.SIGKILL)
         kept += 1
     report.write_atomically(path, content)
@@ -96,6 +106,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(
     )
     assert process.returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob("block_*.safetensors"))) == after
+    assert len(list(tmp_path.glob(".*.partial"))) == partial
     model = make("mixtral")
     assert not same_bits(model.state_dict(), uninterrupted)
     report = run(model, samples, tmp_path)
@@ -223,6 +234,29 @@ def test_out_of_memory_keeps_what_is_finished(
         run(model, samples, tmp_path)
     again = make("mixtral")
     assert run(again, samples, tmp_path).resumed_blocks == 2
+    assert same_bits(again.state_dict(), uninterrupted)
+
+
+def test_a_full_disk_says_what_to_do_and_keeps_what_is_finished(
+    samples: Tensor,
+    uninterrupted: dict[str, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = resume.write_atomically
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "block_0001.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(resume, "write_atomically", full)
+    with pytest.raises(OSError, match=r"block_0001.*No space left.*same resume_dir") as caught:
+        run(make("mixtral"), samples, tmp_path)
+    assert caught.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    again = make("mixtral")
+    assert run(again, samples, tmp_path).resumed_blocks == 1
     assert same_bits(again.state_dict(), uninterrupted)
 
 
