@@ -23,7 +23,11 @@ def is_number(value: object) -> bool:
 
 def require_dampening(dampening_frac: object, block_size: object) -> None:
     """Raise :class:`SettingsError` unless these are settings of the Hessian methods."""
-    if not (isinstance(dampening_frac, (int, float)) and 0 <= dampening_frac <= 1):
+    if not (
+        is_number(dampening_frac)
+        and isinstance(dampening_frac, (int, float))
+        and 0 <= dampening_frac <= 1
+    ):
         raise SettingsError(
             f"dampening_frac={dampening_frac!r} has to be a number from 0 to 1: the share of the "
             "Hessian's mean diagonal that is added to it (0.01 as published)"

@@ -15,6 +15,10 @@ from compressors.statistics import NoStatistic
 
 __all__ = ["check_calibration", "check_finite", "in_evaluation", "memory_advice"]
 
+#: What else tells of it: the CPU's allocator, pinned memory and CUDA's libraries have no exception
+#: class of their own for this.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
+
 
 def check_calibration(
     model: nn.Module, compressor: Compressor, calibration: Tensor | None
@@ -99,9 +103,8 @@ def memory_advice() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # The CPU allocator has no exception class of its own.
         out = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not out and "DefaultCPUAllocator" not in str(error):
+        if not out and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
         raise torch.OutOfMemoryError(
             "out of memory while compressing: lower batch_size (samples that go through a block at "

@@ -132,6 +132,10 @@ class Collector:
                 self._see(inner[expert], inner_activation(module, expert, tokens))
 
     def _see(self, matrices: list[WeightMatrix], x: Tensor) -> None:
+        if not x.numel():
+            # An expert that this batch sent no token to. Empty tensors share one address, so that
+            # they are the same says nothing.
+            return
         first = matrices[0]
         group = self._group_of.get(first)
         if group is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compressors.base import CompressedWeight
 from compressors.checks import require_finite_weight
-from compressors.patterns import Pattern
+from compressors.patterns import Pattern, require_pattern
 from compressors.pruning import apply_mask
 from compressors.statistics import NoStatistic, Statistic
 
@@ -27,12 +27,18 @@ class Magnitude:
     Args:
         pattern: ``Unstructured(sparsity)`` or ``NM(n, m)``.
 
+    Raises:
+        SettingsError: If the pattern is none.
+
     References:
         Zhu and Gupta, arXiv:1710.01878; as the baseline of Jaiswal et al., arXiv:2310.01382.
     """
 
     statistic: ClassVar[type[NoStatistic]] = NoStatistic
     pattern: Pattern
+
+    def __post_init__(self) -> None:
+        require_pattern(self.pattern)
 
     def check(self, name: str, out_features: int, in_features: int) -> None:
         """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""

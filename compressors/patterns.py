@@ -19,7 +19,7 @@ from torch import Tensor
 from compressors.base import SettingsError, UnsupportedModelError
 from compressors.checks import is_integer, is_number
 
-__all__ = ["NM", "Pattern", "Unstructured", "keep_largest", "kth_smallest"]
+__all__ = ["NM", "Pattern", "Unstructured", "keep_largest", "kth_smallest", "require_pattern"]
 
 # Above this M, counting pairs of a group costs more than selecting its M - N smallest scores.
 _LARGEST_PAIRWISE_M = 16
@@ -179,6 +179,15 @@ def _pairs(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor
 
 
 Pattern: TypeAlias = Unstructured | NM
+
+
+def require_pattern(pattern: object) -> None:
+    """Raise :class:`SettingsError` unless this is a pattern: ``"2:4"`` and 0.5 are none."""
+    if not isinstance(pattern, Unstructured | NM):
+        raise SettingsError(
+            f"pattern={pattern!r} is no pattern: give Unstructured(sparsity), such as "
+            "Unstructured(0.5), or NM(n, m), such as NM(2, 4)"
+        )
 
 
 def keep_largest(scores: Tensor, drop: int) -> Tensor:

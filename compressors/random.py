@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compressors.base import CompressedWeight, SettingsError
 from compressors.checks import is_integer, require_finite_weight
-from compressors.patterns import Pattern
+from compressors.patterns import Pattern, require_pattern
 from compressors.pruning import apply_mask
 from compressors.statistics import NoStatistic, Statistic
 
@@ -33,7 +33,7 @@ class Random:
         seed: Any integer from 0 on; another seed is another draw.
 
     Raises:
-        SettingsError: If the seed is negative or no integer.
+        SettingsError: If the pattern is none, or the seed negative or no integer.
 
     References:
         The "random" control of Jaiswal et al., arXiv:2310.01382.
@@ -44,6 +44,7 @@ class Random:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_pattern(self.pattern)
         if not is_integer(self.seed) or self.seed < 0:
             raise SettingsError(f"seed={self.seed!r} has to be an integer from 0 on")
 

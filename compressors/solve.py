@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compressors.base import CompressedWeight, Compressor, NumericalError
+from compressors.checks import all_finite
 from compressors.devices import synchronize
 from compressors.families import WeightMatrix
 from compressors.inputs import InputGroup
@@ -82,7 +84,8 @@ class Solver:
     def _starved(self, matrix: WeightMatrix, tokens: int) -> LayerReport:
         fallback = self._compressor.fallback()
         kind = "starved expert" if tokens or matrix.expert is not None else "never reached"
-        note = f"{kind} ({tokens} tokens): {type(fallback).__name__.lower()}"
+        method = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(fallback).__name__).lower()
+        note = f"{kind} ({tokens} tokens): {method}"
         return self._alone(fallback, matrix, tokens=tokens, note=note)
 
     def _alone(
@@ -105,7 +108,17 @@ class Solver:
         error: float | None,
         method: Compressor,
     ) -> LayerReport:
-        """Write the new weights into the model, and count on what is there then."""
+        """Write the new weights into the model, and count on what is there then.
+
+        Raises:
+            NumericalError: What came out does not fit the weight's dtype.
+        """
+        if not all_finite(result.weight):
+            raise NumericalError(
+                f"{matrix.name}: its compressed weight is not finite, it does not fit "
+                f"{result.weight.dtype}; load the model in bfloat16 or float32, or raise "
+                "dampening_frac where the method has one"
+            )
         matrix.write(result.weight)
         weight = matrix.view()
         nonzero = int(torch.count_nonzero(weight))

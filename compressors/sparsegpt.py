@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -13,9 +13,9 @@ from compressors.base import CompressedWeight, SettingsError
 from compressors.checks import require_dampening
 from compressors.magnitude import Magnitude
 from compressors.obs import Plan, solve
-from compressors.patterns import NM, Pattern
+from compressors.patterns import NM, Pattern, require_pattern
 from compressors.rtn import RTN
-from compressors.statistics import Hessian
+from compressors.statistics import Hessian, NoStatistic, Statistic
 
 __all__ = ["SparseGPT"]
 
@@ -55,6 +55,11 @@ class SparseGPT:
     quantize: RTN | None = None
 
     def __post_init__(self) -> None:
+        require_pattern(self.pattern)
+        if self.quantize is not None and not isinstance(self.quantize, RTN):
+            raise SettingsError(
+                f"quantize={self.quantize!r} is no grid to round to: give RTN(num_bits=...) or None"
+            )
         require_dampening(self.dampening_frac, self.block_size)
         if isinstance(self.pattern, NM) and self.block_size % self.pattern.m:
             fitting = max(128 // self.pattern.m, 1) * self.pattern.m
@@ -98,6 +103,47 @@ class SparseGPT:
         )
         return solve(weights, stats, plan)
 
-    def fallback(self) -> Magnitude:
-        """Magnitude pruning with the same pattern."""
-        return Magnitude(pattern=self.pattern)
+    def fallback(self) -> Magnitude | MagnitudeAndRTN:
+        """Magnitude pruning with the same pattern; with ``quantize``, rounded to the same grid."""
+        if self.quantize is None:
+            return Magnitude(pattern=self.pattern)
+        return MagnitudeAndRTN(pattern=self.pattern, quantize=self.quantize)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MagnitudeAndRTN:
+    """Joint compression of a matrix whose input was (almost) never seen.
+
+    Args:
+        pattern: What magnitude pruning goes by.
+        quantize: What the weights that stay are rounded to.
+    """
+
+    statistic: ClassVar[type[NoStatistic]] = NoStatistic
+    pattern: Pattern
+    quantize: RTN
+
+    def check(self, name: str, out_features: int, in_features: int) -> None:
+        """Raise :class:`UnsupportedModelError` if pattern or group do not divide the matrix."""
+        self.pattern.check(name, in_features)
+        self.quantize.check(name, out_features, in_features)
+
+    def compress(self, weight: Tensor, stats: Statistic | None = None) -> CompressedWeight:
+        """Prune and round one matrix; ``stats`` are not read.
+
+        Raises:
+            NumericalError: If a weight is not finite.
+        """
+        pruned = Magnitude(pattern=self.pattern).compress(weight)
+        # 0 is on every grid, so what was pruned stays so.
+        return replace(self.quantize.compress(pruned.weight), mask=pruned.mask)
+
+    def compress_together(
+        self, weights: Sequence[Tensor], stats: Statistic | None = None
+    ) -> list[CompressedWeight]:
+        """Prune and round each matrix by itself: nothing can be shared."""
+        return [self.compress(weight, stats) for weight in weights]
+
+    def fallback(self) -> MagnitudeAndRTN:
+        """Itself: nothing is calibrated."""
+        return self

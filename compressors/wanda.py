@@ -13,7 +13,7 @@ from torch import Tensor
 from compressors.base import CompressedWeight, SettingsError
 from compressors.checks import require_finite_weight
 from compressors.magnitude import Magnitude
-from compressors.patterns import NM, Pattern
+from compressors.patterns import NM, Pattern, require_pattern
 from compressors.pruning import apply_mask
 from compressors.statistics import ColumnNorm
 
@@ -33,7 +33,7 @@ class Wanda:
             all rows, and such that the whole matrix gets the sparsity asked for. Unstructured only.
 
     Raises:
-        SettingsError: If ``variant`` is asked for with an N:M pattern.
+        SettingsError: If the pattern is none, or ``variant`` is asked for with an N:M pattern.
 
     References:
         Sun et al., arXiv:2306.11695, eq. 1; the variant is in its appendix.
@@ -48,6 +48,7 @@ class Wanda:
     variant: bool = False
 
     def __post_init__(self) -> None:
+        require_pattern(self.pattern)
         if self.variant and isinstance(self.pattern, NM):
             raise SettingsError(
                 f"Wanda's variant shifts sparsity between rows, which pattern {self.pattern} does "

@@ -331,6 +331,61 @@ def test_a_starved_expert_gets_round_to_nearest_when_quantizing(samples: Tensor)
         assert torch.equal(weights[name], rounded[name])
 
 
+def test_a_starved_expert_is_pruned_and_rounded_when_both_are_asked_for(samples: Tensor) -> None:
+    joint = SparseGPT(pattern=NM(2, 4), quantize=RTN(num_bits=4, group_size=32))
+    report = quiet(make("mixtral"), joint, samples[:2])
+    starved = [row for row in report.layers if row.note]
+    assert starved
+    assert all(row.note.endswith("tokens): magnitude and rtn") for row in starved)
+    assert {row.num_bits for row in report.layers} == {4}
+    assert min(row.sparsity for row in report.layers) >= 0.5
+
+
+class _Experts(nn.Module):
+    """A block of experts in a ModuleList, all called, some with no token at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(32, 6, bias=False)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32)) for _ in range(6)
+        )
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        flat = hidden_states.flatten(0, 1)
+        chosen, result = self.gate(flat).argmax(dim=1), flat.clone()
+        for index, expert in enumerate(self.experts):
+            result[chosen == index] += expert(flat[chosen == index])
+        return result.view_as(hidden_states)
+
+
+class _ListOfExperts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(64, 32)
+        self.layers = nn.ModuleList(_Experts() for _ in range(2))
+
+    def forward(self, input_ids: Tensor, use_cache: bool) -> Tensor:
+        hidden: Tensor = self.embed(input_ids)
+        for layer in self.layers:
+            hidden = layer(hidden_states=hidden)
+        return hidden
+
+
+def test_experts_without_tokens_in_the_first_batch_have_their_own_statistics() -> None:
+    tokens = torch.randint(0, 64, (300, 2), generator=torch.Generator().manual_seed(1))
+    whole, single = _ListOfExperts(), _ListOfExperts()
+    expected = quiet(whole, WANDA, tokens, batch_size=300)
+    # Two tokens a batch reach two of six experts at most.
+    report = quiet(single, WANDA, tokens, batch_size=1)
+    seen = {row.name: row.tokens for row in report.layers}
+    assert seen == {row.name: row.tokens for row in expected.layers}
+    assert len(set(seen.values())) > 6
+    for name, weight in single.state_dict().items():
+        assert torch.equal(weight == 0, whole.state_dict()[name] == 0), name
+
+
 def test_an_expert_that_no_token_reaches_is_still_compressed(samples: Tensor) -> None:
     model = make("qwen3_moe")
 
@@ -455,6 +510,14 @@ def test_weights_whose_sum_overflows_are_finite() -> None:
     assert quiet(model, Magnitude(pattern=Unstructured(0.5))).sparsity == 0.5
 
 
+def test_a_result_too_large_for_its_dtype_stops_with_the_layers_name() -> None:
+    model = make("llama", dtype=torch.float16)
+    # The lowest point of a symmetric grid lies beyond the largest weight.
+    model.model.layers[1].mlp.up_proj.weight.data[3, 4] = -65000
+    with pytest.raises(NumericalError, match=r"layers\.1\.mlp\.up_proj: .*float16.*bfloat16"):
+        quiet(model, RTN(num_bits=4, group_size=32))
+
+
 @pytest.mark.parametrize("method", [WANDA, SPARSEGPT])
 def test_non_finite_activations_stop_with_the_layers_name(method: Any, samples: Tensor) -> None:
     model = make("llama")
@@ -482,6 +545,8 @@ def test_too_few_tokens_for_a_hessian_are_told_with_the_rank(
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
     ],
 )
 def test_out_of_memory_says_what_to_change(error: Exception, samples: Tensor) -> None:

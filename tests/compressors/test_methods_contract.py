@@ -22,6 +22,7 @@ from compressors import (
     UnsupportedModelError,
     Wanda,
 )
+from compressors.sparsegpt import MagnitudeAndRTN
 from tests import oracles
 from tests.compressors.methods import (
     JOINT,
@@ -210,11 +211,30 @@ def test_fallback_needs_no_inputs(method: Any) -> None:
     fallback = method.fallback()
     assert fallback.fallback() is fallback
     expected = Magnitude if hasattr(method, "pattern") else RTN
+    if method in JOINT:
+        expected = MagnitudeAndRTN
     if fallback is not method:
         assert type(fallback) is expected
-    for setting in ("pattern", "num_bits", "group_size", "symmetric"):
+    for setting in ("pattern", "quantize", "num_bits", "group_size", "symmetric"):
         if hasattr(fallback, setting):
             assert getattr(fallback, setting) == getattr(method, setting)
+
+
+@pytest.mark.parametrize("method", JOINT, ids=label)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_fallback_of_joint_compression_prunes_and_rounds(method: Any, dtype: torch.dtype) -> None:
+    weight = make_weight().to(dtype)
+    result = method.fallback().compress_together([weight])[0]
+    mask = Magnitude(pattern=method.pattern).compress(weight).mask
+    assert mask is not None
+    assert torch.equal(result.mask, mask)
+    grid = method.quantize
+    expected = oracles.rtn(weight * mask, grid.num_bits, grid.group_size, grid.symmetric)
+    assert not torch.allclose(expected, weight.float() * mask, atol=1e-3), "nothing was rounded"
+    assert torch.equal(result.weight, expected.to(dtype))
+    assert torch.count_nonzero(result.weight[~mask]) == 0
+    with pytest.raises(UnsupportedModelError, match=r"layers\.0"):
+        method.fallback().check("layers.0", 64, 90)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -262,6 +282,12 @@ def test_random_differs_by_layer_and_seed() -> None:
         (lambda: SparseGPT(pattern=NM(2, 4), block_size=30), "such as 128"),
         (lambda: Wanda(pattern=NM(2, 4), variant=True), "variant"),
         (lambda: Random(pattern=NM(2, 4), seed=-1), "seed=-1"),
+        (lambda: GPTQ(num_bits=4, dampening_frac=True), "dampening_frac=True"),
+        (lambda: Magnitude(pattern="2:4"), "pattern='2:4'"),  # type: ignore[arg-type]
+        (lambda: Random(pattern="2:4"), "pattern='2:4'"),  # type: ignore[arg-type]
+        (lambda: Wanda(pattern=0.5), "pattern=0.5"),  # type: ignore[arg-type]
+        (lambda: SparseGPT(pattern=None), "pattern=None"),  # type: ignore[arg-type]
+        (lambda: SparseGPT(pattern=NM(2, 4), quantize=4), "quantize=4"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_settings_are_named(make: Any, message: str) -> None:
