@@ -166,7 +166,9 @@ def _judge(jobs: Sequence[_Job]) -> int:
         entry, missing = _judge_one(job, job.plan)
         unjudged += missing
         path = _output_path(job.logged, job.plan)
-        output = outputs.setdefault(path, _header(job.logged, job.plan))
+        if path not in outputs:
+            outputs[path] = _with_earlier_tasks(path, _header(job.logged, job.plan))
+        output = outputs[path]
         output["tasks"][job.logged.task] = entry
         try:  # after each task: what is done is on the disk
             write_atomically(path, json.dumps(output, indent=2, ensure_ascii=False) + "\n")
@@ -237,6 +239,16 @@ def _header(logged: Logged, plan: JudgePlan) -> dict[str, Any]:
         "judge": plan.public(),
         "tasks": {},
     }
+
+
+def _with_earlier_tasks(path: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """Keep what an earlier call with other ``--tasks`` wrote to the same file."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        same = all(earlier[name] == header[name] for name in header if name != "tasks")
+        return {**header, "tasks": dict(earlier["tasks"])} if same else header
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
+        return header
 
 
 def _output_path(logged: Logged, plan: JudgePlan) -> Path:

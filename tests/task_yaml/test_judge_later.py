@@ -109,6 +109,21 @@ def test_judging_later_gives_what_judging_at_once_gives(
     assert KEY not in json.dumps(found)
 
 
+def test_tasks_judged_one_after_the_other_stand_in_one_file(
+    save: Callable[..., Path], judge: Callable[..., int]
+) -> None:
+    results = save(say, *TASKS[:2])
+    for task in TASKS[:2]:
+        assert judge(results, "--tasks", task) == 0
+    (found,) = judged_files(results)
+    assert set(found["tasks"]) == set(TASKS[:2])
+    (path,) = results.rglob("judged_*.json")
+    path.write_text(json.dumps({**found, "lmkick": "0.0"}), encoding="utf-8")  # another version's
+    assert judge(results, "--tasks", TASKS[0]) == 0
+    (found,) = judged_files(results)
+    assert set(found["tasks"]) == {TASKS[0]}
+
+
 def test_a_fault_leaves_what_is_done_and_the_next_call_does_the_rest(
     save: Callable[..., Path],
     judge: Callable[..., int],
