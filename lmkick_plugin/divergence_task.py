@@ -10,14 +10,12 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
-from lm_eval.api.task import Task
-from lm_eval.config.task import TaskConfig
-from lm_eval.filters import build_filter_ensemble
 
 from lmkick_plugin import foreign_prompts
 from lmkick_plugin.position_means import mean_over_positions
 from lmkick_plugin.serving import require_kick_model
 from lmkick_plugin.tables import positive, texts
+from lmkick_plugin.tasks import KickTask
 from lmkick_plugin.values import is_unset, read_int, settings_error
 
 __all__ = ["DivergenceTask"]
@@ -27,7 +25,7 @@ _SUMS = ("jsd", "kl", "top1_agreement")
 _OWN = frozenset({"version", "differences", "divergence_prompts", "divergence_count"})
 
 
-class DivergenceTask(Task):  # type: ignore[misc]  # lm_eval has no type information
+class DivergenceTask(KickTask):
     """Divergence from the dense model on texts, averaged over positions.
 
     A document is an article, a row of a file or a prompt; it names its text and the text's hash, so
@@ -37,13 +35,8 @@ class DivergenceTask(Task):  # type: ignore[misc]  # lm_eval has no type informa
     OUTPUT_TYPE = "divergence"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        # Not Task.__init__: it loads a data set of the Hub by name.
-        settings = {key: value for key, value in config.items() if key != "class"}
-        self._config = TaskConfig(**{**settings, "output_type": self.OUTPUT_TYPE})
-        self._filters = [build_filter_ensemble("none", [["take_first", None]])]
-        self._instances: list[Instance] | None = None
-        metadata = self._config.metadata or {}
-        self.VERSION = metadata.get("version")
+        super().__init__(config)
+        metadata = self.metadata
         self._count = positive("divergence_count", metadata["divergence_count"])
         self._request = {
             "max_window": positive("max_window", metadata["max_window"]),
@@ -76,18 +69,6 @@ class DivergenceTask(Task):  # type: ignore[misc]  # lm_eval has no type informa
             self._docs.append(
                 {"source": source, "number": number, "characters": len(text), "sha256": digest}
             )
-
-    def has_training_docs(self) -> bool:
-        """No: nothing is shown as an example."""
-        return False
-
-    def has_validation_docs(self) -> bool:
-        """No."""
-        return False
-
-    def has_test_docs(self) -> bool:
-        """Yes: the texts."""
-        return True
 
     def test_docs(self) -> list[dict[str, Any]]:
         """The texts, by name and hash."""

@@ -19,18 +19,14 @@ from lmkick_plugin.metrics import token_perplexity
 from lmkick_plugin.serving import require_kick_model
 from lmkick_plugin.tables import positive, wikitext
 
-__all__ = ["TokenPerplexity"]
+__all__ = ["KickTask", "TokenPerplexity"]
 
 
-class TokenPerplexity(Task):  # type: ignore[misc]  # lm_eval has no type information
-    """Perplexity of one long text in windows, a figure of the whole text and not of documents.
+class KickTask(Task):  # type: ignore[misc]  # lm_eval has no type information
+    """A task whose requests only ``--model kick`` serves, on documents of its own making.
 
-    The single document names the text and its hash, so that ``--log_samples`` does not write the
-    text a second time. Every process of a data parallel run holds that document and scores its
-    share of the windows.
+    Subclasses set ``OUTPUT_TYPE``, the type of their requests.
     """
-
-    OUTPUT_TYPE = "windows"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         # Not Task.__init__: it loads a data set of the Hub by name.
@@ -38,15 +34,8 @@ class TokenPerplexity(Task):  # type: ignore[misc]  # lm_eval has no type inform
         self._config = TaskConfig(**{**settings, "output_type": self.OUTPUT_TYPE})
         self._filters = [build_filter_ensemble("none", [["take_first", None]])]
         self._instances: list[Instance] | None = None
-        metadata = self._config.metadata or {}
-        self.VERSION = metadata.get("version")
-        self._max_window = positive("max_window", metadata.get("max_window", 2_048))
-        self._text = wikitext.joined(metadata.get("data_dir"))
-        self._doc = {
-            "text": "WikiText-2 raw test, rows joined by two newlines",
-            "characters": len(self._text),
-            "sha256": hashlib.sha256(self._text.encode()).hexdigest(),
-        }
+        self.metadata: dict[str, Any] = self._config.metadata or {}
+        self.VERSION = self.metadata.get("version")
 
     def has_training_docs(self) -> bool:
         """No: nothing is shown as an example."""
@@ -57,8 +46,29 @@ class TokenPerplexity(Task):  # type: ignore[misc]  # lm_eval has no type inform
         return False
 
     def has_test_docs(self) -> bool:
-        """Yes: the one text."""
+        """Yes: all there is."""
         return True
+
+
+class TokenPerplexity(KickTask):
+    """Perplexity of one long text in windows, a figure of the whole text and not of documents.
+
+    The single document names the text and its hash, so that ``--log_samples`` does not write the
+    text a second time. Every process of a data parallel run holds that document and scores its
+    share of the windows.
+    """
+
+    OUTPUT_TYPE = "windows"
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        self._max_window = positive("max_window", self.metadata.get("max_window", 2_048))
+        self._text = wikitext.joined(self.metadata.get("data_dir"))
+        self._doc = {
+            "text": "WikiText-2 raw test, rows joined by two newlines",
+            "characters": len(self._text),
+            "sha256": hashlib.sha256(self._text.encode()).hexdigest(),
+        }
 
     def test_docs(self) -> list[dict[str, Any]]:
         """The one document."""
