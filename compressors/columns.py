@@ -9,9 +9,11 @@ buffers and views are made once, and serve all blocks of a matrix.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
+from subprocess import SubprocessError
 
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ from compressors.patterns import NM
 from compressors.sweep_grids import SweepGrids
 
 __all__ = ["Sweep"]
+
+_log = logging.getLogger(__name__)
 
 # Columns that are swept before their errors are fed forward in one product.
 _SUB_BLOCK = 32
@@ -69,7 +73,7 @@ class Sweep:
 
     def run(self, columns: int) -> None:
         """Compress the first ``columns`` columns: fused on a GPU with Triton, else by torch."""
-        if self.values.is_cuda and _has_triton():
+        if self.values.is_cuda and _can_fuse(self.values.device):
             # Imported here: Triton is optional, and takes its time.
             from compressors.obs_triton import LARGEST_BLOCK, sweep_fused
 
@@ -86,8 +90,28 @@ class Sweep:
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def _can_fuse(device: torch.device) -> bool:
+    """Whether Triton is here, and can compile: what starts its kernels is built by a C compiler.
+
+    Anything else that goes wrong is raised: which road is taken must follow from what is installed,
+    never from what the machine is busy with.
+    """
+    if find_spec("triton") is None:
+        return False
+    try:
+        from compressors.obs_triton import sweep_fused
+
+        sweep_fused(Sweep(16, 16, device, prunes=True, pattern=None, grids=None), 16)
+    except (ImportError, OSError, SubprocessError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "C compiler" not in str(error):
+            raise
+        _log.warning(
+            "Triton cannot compile here (%s), so columns are swept by torch, which takes longer; "
+            "install a C compiler and Python's headers",
+            error,
+        )
+        return False
+    return True
 
 
 class _PlainSweep:

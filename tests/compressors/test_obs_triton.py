@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from compressors import GPTQ, NM, RTN, SparseGPT, Unstructured
+from compressors import GPTQ, NM, RTN, SparseGPT, Unstructured, columns
 from compressors.columns import Sweep
 from compressors.grid import Grid
 from compressors.sweep_grids import SweepGrids
@@ -50,14 +50,15 @@ def compare_in_the_interpreter() -> None:
     """Run every mode both ways; called in a process of its own with TRITON_INTERPRET=1."""
     from compressors.obs_triton import sweep_fused
 
+    assert columns._can_fuse(torch.device("cpu"))
     for grid, pattern, prunes in MODES:
-        for columns in (24, 16):
+        for count in (24, 16):
             plain, fused = (make_sweep(grid, pattern, prunes) for _ in range(2))
             before = plain.values.clone()
-            plain.run_plain(columns)
-            sweep_fused(fused, columns)
+            plain.run_plain(count)
+            sweep_fused(fused, count)
             assert not torch.equal(before, plain.values), "the sweep did nothing"
-            assert torch.equal(plain.values[columns:], before[columns:])
+            assert torch.equal(plain.values[count:], before[count:])
             torch.testing.assert_close(fused.values, plain.values, rtol=1e-5, atol=1e-5)
             assert torch.equal(fused.kept, plain.kept)
 
@@ -76,6 +77,33 @@ def test_interpreted_kernel_is_the_torch_road() -> None:
         env={**os.environ, "TRITON_INTERPRET": "1"},
         check=True,
     )
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("Failed to find C compiler. Please specify via CC environment variable."),
+        subprocess.CalledProcessError(1, ["gcc"]),
+        ImportError("libcuda.so cannot be found"),
+    ],
+    ids=str,
+)
+def test_without_a_compiler_torch_sweeps(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("triton", reason="needs triton to be there")
+    import compressors.obs_triton
+
+    def failing(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(compressors.obs_triton, "sweep_fused", failing)
+    device = torch.device("cpu")
+    assert not columns._can_fuse.__wrapped__(device)
+    assert "install a C compiler" in caplog.text
+    failure = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        columns._can_fuse.__wrapped__(device)
 
 
 @pytest.mark.gpu
