@@ -55,6 +55,12 @@ def check_calibration(
             f"calibration holds token ids {low}..{high}, but the model's vocabulary has "
             f"{vocabulary}: tokenize the text with the model's own tokenizer"
         )
+    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if isinstance(context, int) and 0 < context < shape[1]:
+        raise SettingsError(
+            f"calibration samples have {shape[1]} tokens, but the model's context is {context} "
+            "(max_position_embeddings): cut them to it, as load_calibration does with max_length"
+        )
     return calibration.long()
 
 
