@@ -8,7 +8,7 @@ is loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from lmkick_plugin.values import (
     read_seeds,
     read_text,
     settings_error,
+    suggest,
 )
 
 __all__ = ["ARGUMENTS", "COMPRESSORS", "Argument", "Recipe", "parse_arguments"]
@@ -104,6 +105,15 @@ def _read_data_dir(name: str, value: object) -> str:
     return text
 
 
+def _read_resume_dir(name: str, value: object) -> str:
+    text = read_text(name, value)
+    if Path(text).exists() and not Path(text).is_dir():
+        raise settings_error(
+            f"{name}={text} is a file. Give a folder for finished blocks; it is made where absent."
+        )
+    return text
+
+
 def _read_compressor(name: str, value: object) -> str:
     return read_choice(name, value, COMPRESSORS)
 
@@ -139,7 +149,7 @@ ARGUMENTS: dict[str, Argument] = {
     "seqlen": Argument(_at_least_two, _CALIBRATING, 2048),
     "seed": Argument(read_seeds, (*_CALIBRATING, "random"), (0,)),
     "data_dir": Argument(_read_data_dir),
-    "resume_dir": Argument(read_text, COMPRESSORS[1:]),
+    "resume_dir": Argument(_read_resume_dir, COMPRESSORS[1:]),
     "reference": Argument(read_text),
 }
 
@@ -182,7 +192,8 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
     settings = {name: ARGUMENTS[name].read(name, value) for name, value in given.items()}
     if "bits" in settings and "group_size" in arguments:
         settings.setdefault("group_size", -1)  # None, as in Python: one group a row
-    _check_together(compressor, settings)
+    others = [name for name in arguments if name not in ARGUMENTS]
+    _check_together(compressor, settings, others)
     joint = compressor != "sparsegpt" or "bits" in settings
     for name, argument in ARGUMENTS.items():
         applies = compressor in argument.goes_with and (
@@ -219,8 +230,20 @@ def _mismatch(name: str, value: object, compressor: str) -> str:
     )
 
 
-def _check_together(compressor: str, settings: Mapping[str, Any]) -> None:
-    """Raise ``SettingsError`` where arguments that are fine by themselves contradict each other."""
+def _misspelt(others: Sequence[str], *wanted: str) -> str:
+    """A hint that one of the arguments that are not ours may be the missing one, or nothing."""
+    hints = ((name, suggest(name, wanted)) for name in others)
+    return "".join(f"{name} is no argument of lmkick. {hint}" for name, hint in hints if hint)
+
+
+def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequence[str]) -> None:
+    """Raise ``SettingsError`` where arguments that are fine by themselves contradict each other.
+
+    Args:
+        compressor: The method.
+        settings: Our arguments, as read.
+        others: Names of the remaining arguments; a missing one may be among them, misspelt.
+    """
     sparsity, pattern = settings.get("sparsity"), settings.get("pattern")
     if pattern not in (None, "unstructured") and sparsity is not None:
         kept, every = split_pattern(pattern)
@@ -229,13 +252,15 @@ def _check_together(compressor: str, settings: Mapping[str, Any]) -> None:
             f"fixes the sparsity at {1 - kept / every:g}. Leave one of the two out."
         )
     if compressor in _PRUNERS and sparsity is None and pattern in (None, "unstructured"):
+        hint = _misspelt(others, "sparsity", "pattern")
         raise settings_error(
-            f"compressor={compressor} needs to know how much to prune, and neither was given. "
-            "Add sparsity=0.5 or pattern=2:4."
+            f"compressor={compressor} needs to know how much to prune, and neither sparsity nor "
+            f"pattern was given. {hint}Add sparsity=0.5 or pattern=2:4."
         )
     if compressor in _QUANTIZING and "bits" not in settings:
         if compressor != "sparsegpt":
-            raise settings_error(f"compressor={compressor} needs bits. Add bits=4 (2 to 8).")
+            hint = _misspelt(others, "bits")
+            raise settings_error(f"compressor={compressor} needs bits. {hint}Add bits=4 (2 to 8).")
         for name in ("group_size", "symmetric"):
             if name in settings:
                 raise settings_error(

@@ -155,6 +155,12 @@ WANDA: dict[str, Any] = {"compressor": "wanda", "sparsity": 0.5}
     [
         ({"compressor": "wnada"}, "compressor='wnada' is unknown. Did you mean 'wanda'"),
         ({"compressor": 4}, "compressor=4 is unknown. Choose one of: none, random"),
+        ({"compressor": "wanda", "sparcity": 0.5}, "sparcity is no.*Did you mean 'sparsity'"),
+        ({"compressor": "wanda", "patern": "2:4"}, "patern is no.*Did you mean 'pattern'"),
+        ({"compressor": "wanda", "parallelize": True}, "pattern was given. Add sparsity=0.5"),
+        ({"compressor": "rtn", "wbits": 4}, "wbits is no.*Did you mean 'bits'"),
+        ({"compressor": "rtn", "batch_size": 4}, "needs bits. Add bits=4"),
+        ({"compressor": "rtn", "bits": 4, "resume_dir": __file__}, "resume_dir=.* is a file"),
         ({"compressor": "wanda", "sparsity": 1.5}, "sparsity=1.5.*below 1"),
         ({"compressor": "wanda", "sparsity": 50}, "sparsity=50.*Did you mean sparsity=0.5"),
         ({"compressor": "wanda", "sparsity": 1}, "sparsity=1.*below 1"),
