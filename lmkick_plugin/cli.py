@@ -107,6 +107,8 @@ def _lm_eval(
     from lm_eval._cli import HarnessCLI
     from lm_eval.utils import setup_logging
 
+    from compressors.base import NumericalError, SettingsError, UnsupportedModelError
+    from lmkick_plugin.data import DataError
     from lmkick_plugin.registration import register
 
     setup_logging()
@@ -116,7 +118,10 @@ def _lm_eval(
         options = harness.parse_args()
         if before is not None:
             before(options)
-        harness.execute(options)
+        try:
+            harness.execute(options)
+        except (SettingsError, UnsupportedModelError, NumericalError, DataError) as error:
+            raise CommandError(str(error)) from error  # says all there is to say by itself
     return 0
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from compressors.base import NumericalError, SettingsError, UnsupportedModelError
 from lmkick_plugin import cli
+from lmkick_plugin.data import DataError
 
 
 @pytest.fixture
@@ -163,6 +165,46 @@ def test_a_users_task_of_the_same_name_is_left_to_lm_eval(
     assert cli.main(broken_data) == 2
     assert cli.main([*broken_data, "--include_path", str(tmp_path)]) == 0
     assert len(executed) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SettingsError("calibration=nope.jsonl: no such file"),
+        UnsupportedModelError("in_features 64 is not divisible by group_size 128"),
+        NumericalError("layer 3: 1 of its weights are NaN"),
+        DataError("no file freebase_qa/eval.jsonl"),
+    ],
+)
+def test_what_lmkick_itself_refuses_later_needs_no_traceback(
+    run: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    from lm_eval._cli import HarnessCLI
+
+    def execute(self: object, options: argparse.Namespace) -> None:
+        raise error
+
+    monkeypatch.setattr(HarnessCLI, "execute", execute)
+    monkeypatch.setattr("lm_eval.utils.setup_logging", lambda: None)
+    assert cli.main(run) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"lmkick run: {error}"
+
+
+def test_an_unexpected_error_keeps_its_traceback(
+    run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval._cli import HarnessCLI
+
+    def execute(self: object, options: argparse.Namespace) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(HarnessCLI, "execute", execute)
+    monkeypatch.setattr("lm_eval.utils.setup_logging", lambda: None)
+    with pytest.raises(ValueError, match="a defect"):
+        cli.main(run)
 
 
 @pytest.mark.slow
