@@ -16,7 +16,13 @@ from compressors.base import Compressor, SettingsError
 from compressors.capture import capture
 from compressors.devices import BlockMover, concrete_device, home_device, synchronize
 from compressors.families import Block, check_supported, find_blocks
-from compressors.guards import check_calibration, check_finite, in_evaluation, memory_advice
+from compressors.guards import (
+    check_calibration,
+    check_finite,
+    check_shapes,
+    in_evaluation,
+    memory_advice,
+)
 from compressors.inputs import collecting
 from compressors.passes import Passes, keep_hidden
 from compressors.report import CompressionReport, LayerReport
@@ -87,8 +93,7 @@ def compress_model(
         tokens = check_calibration(model, compressor, calibration)
         check_supported(model)
         blocks = find_blocks(model)
-        for matrix in (matrix for block in blocks for matrix in block.matrices):
-            compressor.check(matrix.name, *matrix.view().shape)
+        check_shapes(compressor, blocks)
         check_finite(blocks)
         store, finished = None, []
         if resume_dir is not None:

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Compressor, NumericalError, SettingsError
+from compressors.base import Compressor, NumericalError, SettingsError, UnsupportedModelError
 from compressors.families import Block, WeightMatrix
 from compressors.statistics import NoStatistic
 
-__all__ = ["check_calibration", "check_finite", "in_evaluation", "memory_advice"]
+__all__ = ["check_calibration", "check_finite", "check_shapes", "in_evaluation", "memory_advice"]
 
 #: What else tells of it: the CPU's allocator, pinned memory and CUDA's libraries have no exception
 #: class of their own for this.
@@ -62,6 +63,24 @@ def check_calibration(
             "(max_position_embeddings): cut them to it, as load_calibration does with max_length"
         )
     return calibration.long()
+
+
+def check_shapes(compressor: Compressor, blocks: Sequence[Block]) -> None:
+    """Stop where the method's settings do not go with the shape of a matrix.
+
+    Raises:
+        UnsupportedModelError: Naming the first such layer and what would fit all of them: sizes
+            that fit one layer only would send the user from error to error.
+    """
+    shapes = {m.name: tuple(m.view().shape) for block in blocks for m in block.matrices}
+    for name, shape in shapes.items():
+        try:
+            compressor.check(name, *shape)
+        except UnsupportedModelError as error:
+            common = math.gcd(*(columns for _, columns in shapes.values()))
+            raise UnsupportedModelError(
+                f"{error}. A size that fits every matrix of this model divides {common}"
+            ) from error
 
 
 def check_finite(blocks: Sequence[Block]) -> None:

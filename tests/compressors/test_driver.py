@@ -586,3 +586,12 @@ def test_onednn_road_multiplies_right() -> None:
     assert torch.allclose(result, expected, atol=1e-4)
     without = products._onednn_linear(x, weight, None)
     assert torch.allclose(without, expected - bias, atol=1e-4)
+
+
+def test_a_size_that_does_not_fit_is_answered_for_the_whole_model() -> None:
+    model = make("llama")
+    columns = {m.view().shape[1] for block in find_blocks(model) for m in block.matrices}
+    common = math.gcd(*columns)
+    assert len(columns) > 1
+    with pytest.raises(UnsupportedModelError, match=rf"every matrix .* divides {common}$"):
+        compress_model(model, RTN(num_bits=4, group_size=2 * max(columns)), progress=False)
