@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is checked once a model's config is known and before its weights are loaded."""
+"""What is checked before a model's weights are loaded."""
 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = [
     "base_revision",
     "check_hf_arguments",
     "check_model_kind",
+    "check_placement",
     "check_pretrained",
     "config_error",
     "context_length",
@@ -98,6 +100,38 @@ def check_hf_arguments(passed: Mapping[str, Any], config: Any, *, prebuilt: bool
             f"Unknown model argument {name}={passed[name]!r}. {hint}{where} Correct the name or "
             "leave it out."
         )
+
+
+def check_placement(passed: Mapping[str, Any]) -> None:
+    """Refuse a device that is not there and a dtype that no model can have.
+
+    Args:
+        passed: Arguments left over by :func:`lmkick_plugin.arguments.parse_arguments`.
+
+    Raises:
+        SettingsError: The message says which device or dtype would do.
+    """
+    import torch
+
+    device = str(passed.get("device") or "")
+    # With several devices or processes, lm-eval places the model whatever device says.
+    placed = bool(passed.get("parallelize")) or "LOCAL_RANK" in os.environ
+    if device.startswith("cuda") and not placed:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        number = device.partition(":")[2] or "0"
+        if not number.isdigit() or int(number) >= count:
+            raise settings_error(
+                f"device={device}: torch {torch.__version__} sees {count} CUDA devices here. Use "
+                "device=cpu, a number below that, or install a build of torch for this GPU."
+            )
+    dtype = passed.get("dtype")
+    if isinstance(dtype, str) and dtype != "auto":
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise settings_error(
+                f"dtype={dtype}: weights are loaded in a floating dtype. Use auto, float32, "
+                "bfloat16 or float16."
+            )
 
 
 def check_pretrained(pretrained: Any) -> None:

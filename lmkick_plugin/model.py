@@ -71,6 +71,7 @@ class KickLM(WatchedHFLM):
         """
         self.recipe, self._passed = parse_arguments({"pretrained": pretrained, **kwargs})
         checks.check_pretrained(pretrained)
+        checks.check_placement(self._passed)
         _ = self.recipe.seed  # several seeds: an error, before anything is loaded
         self._compressor = self.recipe.build_compressor()
         self._prebuilt = not isinstance(pretrained, str)

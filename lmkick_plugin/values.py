@@ -39,9 +39,21 @@ def is_unset(value: object) -> bool:
     return value is None or (isinstance(value, str) and value.strip().lower() in {"", "none"})
 
 
+#: What other compression tools call our arguments, where the spelling gives no hint.
+_ELSEWHERE = {
+    "percdamp": "dampening_frac",
+    "damp_percent": "dampening_frac",
+    "desc_act": "act_order",
+    "sparsity_type": "pattern",
+    "sym": "symmetric",
+}
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """``"Did you mean 'wanda'? "``, or nothing when no known name is close."""
-    close = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.6)
+    known = sorted(known)
+    meant = _ELSEWHERE.get(name.lower())
+    close = [meant] if meant in known else difflib.get_close_matches(name.lower(), known, n=1)
     return f"Did you mean {close[0]!r}? " if close else ""
 
 

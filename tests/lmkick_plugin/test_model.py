@@ -244,11 +244,15 @@ class TestBeforeWeights:
                 "loads a quantized model",
             ),
             ({"compressor": "magnitude", "sparsity": 0.5, "gptqmodel": True}, "cannot compress"),
+            ({"compressor": "gptq", "bits": 4, "percdamp": 0.1}, "Did you mean 'dampening_frac'"),
+            ({"device": "cuda:99"}, r"device=cuda:99: torch .* sees \d+ CUDA devices"),
+            ({"dtype": "int8"}, "dtype=int8: .* floating dtype. Use auto, float32"),
+            ({"dtype": "floaty"}, "dtype=floaty: .* floating dtype"),
         ],
     )
     def test_arguments(self, tiny_model_dir: Path, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(SettingsError, match=message):
-            KickLM(pretrained=str(tiny_model_dir), **CPU, **arguments)
+            KickLM(pretrained=str(tiny_model_dir), **{**CPU, **arguments})
 
     @pytest.mark.parametrize(
         ("content", "message"),
