@@ -161,6 +161,9 @@ _UNAVAILABLE = {
     "prefix_reuse": "Shared prefixes are recomputed, as with prefix_reuse=false; leave it out.",
 }
 
+#: Arguments of from_pretrained that carry a secret; true and false only switch a stored one.
+_TOKENS = ("token", "use_auth_token")
+
 
 def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     """Split lm-eval's flat arguments into our recipe and what lm-eval's ``hf`` model takes.
@@ -180,6 +183,12 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
         value = arguments.get(name)
         if not is_unset(value) and str(value).lower() != "false":
             raise settings_error(f"{name}={value!r} is not available in this version. {remedy}")
+    for name in _TOKENS:
+        if isinstance(arguments.get(name), str) and not _is_switch(arguments[name]):
+            raise settings_error(
+                f"{name} was given with a token in it, and lm-eval writes model arguments into its "
+                "log and results. Set HF_TOKEN in the environment instead, and leave it out."
+            )
     given = {
         name: arguments[name]
         for name in ARGUMENTS
@@ -210,6 +219,10 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
         if name not in ARGUMENTS and name not in _UNAVAILABLE
     }
     return Recipe(**settings), passed
+
+
+def _is_switch(value: str) -> bool:
+    return is_unset(value) or value.strip().lower() in {"true", "false"}
 
 
 def _mismatch(name: str, value: object, compressor: str) -> str:

@@ -298,3 +298,12 @@ def test_reading_arguments_does_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["token", "use_auth_token"])
+def test_a_token_is_refused_and_not_repeated(name: str) -> None:
+    with pytest.raises(SettingsError, match="Set HF_TOKEN") as caught:
+        parse_arguments({"pretrained": "x", name: "hf_secret"})
+    assert "hf_secret" not in str(caught.value)
+    for switch in (True, "True", "none", None):
+        assert parse_arguments({"pretrained": "x", name: switch})[1][name] == switch
