@@ -183,12 +183,7 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
         value = arguments.get(name)
         if not is_unset(value) and str(value).lower() != "false":
             raise settings_error(f"{name}={value!r} is not available in this version. {remedy}")
-    for name in _TOKENS:
-        if isinstance(arguments.get(name), str) and not _is_switch(arguments[name]):
-            raise settings_error(
-                f"{name} was given with a token in it, and lm-eval writes model arguments into its "
-                "log and results. Set HF_TOKEN in the environment instead, and leave it out."
-            )
+    _refuse_secrets(arguments)
     given = {
         name: arguments[name]
         for name in ARGUMENTS
@@ -221,8 +216,16 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
     return Recipe(**settings), passed
 
 
-def _is_switch(value: str) -> bool:
-    return is_unset(value) or value.strip().lower() in {"true", "false"}
+def _refuse_secrets(arguments: Mapping[str, Any]) -> None:
+    for name in _TOKENS:
+        value = arguments.get(name)
+        if isinstance(value, str) and not (
+            is_unset(value) or value.strip().lower() in {"true", "false"}
+        ):
+            raise settings_error(
+                f"{name} was given with a token in it, and lm-eval writes model arguments into its "
+                "log and results. Set HF_TOKEN in the environment instead, and leave it out."
+            )
 
 
 def _mismatch(name: str, value: object, compressor: str) -> str:
