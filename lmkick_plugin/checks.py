@@ -116,7 +116,9 @@ def check_placement(passed: Mapping[str, Any]) -> None:
     device = str(passed.get("device") or "")
     # With several devices or processes, lm-eval places the model whatever device says.
     placed = bool(passed.get("parallelize")) or "LOCAL_RANK" in os.environ
-    if device.startswith("cuda") and not placed:
+    # cuda:0 is what lm-eval's command line says when nobody said anything; it means the CPU where
+    # there is no GPU.
+    if device.startswith("cuda") and device != "cuda:0" and not placed:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         number = device.partition(":")[2] or "0"
         if not number.isdigit() or int(number) >= count:

@@ -255,6 +255,27 @@ class TestBeforeWeights:
             KickLM(pretrained=str(tiny_model_dir), **{**CPU, **arguments})
 
     @pytest.mark.parametrize(
+        ("device", "expected", "message"),
+        [
+            ("cuda", SettingsError, "sees 0 CUDA devices"),
+            ("cuda:0", AssertionError, "weights were loaded"),  # lm-eval's own default
+            (None, AssertionError, "weights were loaded"),
+        ],
+    )
+    def test_without_a_gpu(
+        self,
+        tiny_model_dir: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        device: str | None,
+        expected: type[Exception],
+        message: str,
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        with pytest.raises(expected, match=message):
+            KickLM(pretrained=str(tiny_model_dir), **({"device": device} if device else {}))
+
+    @pytest.mark.parametrize(
         ("content", "message"),
         [(None, "missing.txt"), (b"", "empty"), (b"\xff\xfe\x00", "UTF-8"), (b"short", "token")],
         ids=["missing", "empty", "not UTF-8", "too short"],
