@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
@@ -41,6 +42,9 @@ def main(model_dir: str, data_dir: str, folder: str) -> None:
         KickLM(sparsity=0.5 + 0.1 * model.rank, **settings)
     except RuntimeError as error:
         (Path(folder) / f"stopped-{model.rank}.txt").write_text(str(error))
+    # A process that ends while the other still talks to it aborts in the threads of its backend.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
