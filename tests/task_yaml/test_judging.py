@@ -262,10 +262,12 @@ def test_a_reference_model_holds_its_own_conversations(
         "reply 1",
         "Second question 2?",
     ]
-    second = [shown(body) for body in server.requests if body["model"] == "strong"][1]
-    assert (
-        second[OTHER] == "(to the earlier question 1)\nreply 1\n\n(to the question above)\nreply 3"
-    )
+    # Requests are concurrent: which arrives first is chance.
+    others = {shown(body)[OTHER] for body in server.requests if body["model"] == "strong"}
+    assert others == {
+        "reply 1",
+        "(to the earlier question 1)\nreply 1\n\n(to the question above)\nreply 3",
+    }
     assert "judge_win,none" in result["results"]["kickonly_mtbench"]
 
 
