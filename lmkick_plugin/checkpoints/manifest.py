@@ -125,7 +125,9 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         }
         return Manifest(str(content["storage"]), dict(content["record"]), files)
     except (KeyError, TypeError, AttributeError) as error:
-        raise settings_error(f"{path} is no {MANIFEST} of lmkick: {error!r}. {_remedy()}") from error
+        raise settings_error(
+            f"{path} is no {MANIFEST} of lmkick: {error!r}. {_remedy()}"
+        ) from error
 
 
 def describe_file(path: Path) -> SavedFile:
