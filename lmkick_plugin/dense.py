@@ -9,7 +9,7 @@ moves nothing at all; on another device, one parameter at a time passes through 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -25,12 +25,14 @@ class DenseWeights:
         names: The parameters that are exchanged.
     """
 
-    def __init__(self, model: nn.Module, dense: nn.Module) -> None:
-        """Compare both models and keep what compression changed.
+    def __init__(self, model: nn.Module, originals: Mapping[str, Tensor]) -> None:
+        """Compare the parameters and keep what compression changed.
 
         Args:
             model: The evaluated model, whose blocks may be compressed.
-            dense: The same model as it was, in main memory; the caller drops it.
+            originals: The same model's parameters as they were, in main memory. The tensors are
+                used as they are, not copied: they hold the compressed values while the model is
+                dense, and the dense ones again afterwards.
 
         Raises:
             RuntimeError: They differ outside the decoder blocks' matrices, which no method
@@ -40,7 +42,6 @@ class DenseWeights:
         from compressors import UnsupportedModelError
         from compressors.families import find_blocks
 
-        originals = dict(dense.named_parameters())
         compressible = {
             id(parameter) for block in find_blocks(model) for _, parameter in block.parameters()
         }
@@ -79,13 +80,13 @@ class DenseWeights:
 
     def _exchange(self, index: int) -> None:
         parameter, held = self._pairs[index]
-        before = parameter.data
-        if before.device == held.device:
+        if parameter.data.device == held.device:
+            self._pairs[index] = (parameter, parameter.data)
             parameter.data = held
         else:
-            before = before.to(held.device)
+            before = parameter.data.to(held.device)
             parameter.data.copy_(held)
-        self._pairs[index] = (parameter, before)
+            held.copy_(before)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

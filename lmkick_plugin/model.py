@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -115,18 +116,22 @@ class KickLM(WatchedHFLM):
         self._loaded_with = {"pretrained": pretrained, **kwargs}
         self._check_reference()
         if self._compressor is None:
-            super()._create_model(pretrained=pretrained, **kwargs)
+            self._load(pretrained=pretrained, **kwargs)
             return
         calibration = self._load_calibration()
         if kwargs.get("parallelize"):
             # Offloaded weights cannot be changed: load to main memory, compress, then spread.
             whole = {**kwargs, "parallelize": False, "device_map": "cpu"}
-            super()._create_model(pretrained=pretrained, **whole)
+            self._load(pretrained=pretrained, **whole)
             self._compress(self._compressor, calibration)
             self._model = spread(self._model, self._get_accelerate_args, kwargs)
         else:
-            super()._create_model(pretrained=pretrained, **kwargs)
+            self._load(pretrained=pretrained, **kwargs)
             self._compress(self._compressor, calibration)
+
+    def _load(self, **arguments: Any) -> None:
+        """Load the dense model; a sweep has it already, and lets it be taken from there."""
+        super()._create_model(**arguments)
 
     def _load_calibration(self) -> PreparedCalibration | None:
         """Calibration text; None where the method needs none."""
@@ -310,7 +315,11 @@ class KickLM(WatchedHFLM):
                 "The model was given as an object and compressed in place, so its dense weights "
                 "are gone. Give pretrained=NAME, or a dense model as reference=NAME."
             )
-        return reference.dense_weights(self, self._load_again)
+        return reference.dense_weights(self, self._dense_parameters)
+
+    def _dense_parameters(self) -> Mapping[str, Tensor]:
+        """The dense model's parameters by name, in main memory."""
+        return dict(self._load_again().named_parameters())
 
     def _load_again(self) -> Any:
         """The dense model, in main memory."""

@@ -44,18 +44,16 @@ def itself(model: Any) -> Reference:
 
 
 @contextmanager
-def dense_weights(model: Any, load: Callable[[], Any]) -> Iterator[Reference]:
+def dense_weights(model: Any, originals: Callable[[], Mapping[str, Any]]) -> Iterator[Reference]:
     """The dense weights of the evaluated model, for as long as the context lasts.
 
     Args:
         model: A ``KickLM``.
-        load: Loads the checkpoint into main memory again.
+        originals: Returns the dense parameters by name, in main memory.
     """
     from lmkick_plugin.dense import DenseWeights
 
-    dense = load()
-    weights = DenseWeights(model.model, dense)
-    del dense  # what was not replaced is not kept
+    weights = DenseWeights(model.model, originals())  # what was not replaced is not kept
     yield Reference("its own dense weights", model, weights.in_place)
 
 

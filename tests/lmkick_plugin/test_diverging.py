@@ -165,7 +165,7 @@ def test_weights_that_do_not_come_back_are_an_error(
 
 def test_only_what_was_replaced_is_kept(pruned: KickLM) -> None:
     dense = sharpen(make_tiny_llama())
-    weights = DenseWeights(pruned.model, dense)
+    weights = DenseWeights(pruned.model, dict(dense.named_parameters()))
     assert len(weights.names) == 14
     assert all("proj" in name for name in weights.names)
     with weights.in_place():
@@ -175,7 +175,7 @@ def test_only_what_was_replaced_is_kept(pruned: KickLM) -> None:
 
 def test_weights_elsewhere_are_copied_not_replaced(pruned: KickLM) -> None:
     """As on a GPU, where the model's own tensors stay and their values change places."""
-    weights = DenseWeights(pruned.model, sharpen(make_tiny_llama()))
+    weights = DenseWeights(pruned.model, dict(sharpen(make_tiny_llama()).named_parameters()))
     before = {name: weight.clone() for name, weight in pruned.model.named_parameters()}
 
     class Away:
@@ -201,7 +201,7 @@ def test_weights_elsewhere_are_copied_not_replaced(pruned: KickLM) -> None:
 
 
 def test_halfway_exchange_is_undone(pruned: KickLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = DenseWeights(pruned.model, sharpen(make_tiny_llama()))
+    weights = DenseWeights(pruned.model, dict(sharpen(make_tiny_llama()).named_parameters()))
     exchange = weights._exchange
 
     def fails_once(index: int) -> None:
