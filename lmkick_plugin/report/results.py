@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,14 @@ class ResultsFile:
                 f"{task}: {path.name} is not beside {self.path}: run the evaluation with"
                 " --log_samples, which keeps the items' answers"
             )
-        return read_samples(path)
+        stat = path.stat()
+        return _samples(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=2)
+def _samples(path: Path, changed: int, size: int) -> dict[str, list[Sample]]:  # noqa: ARG001
+    """The samples of a file as it is now: a dense run is compared with one run after the other."""
+    return read_samples(path)
 
 
 def _arguments(raw: object) -> dict[str, Any]:

@@ -44,6 +44,7 @@ __all__ = [
     "paired_statistics",
     "percentile_interval",
     "recovery",
+    "statistics_of_draws",
     "verdict_of",
 ]
 
@@ -61,6 +62,7 @@ DEFAULT_RESAMPLES = 10_000
 
 _BATCH_BYTES = 32 * 2**20  # of resampled indices held at a time: bounds memory for any n
 _INDEX_COST = 16  # drawing one binomial count costs about as much as gathering 16 items
+_WIDE = 8  # columns from which one matrix product costs less than gathering each
 _ROUNDING = 1e-12  # a margin this close to zero, relative to the dense score, is zero
 
 
@@ -170,6 +172,8 @@ def bootstrap_sums(columns: FloatArray, *, resamples: int, seed: int) -> FloatAr
         if len(rows) * _INDEX_COST <= n:
             drawn = rng.multinomial(n, counts / n, size=resamples)
             return np.asarray(drawn @ rows, dtype=np.float64)
+        if width >= _WIDE:
+            return _sums_by_counts(columns, resamples, rng)
     sums = np.empty((resamples, width), dtype=np.float64)
     batch = max(1, _BATCH_BYTES // (8 * n))
     for start in range(0, resamples, batch):
@@ -177,6 +181,29 @@ def bootstrap_sums(columns: FloatArray, *, resamples: int, seed: int) -> FloatAr
         picked = rng.integers(0, n, size=(stop - start, n))
         for column in range(width):
             sums[start:stop, column] = columns[:, column][picked].sum(axis=1)
+    return sums
+
+
+def _sums_by_counts(columns: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
+    """Sums of many columns: how often each item was drawn, times the items, in one product.
+
+    Args:
+        columns: float64 [items, columns], all finite.
+        resamples: Number of resamples.
+        rng: Generator.
+
+    Returns:
+        float64 [resamples, columns].
+    """
+    n = len(columns)
+    sums = np.empty((resamples, columns.shape[1]), dtype=np.float64)
+    batch = max(1, _BATCH_BYTES // (8 * n))
+    for start in range(0, resamples, batch):
+        stop = min(start + batch, resamples)
+        rows = stop - start
+        picked = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        counts = np.bincount(picked.ravel(), minlength=rows * n).reshape(rows, n)
+        sums[start:stop] = counts.astype(np.float64) @ columns
     return sums
 
 
@@ -386,4 +413,46 @@ def paired_statistics(
         margin=margin,
         verdict=None if margin is None else verdict_of(margin, scale=point_dense),
         flips=flips,
+    )
+
+
+def statistics_of_draws(
+    *,
+    n: int,
+    dense: float,
+    compressed: float,
+    dense_draws: FloatArray,
+    draws: FloatArray,
+    rule: MatchRule | None,
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> PairedStatistics:
+    """The same statistics from draws of the two scores, where items are not known.
+
+    Args:
+        n: Number of items.
+        dense: The dense model's score.
+        compressed: The compressed model's.
+        dense_draws: float64 [draws], the dense score as it might have come out.
+        draws: float64 [draws], the compressed score likewise.
+        rule: How matching is defined; None leaves margin and verdict out.
+        tolerance: e0 of matching.
+
+    Returns:
+        The statistics, without flips.
+    """
+    check_settings(tolerance=tolerance)
+    margin = None
+    with np.errstate(all="ignore"):
+        interval = percentile_interval(draws - dense_draws)
+        if rule is not None:
+            margin = percentile_interval(_margin(dense_draws, draws, tolerance, rule))
+    return PairedStatistics(
+        n=n,
+        dense=dense,
+        compressed=compressed,
+        difference=compressed - dense,
+        interval=interval,
+        recovery=recovery(dense, compressed),
+        margin=margin,
+        verdict=None if margin is None else verdict_of(margin, scale=dense),
     )

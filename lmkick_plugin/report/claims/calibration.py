@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims on calibration: how much of it, and of what."""
+
+from __future__ import annotations
+
+from lmkick_plugin.report.claims.findings import Finding, by_sign, finding, within
+from lmkick_plugin.report.claims.reading import KNOWLEDGE, mean_recovery, recovery_of, settings_but
+from lmkick_plugin.report.collecting import Cell, Model
+from lmkick_plugin.report.evidence import Evidence
+
+__all__ = ["own_text_beats_c4", "samples_help_sparsegpt"]
+
+
+def samples_help_sparsegpt(evidence: Evidence, model: Model) -> Finding:
+    """Claim 9: SparseGPT improves with the number of calibration samples, Wanda hardly does.
+
+    Args:
+        evidence: What is known.
+        model: The model in question.
+
+    Returns:
+        The finding, by mean recovery over the knowledge tasks of the run with the most samples
+        minus that with the fewest; *hardly* is: by less than the tolerance.
+    """
+    parts = []
+    for method in ("sparsegpt", "wanda"):
+        groups: dict[str, list[Cell]] = {}
+        for cell in model.cells:
+            if cell.compressor == method and cell.pruned and cell.number("nsamples"):
+                groups.setdefault(settings_but(cell, "nsamples"), []).append(cell)
+        for cells in groups.values():
+            ordered = sorted(cells, key=lambda cell: cell.number("nsamples") or 0)
+            few, many = ordered[0], ordered[-1]
+            counts = [few.number("nsamples"), many.number("nsamples")]
+            if counts[0] == counts[1]:
+                continue
+            tasks = [
+                task
+                for task in KNOWLEDGE
+                if evidence.pairing(few, task) and evidence.pairing(many, task)
+            ]
+            ends = [mean_recovery(evidence, cell, tasks) for cell in (few, many)]
+            if ends[0] is None or ends[1] is None:
+                continue
+            gain = ends[1] - ends[0]
+            what = f"recovery with {counts[1]:g} samples minus {counts[0]:g}, {many.label}"
+            bound = evidence.settings.tolerance
+            parts.append(
+                by_sign(what, gain.value, gain.draws, cells=[few, many])
+                if method == "sparsegpt"
+                else within(what, gain.value, gain.draws, bound, cells=[few, many])
+            )
+    methods = {cell.compressor for part in parts for cell in part.cells}
+    needs = "needs sparsegpt and wanda, each with two values of nsamples, and knowledge tasks"
+    return finding(parts if len(methods) == 2 else [], needs=needs)
+
+
+def own_text_beats_c4(evidence: Evidence, model: Model) -> Finding:
+    """Claim 14: calibration on a task's own text beats C4 on that task."""
+    parts = []
+    for cell in model.cells:
+        source = str(cell.record.get("calibration") or "")
+        if not source.startswith("task:"):
+            continue
+        name = source.removeprefix("task:")
+        candidates = [t for t in (name, f"kick_{name}") if t in evidence.tasks]
+        twins = [
+            other
+            for other in model.cells
+            if other.record.get("calibration") == "c4"
+            and settings_but(other, "calibration") == settings_but(cell, "calibration")
+        ]
+        for task in candidates[:1]:
+            for other in twins:
+                own, general = (recovery_of(evidence, c, task) for c in (cell, other))
+                if own is not None and general is not None:
+                    gain = own - general
+                    what = f"{task}: recovery with its own text minus C4, {cell.label}"
+                    parts.append(by_sign(what, gain.value, gain.draws, cells=[cell, other]))
+    return finding(
+        parts,
+        needs="needs a run with calibration=task:NAME beside the same with c4, and that task",
+    )

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims on equal sizes: a large sparse model or a small dense one, fewer bits or fewer weights."""
+
+from __future__ import annotations
+
+from lmkick_plugin.report.across import NEAR, compare_across, size_pairs
+from lmkick_plugin.report.claims.findings import Finding, Outcome, Part, by_sign, finding
+from lmkick_plugin.report.claims.reading import CONTROLS, KNOWLEDGE, mean_recovery
+from lmkick_plugin.report.collecting import Model
+from lmkick_plugin.report.evidence import Evidence
+
+__all__ = ["large_sparse_against_small_dense", "quantization_keeps_more"]
+
+
+def large_sparse_against_small_dense(evidence: Evidence, model: Model) -> Finding:
+    """Claim 8: a large model pruned to a small one's size is no better than the small one.
+
+    Args:
+        evidence: What is known.
+        model: The large model.
+
+    Returns:
+        The finding, over the knowledge tasks: *holds* where the interval of small minus large lies
+        at or above zero.
+    """
+    parts = []
+    for large, small in size_pairs(evidence):
+        if large not in model.cells:
+            continue
+        for across in compare_across(evidence, large, small, KNOWLEDGE):
+            what = f"{across.task}: {small.label} minus {large.label}"
+            if across.statistics is None:
+                parts.append(Part(what=f"{what}: {across.problem}", outcome="not measured"))
+                continue
+            low, high = across.statistics.interval
+            outcome: Outcome = "inconclusive"
+            if high <= 0:
+                outcome = "holds"
+            elif low > 0:
+                outcome = "fails"
+            parts.append(
+                Part(
+                    what=what,
+                    outcome=outcome,
+                    value=-across.statistics.difference,
+                    interval=(-high, -low),
+                    percent=False,
+                    cells=(large, small),
+                )
+            )
+    return finding(
+        parts,
+        needs="needs a pruned run of this model and a smaller model's dense run with as many"
+        f" non-zero parameters (within {100 * NEAR:g} %), on the same tasks",
+    )
+
+
+def quantization_keeps_more(evidence: Evidence, model: Model) -> Finding:
+    """Claim 12: quantization keeps more than pruning at equal bytes.
+
+    Args:
+        evidence: What is known.
+        model: The model in question.
+
+    Returns:
+        The finding: each quantized run against the best pruned run whose bytes in the best known
+        format are within 10 % of its own, by mean recovery over the knowledge tasks both have.
+    """
+    pruned = [c for c in model.cells if c.pruned and c.compressor not in CONTROLS and c.bytes]
+    parts = []
+    for cell in model.cells:
+        if not cell.quantized or cell.compressor in CONTROLS or not cell.bytes:
+            continue
+        near = [c for c in pruned if abs((c.bytes or 0) / cell.bytes - 1) <= NEAR]
+        rivals = []
+        for other in near:
+            tasks = [
+                task
+                for task in KNOWLEDGE
+                if evidence.pairing(cell, task) and evidence.pairing(other, task)
+            ]
+            ours = mean_recovery(evidence, cell, tasks)
+            theirs = mean_recovery(evidence, other, tasks)
+            if ours is not None and theirs is not None:
+                rivals.append((theirs.value, other, ours - theirs, len(tasks)))
+        if rivals:
+            _, other, gap, count = max(rivals, key=lambda rival: (rival[0], rival[1].name))
+            what = f"mean recovery over {count} tasks, {cell.label} minus {other.label}"
+            parts.append(by_sign(what, gap.value, gap.draws, cells=[cell, other]))
+    return finding(
+        parts,
+        needs="needs a quantized and a pruned run of about the same bytes, with knowledge tasks",
+    )

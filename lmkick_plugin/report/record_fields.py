@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fields of the ``kick`` record, as columns of a table."""
+
+from __future__ import annotations
+
+__all__ = ["RECORD_FIELDS"]
+
+RECORD_FIELDS = (
+    "compressor",
+    "pattern",
+    "requested_sparsity",
+    "achieved_sparsity",
+    "num_bits",
+    "group_size",
+    "symmetric",
+    "act_order",
+    "static_groups",
+    "wanda_variant",
+    "dampening_frac",
+    "block_size",
+    "true_sequential",
+    "calibration",
+    "nsamples",
+    "seqlen",
+    "seed",
+    "base_model",
+    "base_revision",
+    "weights_sha256",
+    "total_parameters",
+    "nonzero_parameters",
+    "bytes_dense",
+    "bytes_best_format",
+    "seconds",
+    "device",
+    "dtype",
+    "chat_template",
+    "truncated_prompts",
+    "versions",
+    "layer_summary",
+)
+"""All but ``layers``, which is a table of its own."""

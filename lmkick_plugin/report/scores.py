@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of cells as lm-eval computed them: which there are, and which one stands for a task."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmkick_plugin.report.collecting import Cell
+from lmkick_plugin.report.grouping import children_of, leaves_of
+from lmkick_plugin.report.output import plain
+from lmkick_plugin.report.record_fields import RECORD_FIELDS
+from lmkick_plugin.report.results import ResultsFile
+
+__all__ = ["HEADLINES", "Score", "cells_csv", "headline", "scores_of", "shown_tasks"]
+
+HEADLINES: dict[str, str] = {
+    "kick_freebaseqa": "contains",
+    "kick_mmlu": "acc",
+    "kick_triviaqa_closed": "exact_match",
+    "kick_triviaqa_open": "exact_match",
+    "kick_summarization_small": "rougeL",
+    "kick_summarization_medium": "rougeL",
+    "kick_summarization_large": "rougeL",
+    "kick_instruct": "unique_words",
+    "kick_alpaca": "f1",
+    "kick_unnatural": "f1",
+    "kick_wikitext": "word_perplexity",
+    "kickonly_perplexity": "token_perplexity",
+    "kickonly_divergence": "jsd",
+    "kickonly_mtbench": "judge_score",
+    "llmkick_mmlu": "acc",
+}
+"""The one metric that stands for a task where a page has room for one."""
+
+# Where a task is not ours: the first of these that it has, then whatever it has first.
+_PREFERRED = (
+    "exact_match", "acc_norm", "acc", "contains", "f1", "em", "pass@1", "pass_at_1", "mc2",
+    "judge_score", "rougeL", "bleu", "word_perplexity", "token_perplexity", "perplexity",
+)  # fmt: skip
+# A judge's score says more of these than what needs no judge.
+_JUDGED = ("judge_score", "judge_coherence")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One number of one task or group.
+
+    Attributes:
+        task: Task or group.
+        metric, filter: As in lm-eval's ``metric,filter``.
+        value: The score; may be NaN or infinite.
+        stderr: Its standard error; None where lm-eval gives none.
+        n: Items it was computed over; None where the file does not say.
+        file: The results file it stands in.
+        group: Whether this is a group's.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    value: float
+    stderr: float | None
+    n: int | None
+    file: Path
+    group: bool
+
+
+def scores_of(cell: Cell) -> list[Score]:
+    """Every score of a cell, the newest where files repeat a task.
+
+    Args:
+        cell: The cell.
+
+    Returns:
+        In the order of the results files, newest first.
+    """
+    found: dict[tuple[str, str, str], Score] = {}
+    children = children_of(cell.run)
+    for file in cell.run.files:
+        here = {str(name) for name in file.mapping("results")}
+        for task in sorted(here, key=list(file.mapping("results")).index):
+            if any(key[0] == task and score.file != file.path for key, score in found.items()):
+                continue
+            for score in _of_task(file, task, children):
+                found[score.task, score.metric, score.filter] = score
+    return list(found.values())
+
+
+def _of_task(
+    file: ResultsFile, task: str, children: Mapping[str, Sequence[str]]
+) -> Iterator[Score]:
+    entry = file.mapping("results").get(task)
+    if not isinstance(entry, dict):
+        return
+    counts = [_count(file, leaf) for leaf in leaves_of(task, children)]
+    n = None if any(count is None for count in counts) else sum(c for c in counts if c is not None)
+    for key, value in entry.items():
+        metric, comma, filter_name = str(key).partition(",")
+        if not comma or metric.endswith("_stderr"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        error = entry.get(f"{metric}_stderr,{filter_name}")
+        known = isinstance(error, int | float) and math.isfinite(error)
+        yield Score(
+            task=task,
+            metric=metric,
+            filter=filter_name,
+            value=float(value),
+            stderr=float(error) if known and error is not None else None,
+            n=n,
+            file=file.path,
+            group=task in children,
+        )
+
+
+def _count(file: ResultsFile, task: str) -> int | None:
+    counts = file.mapping("n-samples").get(task)
+    effective = counts.get("effective") if isinstance(counts, dict) else None
+    return effective if isinstance(effective, int) else None
+
+
+def shown_tasks(scores: Iterable[Score], children: Mapping[str, Sequence[str]]) -> list[str]:
+    """Tasks that a page shows: groups with scores of their own stand for their members.
+
+    Args:
+        scores: Scores of any cells.
+        children: From `children_of`, of all cells together.
+
+    Returns:
+        Names, those of this package first, in the README's order.
+    """
+    scored = list(dict.fromkeys(score.task for score in scores))
+    hidden = {leaf for name in scored if name in children for leaf in _below(name, children)}
+    order = list(HEADLINES)
+    names = [name for name in scored if name not in hidden]
+    return sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
+
+
+def _below(name: str, children: Mapping[str, Sequence[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(children.get(name, []))
+    while waiting:
+        child = waiting.pop()
+        if child not in found and child != name:
+            found.add(child)
+            waiting += children.get(child, [])
+    return found
+
+
+def headline(
+    task: str, scores: Iterable[Score], chosen: Mapping[str, str] | None = None
+) -> tuple[str, str] | None:
+    """The metric and filter that stand for a task.
+
+    Args:
+        task: Its name.
+        scores: Scores of all cells; those of other tasks are ignored.
+        chosen: What the user wants, by task: ``metric`` or ``metric,filter``.
+
+    Returns:
+        Metric and filter; None where the task has no score, or not the chosen one.
+    """
+    available = list(dict.fromkeys((s.metric, s.filter) for s in scores if s.task == task))
+    if chosen and task in chosen:
+        metric, comma, filter_name = chosen[task].partition(",")
+        wanted = [k for k in available if k[0] == metric and (not comma or k[1] == filter_name)]
+        return wanted[0] if wanted else None
+    if not available:
+        return None
+    own = HEADLINES.get(task)
+    preferred = [*(_JUDGED if own in ("rougeL", "unique_words") else ()), own, *_PREFERRED]
+    for metric in preferred:
+        for key in available:
+            if key[0] == metric:
+                return key
+    return available[0]
+
+
+def cells_csv(cells: Sequence[Cell], extra: Mapping[str, Sequence[Score]]) -> str:
+    """One line a cell, task and metric.
+
+    Args:
+        cells: The cells.
+        extra: Their scores, by the cell's name.
+
+    Returns:
+        CSV: label and model, every field of the record, then task, metric, filter, value, stderr,
+        n and the results file. Fields that hold several values are JSON. The table of layers is
+        left out: ``lmkick layers`` unpacks it.
+    """
+    unknown = sorted({str(k) for cell in cells for k in cell.record} - {*RECORD_FIELDS, "layers"})
+    fields = [*RECORD_FIELDS, *unknown]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["label", "model", *fields, "task", "metric", "filter", "value", "stderr", "n", "results"]
+    )
+    for cell in cells:
+        base = [cell.label, cell.model, *(_field(cell.record.get(f)) for f in fields)]
+        for score in extra[cell.name]:
+            writer.writerow(
+                [
+                    *map(_safe, base),
+                    _safe(score.task),
+                    _safe(score.metric),
+                    _safe(score.filter),
+                    repr(score.value),
+                    "" if score.stderr is None else repr(score.stderr),
+                    "" if score.n is None else score.n,
+                    _safe(str(score.file)),
+                ]
+            )
+    return text.getvalue()
+
+
+def _field(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict | list):
+        return json.dumps(value, sort_keys=True)
+    return str(value)
+
+
+def _safe(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    cleaned = plain(text)
+    try:
+        float(cleaned)
+    except ValueError:
+        return f"'{cleaned}" if cleaned.startswith(("=", "+", "-", "@")) else cleaned
+    return cleaned
