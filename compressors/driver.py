@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from compressors.base import Compressor, SettingsError
+from compressors.cache import CompressionCache, software
 from compressors.capture import capture
 from compressors.devices import BlockMover, concrete_device, home_device, synchronize
 from compressors.families import Block, check_supported, find_blocks
@@ -24,6 +26,7 @@ from compressors.guards import (
     memory_advice,
 )
 from compressors.inputs import collecting
+from compressors.integers import QuantizationGrid
 from compressors.passes import Passes, keep_hidden
 from compressors.report import CompressionReport, LayerReport
 from compressors.resume import ResumeStore, fingerprint
@@ -46,6 +49,9 @@ def compress_model(
     batch_size: int | None = None,
     true_sequential: bool = False,
     resume_dir: str | Path | None = None,
+    compress_cache: str | Path | None = None,
+    compress_cache_gb: float = 100,
+    grids: dict[str, QuantizationGrid] | None = None,
     progress: bool = True,
 ) -> CompressionReport:
     """Compress the weight matrices of a causal language model's blocks, in place.
@@ -72,14 +78,20 @@ def compress_model(
             through the former, instead of a whole block at once.
         resume_dir: Keep finished blocks here, and go on from them when called again. Other models
             and settings are refused.
+        compress_cache: Take the compressed weights from here where they are kept, and else keep
+            them (:mod:`compressors.cache`).
+        compress_cache_gb: Most that this folder may take, in GB; what was not used for longest
+            goes.
+        grids: Filled with the grid of each matrix that is quantized, by its name: what a checkpoint
+            of integers needs beside the weights.
         progress: Show a progress bar.
 
     Returns:
         The report, counted on the weights that are then in the model.
 
     Raises:
-        SettingsError: The calibration data is missing or malformed, or ``resume_dir`` is another
-            compression's.
+        SettingsError: The calibration data is missing or malformed, ``resume_dir`` is another
+            compression's, or a folder cannot be used or has no room.
         UnsupportedModelError: Blocks or matrices cannot be found, or do not go with the settings.
         NumericalError: Weights or activations are not finite, or a Hessian stays indefinite.
         torch.OutOfMemoryError: Memory ran out; the message says what to change.
@@ -89,17 +101,32 @@ def compress_model(
         Frantar et al., arXiv:2210.17323, section 4 (GPTQ), whose code has "true sequential".
     """
     clock = _Clock()
-    with torch.inference_mode(False), torch.no_grad(), in_evaluation(model), memory_advice():
+    if resume_dir is not None and compress_cache is not None:
+        raise SettingsError(
+            "resume_dir and compress_cache were both given, and compress_cache keeps finished "
+            "blocks too: leave resume_dir out"
+        )
+    cache = None if compress_cache is None else CompressionCache(compress_cache, compress_cache_gb)
+    held = ExitStack()
+    with held, torch.inference_mode(False), torch.no_grad(), in_evaluation(model), memory_advice():
         tokens = check_calibration(model, compressor, calibration)
         check_supported(model)
         blocks = find_blocks(model)
         check_shapes(compressor, blocks)
         check_finite(blocks)
-        store, finished = None, []
-        if resume_dir is not None:
+        store, entry, finished = None, None, []
+        if cache is not None:
             identity = fingerprint(model, compressor, tokens, true_sequential)
-            store = ResumeStore(resume_dir, identity)
-            finished = store.restore(blocks)
+            identity["software"] = software()
+            entry = held.enter_context(cache.entry(identity, _kept_bytes(blocks)))
+            store = entry.store
+        elif resume_dir is not None:
+            store = ResumeStore(resume_dir, fingerprint(model, compressor, tokens, true_sequential))
+        if store is not None:
+            finished = store.restore(blocks, grids)
+        known = entry.report() if entry is not None and len(finished) == len(blocks) else None
+        if known is not None:
+            return known
         clock.lap("prepare", None)
         method = type(compressor).__name__.lower()
         with tqdm(
@@ -115,6 +142,7 @@ def compress_model(
                 tokens=0 if tokens is None else tokens.numel(),
                 store=store,
                 finished=finished,
+                grids=grids,
                 clock=clock,
                 bar=bar,
             )
@@ -124,7 +152,11 @@ def compress_model(
             elif len(finished) < len(blocks):
                 batches = _batches(tokens, batch_size, target or home_device(blocks[0].module))
                 run.with_calibration(model, batches, target, true_sequential)
-    return _report(run, compressor, target or home_device(blocks[0].module), len(finished), clock)
+        where = target or home_device(blocks[0].module)
+        report = _report(run, compressor, where, len(finished), clock)
+        if entry is not None:
+            entry.finish(report)
+    return report
 
 
 class _Run:
@@ -138,6 +170,7 @@ class _Run:
         tokens: int,
         store: ResumeStore | None,
         finished: list[tuple[LayerReport, ...]],
+        grids: dict[str, QuantizationGrid] | None,
         clock: _Clock,
         bar: tqdm[NoReturn],
     ) -> None:
@@ -147,6 +180,7 @@ class _Run:
         self._compressor = compressor
         self._solver = Solver(compressor, tokens)
         self._store = store
+        self._grids = grids
         self._clock = clock
         self._bar = bar
         # Blocks of one structure run alike: what was learned on the first serves all.
@@ -233,8 +267,11 @@ class _Run:
 
     def _finish(self, index: int, rows: Sequence[LayerReport]) -> None:
         self.rows[index] = rows
+        grids = self._solver.take_grids()
         if self._store is not None:
-            self._store.save(index, self.blocks[index], rows)
+            self._store.save(index, self.blocks[index], rows, grids)
+        if self._grids is not None:
+            self._grids |= grids
         self._bar.update()
 
 
@@ -252,6 +289,11 @@ class _Clock:
         now = time.perf_counter()
         self.stages[stage] = self.stages.get(stage, 0.0) + now - self._latest
         self._latest = now
+
+
+def _kept_bytes(blocks: Sequence[Block]) -> int:
+    """Bytes of the parameters that are compressed: what a store of them takes."""
+    return sum(p.numel() * p.element_size() for block in blocks for _, p in block.parameters())
 
 
 def _batches(tokens: Tensor, batch_size: int | None, device: torch.device) -> tuple[Tensor, ...]:

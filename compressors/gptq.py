@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from compressors.base import CompressedWeight
@@ -36,6 +37,8 @@ class GPTQ:
         dampening_frac: Share of the Hessian's mean diagonal added to its diagonal, 0 to 1
             (``percdamp`` in the released code); raised, and reported, where that is not enough.
         block_size: Columns worked on at a time.
+        scale_dtype: The 16-bit dtype that scales are rounded to, for a checkpoint that stores them
+            in it; None leaves them in float32.
 
     Raises:
         SettingsError: If a setting is out of range.
@@ -58,6 +61,7 @@ class GPTQ:
     static_groups: bool = False
     dampening_frac: float = 0.01
     block_size: int = 128
+    scale_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         _ = self.grid
@@ -66,7 +70,12 @@ class GPTQ:
     @property
     def grid(self) -> Grid:
         """The settings of the grid, validated."""
-        return Grid(num_bits=self.num_bits, group_size=self.group_size, symmetric=self.symmetric)
+        return Grid(
+            num_bits=self.num_bits,
+            group_size=self.group_size,
+            symmetric=self.symmetric,
+            scale_dtype=self.scale_dtype,
+        )
 
     def check(self, name: str, out_features: int, in_features: int) -> None:
         """Raise :class:`UnsupportedModelError` if the group size does not divide the matrix."""
@@ -105,4 +114,9 @@ class GPTQ:
 
     def fallback(self) -> RTN:
         """Round to nearest on the same grid."""
-        return RTN(num_bits=self.num_bits, group_size=self.group_size, symmetric=self.symmetric)
+        return RTN(
+            num_bits=self.num_bits,
+            group_size=self.group_size,
+            symmetric=self.symmetric,
+            scale_dtype=self.scale_dtype,
+        )

@@ -8,6 +8,9 @@ The grid is the field's (GPTQ's code, AutoGPTQ's format, compressed-tensors): co
 * asymmetric: the range is widened to hold 0, ``scale = (max - min) / (2**bits - 1)``,
   ``zero_point = round(-min / scale)``.
 
+With ``scale_dtype`` scales are rounded to that dtype before anything is rounded to the grid: what a
+checkpoint of that dtype stores is then exactly what was evaluated.
+
 The symmetric grid puts the largest weight on a rounding tie, so the last bits of an input can
 decide between two codes.
 """
@@ -22,7 +25,10 @@ from torch import Tensor
 from compressors.base import SettingsError, UnsupportedModelError
 from compressors.checks import is_integer
 
-__all__ = ["Grid"]
+__all__ = ["LEAST_STORED_SCALE", "Grid"]
+
+#: Scales of 16 bits are no smaller: float16 is too coarse below, and bfloat16's are exact in it.
+LEAST_STORED_SCALE = 2.0**-17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +39,8 @@ class Grid:
         num_bits: Bits of a code, 2 to 8.
         group_size: Consecutive input columns of a row that share a scale; None: the whole row.
         symmetric: Zero point in the middle of the codes.
+        scale_dtype: The dtype that scales are rounded to: ``torch.float16`` or ``torch.bfloat16``;
+            None leaves them in float32.
 
     Raises:
         SettingsError: If a setting is out of range.
@@ -44,6 +52,7 @@ class Grid:
     num_bits: int
     group_size: int | None
     symmetric: bool = True
+    scale_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if not is_integer(self.num_bits) or not 2 <= self.num_bits <= 8:
@@ -54,6 +63,11 @@ class Grid:
         if size is not None and (not is_integer(size) or size < 1):
             raise SettingsError(
                 f"group_size={size!r} has to be an integer from 1 on, or None for one group a row"
+            )
+        if self.scale_dtype not in (None, torch.float16, torch.bfloat16):
+            raise SettingsError(
+                f"scale_dtype={self.scale_dtype!r}: scales are stored as torch.float16 or "
+                "torch.bfloat16, or stay float32 (None)"
             )
 
     @property
@@ -109,9 +123,12 @@ class Grid:
         scale = (high / 2 - low / 2) / (self.top / 2)
         # The least positive scale keeps a group of subnormal weights from a division by zero.
         scale.clamp_(min=torch.finfo(torch.float32).tiny)
+        if self.scale_dtype is not None:
+            scale = scale.clamp_(min=LEAST_STORED_SCALE).to(self.scale_dtype).float()
         if self.symmetric:
             return scale, torch.full_like(scale, self.middle)
-        return scale, (-low / scale).round_()
+        # A scale that was rounded down may put the lowest weight a hair outside the codes.
+        return scale, (-low / scale).round_().clamp_(max=self.top)
 
     def round(self, values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         """Round to the nearest point of the grid, ties to even, and clamp.

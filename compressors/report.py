@@ -77,6 +77,8 @@ class CompressionReport:
         device: Where it was computed.
         blocks: Decoder blocks.
         resumed_blocks: Blocks that were taken from ``resume_dir``.
+        from_cache: Whether all of it was taken from ``compress_cache``; all else is then as the run
+            reported that made it.
     """
 
     method: str
@@ -93,6 +95,7 @@ class CompressionReport:
     device: str
     blocks: int
     resumed_blocks: int = 0
+    from_cache: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain lists, dicts, numbers and strings; None where not measured."""

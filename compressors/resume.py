@@ -3,8 +3,9 @@
 
 A directory belongs to one compression: ``resume.json`` names the model's weights and configuration,
 the recipe, the calibration tokens and the order of compression, and any difference is an error.
-Each finished block is one safetensors file with the parameters that were compressed, its rows of
-the report and a checksum, put in place by a rename: it is there whole or not at all.
+Each finished block is one safetensors file with the parameters that were compressed, the grids of
+those that were quantized, its rows of the report and a checksum, put in place by a rename: it is
+there whole or not at all.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from torch import Tensor, nn
 
 from compressors.base import Compressor, SettingsError
 from compressors.families import Block
+from compressors.integers import QuantizationGrid
 from compressors.report import LayerReport, write_atomically
 
 __all__ = ["ResumeStore", "fingerprint"]
 
 _log = logging.getLogger(__name__)
-_FORMAT = "1"
+_FORMAT = "2"
+#: Parts of a grid, stored beside the parameters as ``grid:MATRIX:PART``.
+_GRID_PARTS = ("scale", "zero_point", "g_idx")
 #: Parts of a configuration that say where and by what it was written, not what the model is.
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version")
 _MEANING = {
@@ -72,14 +76,17 @@ class ResumeStore:
     Args:
         directory: Made if it is not there.
         identity: What :func:`fingerprint` returns.
+        argument: What the user calls the directory, for messages.
 
     Raises:
         SettingsError: The directory holds another compression (what differs is named), or cannot
             be used.
     """
 
-    def __init__(self, directory: str | Path, identity: Mapping[str, str]) -> None:
-        self._directory = Path(directory)
+    def __init__(
+        self, directory: str | Path, identity: Mapping[str, str], *, argument: str = "resume_dir"
+    ) -> None:
+        self._directory, self._argument = Path(directory), argument
         header = self._directory / "resume.json"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -90,29 +97,39 @@ class ResumeStore:
                     raise SettingsError(
                         f"{self._directory} holds finished blocks ({stray[0].name}, ...) but its "
                         "resume.json is missing or unreadable, so what they belong to is not "
-                        "known; choose another resume_dir or delete this one"
+                        f"known; choose another {argument} or delete this one"
                     )
                 write_atomically(header, (json.dumps(identity, indent=1) + "\n").encode())
         except OSError as error:
             raise SettingsError(
-                f"resume_dir={self._directory} cannot be used: {error}; choose a directory that "
+                f"{argument}={self._directory} cannot be used: {error}; choose a directory that "
                 "can be written to"
             ) from error
         if before is not None:
             _require_same(self._directory, before, identity)
 
-    def save(self, index: int, block: Block, rows: Iterable[LayerReport]) -> None:
+    def save(
+        self,
+        index: int,
+        block: Block,
+        rows: Iterable[LayerReport],
+        grids: Mapping[str, QuantizationGrid] | None = None,
+    ) -> None:
         """Keep a finished block.
 
         Args:
             index: Its number in the model.
             block: The block with its compressed weights.
             rows: The report of its matrices.
+            grids: The grids of those that were quantized.
 
         Raises:
             OSError: It cannot be written; what was kept before stays.
         """
         tensors = {name: p.data.cpu().contiguous() for name, p in block.parameters()}
+        for name, grid in (grids or {}).items():
+            for part in _GRID_PARTS:
+                tensors[f"grid:{name}:{part}"] = getattr(grid, part)
         metadata = {
             "sha256": _digest(sorted(tensors.items())),
             "layers": json.dumps([asdict(row) for row in rows]),
@@ -124,16 +141,19 @@ class ResumeStore:
             raise OSError(
                 error.errno,
                 f"{path} cannot be written ({error.strerror or error}); make room there and run "
-                "again with the same resume_dir: blocks that are finished are kept",
+                f"again with the same {self._argument}: blocks that are finished are kept",
             ) from error
 
-    def restore(self, blocks: Sequence[Block]) -> list[tuple[LayerReport, ...]]:
+    def restore(
+        self, blocks: Sequence[Block], grids: dict[str, QuantizationGrid] | None = None
+    ) -> list[tuple[LayerReport, ...]]:
         """Put the finished blocks' weights into the model, up to the first that is missing.
 
         A file that is damaged is named in the log, and its block counts as missing.
 
         Args:
             blocks: All blocks of the dense model.
+            grids: Filled with the grids of the restored blocks.
 
         Returns:
             The report rows of each restored block, in order.
@@ -144,7 +164,7 @@ class ResumeStore:
             if not path.exists():
                 break
             try:
-                rows, tensors = _read_block(path, block)
+                rows, tensors, found = _read_block(path, block)
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
                 _log.warning(
                     "%s is damaged (%s): the block is compressed again, and those after it",
@@ -155,6 +175,8 @@ class ResumeStore:
             with torch.no_grad():
                 for name, parameter in block.parameters():
                     parameter.data.copy_(tensors[name])
+            if grids is not None:
+                grids |= found
             finished.append(rows)
         return finished
 
@@ -162,7 +184,9 @@ class ResumeStore:
         return self._directory / f"block_{index:04d}.safetensors"
 
 
-def _read_block(path: Path, block: Block) -> tuple[tuple[LayerReport, ...], dict[str, Tensor]]:
+def _read_block(
+    path: Path, block: Block
+) -> tuple[tuple[LayerReport, ...], dict[str, Tensor], dict[str, QuantizationGrid]]:
     """Read and verify one file; whatever is wrong with it raises."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
@@ -170,10 +194,15 @@ def _read_block(path: Path, block: Block) -> tuple[tuple[LayerReport, ...], dict
     rows = tuple(LayerReport.from_dict(row) for row in json.loads(metadata["layers"]))
     if metadata["sha256"] != _digest(sorted(tensors.items())):
         raise ValueError("its checksum does not match")
+    grids = {}
+    for row in rows:
+        if row.num_bits is not None:
+            parts = {part: tensors.pop(f"grid:{row.name}:{part}") for part in _GRID_PARTS}
+            grids[row.name] = QuantizationGrid(num_bits=row.num_bits, **parts)
     expected = {name: (p.shape, p.dtype) for name, p in block.parameters()}
     if expected != {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}:
         raise ValueError("it holds other tensors than the block")
-    return rows, tensors
+    return rows, tensors, grids
 
 
 def _read_header(path: Path) -> dict[str, str] | None:

@@ -28,6 +28,8 @@ class RTN:
         num_bits: Bits of a code, 2 to 8.
         group_size: Consecutive input columns of a row that share a scale; None: the whole row.
         symmetric: Zero point in the middle of the codes.
+        scale_dtype: The 16-bit dtype that scales are rounded to, for a checkpoint that stores them
+            in it; None leaves them in float32.
 
     Raises:
         SettingsError: If a setting is out of range.
@@ -40,6 +42,7 @@ class RTN:
     num_bits: int
     group_size: int | None = 128
     symmetric: bool = True
+    scale_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         _ = self.grid
@@ -47,7 +50,12 @@ class RTN:
     @property
     def grid(self) -> Grid:
         """The settings as a grid, validated."""
-        return Grid(num_bits=self.num_bits, group_size=self.group_size, symmetric=self.symmetric)
+        return Grid(
+            num_bits=self.num_bits,
+            group_size=self.group_size,
+            symmetric=self.symmetric,
+            scale_dtype=self.scale_dtype,
+        )
 
     def check(self, name: str, out_features: int, in_features: int) -> None:
         """Raise :class:`UnsupportedModelError` if the group size does not divide the matrix."""

@@ -17,6 +17,7 @@ from compressors.checks import all_finite
 from compressors.devices import synchronize
 from compressors.families import WeightMatrix
 from compressors.inputs import InputGroup
+from compressors.integers import QuantizationGrid
 from compressors.patterns import NM
 from compressors.report import LayerReport, stored_bytes
 from compressors.statistics import Hessian, NoStatistic
@@ -43,6 +44,12 @@ class Solver:
         self._compressor = compressor
         self._tokens = tokens
         self._warned: set[int] = set()
+        self._grids: dict[str, QuantizationGrid] = {}
+
+    def take_grids(self) -> dict[str, QuantizationGrid]:
+        """The grids of the matrices that were quantized since this was last called, by name."""
+        taken, self._grids = self._grids, {}
+        return taken
 
     def without_inputs(self, matrices: Iterable[WeightMatrix]) -> Iterator[LayerReport]:
         """Compress each matrix by a method that looks at the weights alone."""
@@ -120,6 +127,9 @@ class Solver:
                 "dampening_frac where the method has one"
             )
         matrix.write(result.weight)
+        grid = QuantizationGrid.of(result)
+        if grid is not None:
+            self._grids[matrix.name] = grid
         weight = matrix.view()
         nonzero = int(torch.count_nonzero(weight))
         pattern = getattr(method, "pattern", None)

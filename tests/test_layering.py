@@ -28,7 +28,7 @@ MATHS = {
     "sweep_grids",
 }
 # What meets models and text may import these beside torch; only calibration reads data sets.
-EDGES = {"accelerate", "numpy", "safetensors", "tqdm", "transformers"}
+EDGES = {"accelerate", "filelock", "numpy", "safetensors", "tqdm", "transformers"}
 CALIBRATION = {"datasets", "huggingface_hub"}
 NEVER_IN_COMPRESSORS = {"lm_eval", "lmkick_plugin", "task_yaml"}
 

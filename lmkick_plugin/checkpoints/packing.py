@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Codes of a few bits in 32-bit words, as the GPTQ checkpoint format has them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["WORD", "pack_rows", "unpack_rows"]
+
+#: Bits of a word; rows come in multiples of it, so that every width fills whole words.
+WORD = 32
+
+
+def pack_rows(codes: Tensor, num_bits: int) -> Tensor:
+    """Pack along the first dimension: 32 codes into ``num_bits`` words, lowest bits first.
+
+    A code may straddle two words, as those of 3 bits do.
+
+    Args:
+        codes: Unsigned integers below ``2**num_bits``, ``[rows, columns]``, rows a multiple of 32.
+        num_bits: Bits of a code.
+
+    Returns:
+        int32 ``[rows * num_bits / 32, columns]``.
+
+    >>> pack_rows(torch.tensor([[1], [2]] + [[0]] * 30), 4).tolist()
+    [[33], [0], [0], [0]]
+    """
+    groups = codes.reshape(-1, WORD, codes.shape[1])
+    words = codes.new_zeros((len(groups), num_bits, codes.shape[1]), dtype=torch.int64)
+    for index in range(WORD):
+        word, shift = divmod(index * num_bits, WORD)
+        code = groups[:, index].to(torch.int64)
+        words[:, word] |= code << shift
+        if shift + num_bits > WORD:
+            words[:, word + 1] |= code >> (WORD - shift)
+    words &= 2**WORD - 1
+    # The same 32 bits, read as a signed number.
+    signed = torch.where(words >= 2 ** (WORD - 1), words - 2**WORD, words)
+    return signed.to(torch.int32).reshape(-1, codes.shape[1])
+
+
+def unpack_rows(words: Tensor, num_bits: int) -> Tensor:
+    """Undo :func:`pack_rows`; uint8 ``[rows, columns]``."""
+    groups = words.to(torch.int64).reshape(-1, num_bits, words.shape[1]) & (2**WORD - 1)
+    codes = words.new_empty((len(groups), WORD, words.shape[1]), dtype=torch.uint8)
+    for index in range(WORD):
+        word, shift = divmod(index * num_bits, WORD)
+        value = groups[:, word] >> shift
+        if shift + num_bits > WORD:
+            value = value | (groups[:, word + 1] << (WORD - shift))
+        codes[:, index] = (value & (2**num_bits - 1)).to(torch.uint8)
+    return codes.reshape(-1, words.shape[1])
