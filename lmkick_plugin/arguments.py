@@ -151,6 +151,7 @@ ARGUMENTS: dict[str, Argument] = {
     "data_dir": Argument(_read_data_dir),
     "resume_dir": Argument(_read_resume_dir, COMPRESSORS[1:]),
     "reference": Argument(read_text),
+    "prefix_reuse": Argument(read_bool, default=True),
 }
 
 #: Arguments of the design that this version does not have yet, with what to do instead.
@@ -158,7 +159,6 @@ _UNAVAILABLE = {
     "save_compressed": "The compressed weights are evaluated and not kept; leave it out.",
     "compress_cache": "Every run compresses anew (resume_dir keeps finished blocks); leave it out.",
     "quantize": "Give a checkpoint that is already quantized as pretrained, or leave it out.",
-    "prefix_reuse": "Shared prefixes are recomputed, as with prefix_reuse=false; leave it out.",
 }
 
 #: Arguments of from_pretrained that carry a secret; true and false only switch a stored one.

@@ -44,6 +44,8 @@ class KickLM(WatchedHFLM):
        devices. So it may be larger than a GPU.
     4. Processes on CPUs share the documents, as those on GPUs do.
     5. A model given as an object is compressed in place.
+    6. What prompts share is computed once (:mod:`lmkick_plugin.evaluation`), unless
+       ``prefix_reuse=false``, with which every answer is that of ``hf``, bit for bit.
 
     Under data parallel, every process loads and compresses the model by itself, and all stop
     unless their weights are equal, bit for bit. That costs no time, but as much memory as there
@@ -80,6 +82,7 @@ class KickLM(WatchedHFLM):
             self._passed["softmax_dtype"] = "float32"
         elif is_unset(self._passed["softmax_dtype"]):
             self._passed["softmax_dtype"] = None
+        self.prefix_reuse = bool(self.recipe.prefix_reuse)
         super().__init__(**self._passed)
         if self._prebuilt:
             self._check_reference()
@@ -228,6 +231,20 @@ class KickLM(WatchedHFLM):
         serving.note_answered(self, requests)
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
+    def _generate(self, requests: list[Any], *, disable_tqdm: bool) -> list[str]:
+        plain = functools.partial(super()._generate, disable_tqdm=disable_tqdm)
+        if not getattr(self.recipe, "prefix_reuse", False):
+            return plain(requests)
+        from lmkick_plugin.evaluation.generation import generate_until
+
+        return generate_until(self, requests, plain, disable_tqdm=disable_tqdm)
+
+    def _detect_batch_size(self, requests: Any = None, pos: int = 0) -> int:
+        """As in ``hf`` on a GPU; on a CPU, by memory and throughput instead of by trying."""
+        from lmkick_plugin.evaluation.batch_sizes import detect_batch_size
+
+        return detect_batch_size(self, requests, pos, super()._detect_batch_size)
+
     def answer_as_dense(self, requests: list[Any]) -> list[Any]:
         """Answer ``generate_until`` or ``turns`` requests as before compression.
 
@@ -361,6 +378,7 @@ class KickLM(WatchedHFLM):
             "add_bos_token": self.add_bos_token,
             "prefix_token_id": self.custom_prefix_token_id,
             "think_end_token": self.think_end_token,
+            "prefix_reuse": self.prefix_reuse,
         }
 
     @property

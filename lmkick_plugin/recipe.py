@@ -49,6 +49,8 @@ class Recipe:
         resume_dir: Where finished blocks are kept; not part of the recipe's identity.
         reference: The model that divergence is measured against, where it is not the model's own
             dense weights; not part of the recipe's identity.
+        prefix_reuse: Whether evaluation computes what prompts share once; not part of the recipe's
+            identity.
     """
 
     compressor: str = "none"
@@ -70,6 +72,7 @@ class Recipe:
     data_dir: str | None = field(default=None, compare=False)
     resume_dir: str | None = field(default=None, compare=False)
     reference: str | None = field(default=None, compare=False)
+    prefix_reuse: bool | None = field(default=None, compare=False)
 
     @property
     def requested_sparsity(self) -> float | None:

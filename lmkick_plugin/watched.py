@@ -6,17 +6,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from tqdm import tqdm
 
+from lmkick_plugin.evaluation.scoring import ScoringHFLM
 from lmkick_plugin.quiet import say_truncated, without_a_line_each
 from lmkick_plugin.truncation import TruncatedPrompts, fit_generation
 
 __all__ = ["WatchedHFLM"]
 
 
-class WatchedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
+class WatchedHFLM(ScoringHFLM):
     """Evaluates exactly as ``hf`` does, and takes notes for the record.
 
     Attributes:
@@ -61,6 +61,8 @@ class WatchedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """As in ``hf``, with one bar over all texts instead of one for each few windows."""
+        if self.scores_fast:
+            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         hidden = disable_tqdm or self.rank != 0
         tokens = 0 if hidden else sum(len(self.tok_encode(request.args[0])) for request in requests)
         with tqdm(
@@ -98,11 +100,21 @@ class WatchedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             self._prompts.setdefault(instance.args[0], []).append(instance)
         try:
             with without_a_line_each():
-                results: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+                results = self._generate(requests, disable_tqdm=disable_tqdm)
         finally:
             self._prompts = {}
         self._gather_truncated(requests)
         return results
+
+    def _generate(self, requests: list[Any], *, disable_tqdm: bool) -> list[str]:
+        """The answers themselves."""
+        answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        return answers
+
+    def note_cut(self, prompt: str) -> None:
+        """Note that a prompt of the requests that are being answered did not fit."""
+        for instance in self._prompts.get(prompt, ()):
+            self._truncated.add(instance)
 
     def tok_batch_encode(
         self,
@@ -121,8 +133,7 @@ class WatchedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             if full and string in self._prompts:
                 whole, _ = super().tok_batch_encode([string], padding_side)
                 if whole.shape[1] > length:
-                    for instance in self._prompts[string]:
-                        self._truncated.add(instance)
+                    self.note_cut(string)
         return token_ids, mask
 
     def note_truncated(self, requests: list[Any], cut: Iterable[Any]) -> None:

@@ -99,20 +99,30 @@ def score_windows(
     # verbose=False: the text is meant to be longer than the context, no need to warn.
     token_ids = model.tokenizer.encode(text, verbose=False, **special)
     windows = cut_windows(token_ids, length, limit)[model.rank :: model.world_size]
-    batch_size = batch_size_for(model, length)
-    losses: list[float] = []
-    with tqdm(total=len(windows), desc="Scoring windows", disable=model.rank != 0) as bar:
-        for start in range(0, len(windows), batch_size):
-            batch = windows[start : start + batch_size].to(model.device)
-            losses += window_losses(model._model_call(batch), batch).tolist()
-            bar.update(len(batch))
     predicted = length - 1
+    if getattr(model, "scores_fast", False) and model.softmax_dtype == torch.float32:
+        # No window's logits over the whole vocabulary are held at once.
+        losses = [-found / predicted for found in model.window_log_likelihoods(windows.tolist())]
+    else:
+        losses = _losses_by_batch(model, windows)
     return {
         "nll": sum(losses) * predicted,
         "tokens": len(losses) * predicted,
         "windows": len(losses),
         "window_losses": losses,
     }
+
+
+def _losses_by_batch(model: Any, windows: Tensor) -> list[float]:
+    """Mean loss of each window, from whole logits as ``hf`` makes them."""
+    batch_size = batch_size_for(model, windows.shape[1])
+    losses: list[float] = []
+    with tqdm(total=len(windows), desc="Scoring windows", disable=model.rank != 0) as bar:
+        for start in range(0, len(windows), batch_size):
+            batch = windows[start : start + batch_size].to(model.device)
+            losses += window_losses(model._model_call(batch), batch).tolist()
+            bar.update(len(batch))
+    return losses
 
 
 def batch_size_for(model: Any, length: int) -> int:

@@ -214,7 +214,7 @@ WANDA: dict[str, Any] = {"compressor": "wanda", "sparsity": 0.5}
         ({"save_compressed": "out"}, "save_compressed='out' is not available in this version"),
         ({"compress_cache": True}, "not available"),
         ({"quantize": "nf4"}, "not available"),
-        ({"prefix_reuse": True}, "as with prefix_reuse=false"),
+        ({"prefix_reuse": "perhaps"}, "prefix_reuse=.perhaps."),
     ],
 )
 def test_wrong_or_contradictory_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -223,7 +223,7 @@ def test_wrong_or_contradictory_arguments(arguments: dict[str, Any], message: st
 
 
 def test_what_asks_for_nothing_is_accepted() -> None:
-    idle = {"save_compressed": None, "quantize": "none", "prefix_reuse": False, "reference": None}
+    idle = {"save_compressed": None, "quantize": "none", "reference": None}
     assert parse_arguments({"pretrained": "model", **idle}) == (Recipe(), {"pretrained": "model"})
 
 
@@ -253,6 +253,7 @@ def test_every_argument_is_used_or_refused(compressor: str, name: str, tmp_path:
         "data_dir": str(tmp_path),
         "resume_dir": "kept",
         "reference": "dense",
+        "prefix_reuse": False,
     }
     given = {**base, name: values.get(name, True)}
     if name == "pattern":

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-likelihoods, plain and rolling, as lm-eval asks for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+
+from lmkick_plugin.evaluation.batch_sizes import BatchSize, batch_size_of
+from lmkick_plugin.evaluation.exchange import all_requests, merge_scores, my_steps
+from lmkick_plugin.evaluation.prefixes import Plan, Request, make_request, plan_steps
+from lmkick_plugin.evaluation.steps import Runner, Scores
+from lmkick_plugin.values import settings_error
+
+__all__ = ["ScoringHFLM"]
+
+_LOGGER = logging.getLogger(__name__)
+
+Answer = tuple[float, bool]
+
+
+class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
+    """lm-eval's ``hf`` model, with each prefix that requests share computed once.
+
+    Attributes:
+        prefix_reuse: False leaves everything to ``hf``.
+        scored_tokens: Tokens that scoring has computed so far, and that ``hf`` would have: one row
+            for each distinct input.
+    """
+
+    prefix_reuse: bool = False
+    _runner: Runner | None = None
+    _told_plain: bool = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Load the model.
+
+        Args:
+            **kwargs: The arguments of ``hf``.
+        """
+        self.scored_tokens = {"computed": 0, "plain": 0}
+        super().__init__(**kwargs)
+
+    @property
+    def scores_fast(self) -> bool:
+        """Whether log-likelihoods are computed here, not by ``hf``; says so once where not."""
+        if not self.prefix_reuse:
+            return False
+        reason = self._why_plain()
+        if reason is not None and not self._told_plain:
+            self._told_plain = True
+            _LOGGER.warning("Log-likelihoods are computed as by lm-eval's hf model: %s.", reason)
+        return reason is None
+
+    def _why_plain(self) -> str | None:
+        if self.backend != "causal":
+            return "the model is an encoder and a decoder"
+        if not isinstance(self.model, torch.nn.Module):
+            return "the model is no PyTorch module"
+        adapters = getattr(self.model, "peft_config", None) or {}
+        if any(getattr(one, "is_prompt_learning", False) for one in adapters.values()):
+            return "an adapter adds virtual tokens to every prompt"
+        kind = getattr(getattr(self, "accelerator", None), "distributed_type", None)
+        if kind is not None and kind.name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+            return "all processes have to run the same number of forward passes"
+        return None
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str] | None, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[Answer]:
+        """As in ``hf``; common prefixes are computed once."""
+        if not self.scores_fast:
+            plain: list[Answer] = super()._loglikelihood_tokens(
+                requests, disable_tqdm=disable_tqdm, override_bs=override_bs
+            )
+            return plain
+        asked = [self._request(context, continuation) for _, context, continuation in requests]
+        texts: dict[Request, list[tuple[str, str]]] = {}
+        for (text, _, _), request in zip(requests, asked, strict=True):
+            # Rolling windows have no text of their own.
+            if text is not None:
+                texts.setdefault(request, []).append(text)
+
+        def note(request: Request, answer: Answer) -> None:
+            for text in texts.get(request, ()):
+                self.cache_hook.add_partial("loglikelihood", text, answer)
+
+        answers = self._score(asked, "scoring", disable_tqdm, note)
+        return [answers[request] for request in asked]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """As in ``hf``; no text's scores over the whole vocabulary are held at once."""
+        if not self.scores_fast:
+            plain: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+            return plain
+        windows = [self._windows_of(request.args[0]) for request in requests]
+        asked = [window for each in windows for window in each]
+        answers = self._score(asked, "rolling", disable_tqdm)
+        totals = []
+        for request, each in zip(requests, windows, strict=True):
+            totals.append(sum(answers[window][0] for window in each))
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, totals[-1])
+        return totals
+
+    def window_log_likelihoods(self, windows: Sequence[Sequence[int]]) -> list[float]:
+        """Log-likelihood of each window's tokens, after the first one, in float32.
+
+        Args:
+            windows: Of this process; at least 2 tokens each, and no more than the context.
+
+        Returns:
+            The sums over each window's predicted tokens.
+        """
+        asked = [self._request([window[0]], [*window[1:]]) for window in windows]
+        answers = self._score(asked, "rolling", together=False)
+        return [answers[request][0] for request in asked]
+
+    def _windows_of(self, text: str) -> list[Request]:
+        windows = get_rolling_token_windows(
+            token_list=self.tok_encode(text),
+            prefix_token=self.prefix_token_id,
+            max_seq_len=self.max_length,
+            context_len=1,
+        )
+        return [self._request(*make_disjoint_window(window)) for window in windows]
+
+    def _request(self, context: list[int], continuation: list[int]) -> Request:
+        if not context or not 0 < len(continuation) <= self.max_length:
+            raise settings_error(
+                f"A request has {len(context)} tokens before its answer and {len(continuation)} in "
+                f"it; scoring needs at least 1 of both, and at most {self.max_length} in the "
+                "answer. Shorten the task's answers, or raise max_length."
+            )
+        return make_request(context, continuation, self.max_length)
+
+    def _score(
+        self,
+        asked: Sequence[Request],
+        kind: str,
+        disable_tqdm: bool = False,
+        note: Callable[[Request, Answer], None] | None = None,
+        *,
+        together: bool = True,
+    ) -> dict[Request, Answer]:
+        """Answer requests.
+
+        Args:
+            asked: Of this process.
+            kind: ``scoring`` or ``rolling``: the batch size of each is its own.
+            disable_tqdm: Show no bar.
+            note: Called with each request of this process as soon as its answer is known.
+            together: Whether processes share the work.
+        """
+        # A rank that finds all its answers in a cache does not get here, so none may wait for it.
+        together = together and self.world_size > 1 and self.cache_hook.dbdict is None
+        requests = all_requests(asked) if together else sorted(set(asked))
+        if not requests:
+            return {}
+        runner = self._get_runner()
+        size = batch_size_of(self, kind)
+        plan = self._plan(runner, requests, size)
+        ranks = (self.rank, self.world_size) if together else (0, 1)
+        steps = my_steps(plan, *ranks)
+        scores = Scores(plan.scores)
+        mine = set(asked)
+        answers = _Answers(requests, plan, scores)
+        tokens = sum(len(part) for step in steps for part in plan.inputs(plan.steps[step]))
+        with tqdm(
+            total=tokens, desc=f"log-likelihoods ({kind})", unit="token", unit_scale=True,
+            disable=disable_tqdm or self.rank != 0,
+        ) as bar:  # fmt: skip
+
+            def tell(computed: int, found: Any) -> None:
+                self.scored_tokens["computed"] += computed
+                bar.update(computed)
+                if note is not None and not together:
+                    for request in answers.finished(found):
+                        note(request, answers[request])
+
+            runner.run(plan, steps, scores, size, tell)
+        self.scored_tokens["plain"] += plan.plain_tokens
+        if together:
+            merge_scores(scores)
+            if note is not None:
+                for request in sorted(mine):
+                    note(request, answers[request])
+        return {request: answers[request] for request in mine}
+
+    def _get_runner(self) -> Runner:
+        if self._runner is None or self._runner.model is not self.model:
+            dtype = self.mixed_precision_dtype
+            self._runner = Runner(
+                self.model,
+                torch.device(self.device),
+                self.softmax_dtype,
+                lambda: torch.autocast(
+                    device_type=torch.device(self.device).type,
+                    dtype=dtype,
+                    enabled=dtype is not None,
+                ),
+            )
+        return self._runner
+
+    def _plan(self, runner: Runner, requests: list[Request], size: BatchSize) -> Plan:
+        """The cheapest plan that is right for this model."""
+        longest = max(len(tokens) for tokens, _ in requests) // 4 - 1
+        limit = runner.longest_shared()
+        fits = limit is None or longest <= limit
+        first = np.frombuffer(requests[0][0], dtype=">u4").astype(np.int64)
+        reuse = fits and runner.can_share(first.tolist())
+        plan = plan_steps(requests, size.rows, reuse=reuse, overhead=runner.overhead)
+        if reuse and not runner.agrees(plan):
+            plan = plan_steps(requests, size.rows, reuse=False)
+        _LOGGER.info(
+            "%d distinct requests: %d tokens to compute, instead of %d.",
+            len(requests), plan.tokens, plan.plain_tokens,
+        )  # fmt: skip
+        return plan
+
+
+class _Answers:
+    """Answers of requests, as their scores come in."""
+
+    def __init__(self, requests: Sequence[Request], plan: Plan, scores: Scores) -> None:
+        self._requests = requests
+        self._spans = dict(zip(requests, plan.spans, strict=True))
+        self._scores = scores
+        counts = np.array([count for _, count in plan.spans], dtype=np.int64)
+        self._owners = np.repeat(np.arange(len(requests)), counts)
+        self._missing = counts.copy()
+
+    def __getitem__(self, request: Request) -> Answer:
+        return self._scores.answer(self._spans[request])
+
+    def finished(self, found: Any) -> list[Request]:
+        """The requests that have all their scores, now that these came."""
+        owners = self._owners[found]
+        np.subtract.at(self._missing, owners, 1)
+        return [self._requests[owner] for owner in np.unique(owners) if not self._missing[owner]]

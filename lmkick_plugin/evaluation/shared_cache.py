@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A prefix's keys and values, computed once and read by every row of a batch.
+
+Which models can do this is read off the cache that the model itself makes, by the classes of its
+layers, not by names of models. Keys and values of plain attention, over all tokens or a sliding
+window, do not depend on what follows, and any number of rows can continue them. Recurrent states
+(Mamba, linear attention), compressed or quantized keys, indexers and whatever else comes are left
+alone: for these nothing is reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import (
+    Cache,
+    DummyLayer,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
+
+__all__ = ["Prefix", "continue_prefix", "layer_windows", "new_prefix", "why_not_shared"]
+
+#: How far back a layer sees: None for all tokens, their number, or 0 for a layer without keys.
+Window = int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Keys and values of some first tokens.
+
+    Attributes:
+        length: Number of tokens.
+        layers: For each layer its pieces, in order: key and value ``[1, heads, tokens, size]``.
+            A layer over all tokens shares the pieces of the prefix that this one continues, so a
+            chain of prefixes holds every token once.
+    """
+
+    length: int
+    layers: tuple[tuple[tuple[Tensor, Tensor], ...], ...]
+
+
+def why_not_shared(cache: Any, length: int) -> str | None:
+    """Why a model's cache cannot be shared; None where it can.
+
+    Args:
+        cache: What the model returned as ``past_key_values``.
+        length: Tokens it was given, as a batch of one.
+    """
+    if type(cache) is not DynamicCache:
+        kind = "none" if cache is None else type(cache).__name__
+        return f"its cache of keys and values is of another kind ({kind})"
+    layers: list[Any] = cache.layers
+    for number, layer in enumerate(layers):
+        if type(layer) is DummyLayer:
+            continue
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+            return f"layer {number} keeps something else than keys and values"
+        held = length
+        if type(layer) is DynamicSlidingWindowLayer:
+            held = min(length, layer.sliding_window - 1)
+        for state in (layer.keys, layer.values):
+            if state is None or state.ndim != 4 or state.shape[0] != 1 or state.shape[2] != held:
+                return f"layer {number} keeps no keys and values by token"
+    return None
+
+
+def layer_windows(cache: Cache) -> tuple[Window, ...]:
+    """How far back each layer of a cache sees."""
+    windows: list[Window] = []
+    for layer in cache.layers:
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            windows.append(int(layer.sliding_window))
+        else:
+            windows.append(0 if isinstance(layer, DummyLayer) else None)
+    return tuple(windows)
+
+
+class _Whole(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Reads a prefix, lets any number of rows continue it, and keeps at most the new part."""
+
+    def __init__(self, pieces: Sequence[tuple[Tensor, Tensor]], length: int, keep: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.pieces = tuple(pieces)
+        self.length = length
+        self.keep = keep
+        self.is_initialized = bool(pieces)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The prefix and the new states, for every row."""
+        rows = len(key_states)
+        self.length += key_states.shape[-2]
+        keys = [key.expand(rows, -1, -1, -1) for key, _ in self.pieces]
+        values = [value.expand(rows, -1, -1, -1) for _, value in self.pieces]
+        if self.keep:
+            # Not views of what computed them, such as queries, keys and values in one.
+            self.pieces = (*self.pieces, (key_states.contiguous(), value_states.contiguous()))
+        if not keys:
+            return key_states, value_states
+        return torch.cat([*keys, key_states], dim=-2), torch.cat([*values, value_states], dim=-2)
+
+    def get_seq_length(self) -> int:
+        """Tokens of the prefix, and new ones after they came."""
+        return self.length
+
+
+class _Sliding(DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]
+    """The same, of the last tokens before a window's end."""
+
+    def __init__(
+        self, window: int, pieces: Sequence[tuple[Tensor, Tensor]], length: int, keep: bool
+    ) -> None:
+        super().__init__(sliding_window=window)
+        self.pieces = tuple(pieces)
+        self.cumulative_length = length
+        self.keep = keep
+        self.is_initialized = bool(pieces)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """What of the prefix lies in the window, and the new states, for every row."""
+        rows = len(key_states)
+        self.cumulative_length += key_states.shape[-2]
+        keys = [key.expand(rows, -1, -1, -1) for key, _ in self.pieces]
+        values = [value.expand(rows, -1, -1, -1) for _, value in self.pieces]
+        whole_keys = torch.cat([*keys, key_states], dim=-2)
+        whole_values = torch.cat([*values, value_states], dim=-2)
+        if self.keep:
+            # With a window of one token, nothing before a token is seen.
+            held = max(0, whole_keys.shape[-2] - (self.sliding_window - 1))
+            last = (whole_keys[:, :, held:].clone(), whole_values[:, :, held:].clone())
+            self.pieces = (last,)
+        return whole_keys, whole_values
+
+
+def continue_prefix(windows: Sequence[Window], prefix: Prefix | None, *, keep: bool) -> Cache:
+    """A cache for one forward pass, which leaves the prefix as it is.
+
+    Args:
+        windows: As :func:`layer_windows` says.
+        prefix: What the rows continue; None for nothing.
+        keep: Whether :func:`new_prefix` is to be called afterwards, for a batch of one row.
+    """
+    length = 0 if prefix is None else prefix.length
+    layers: list[Any] = []
+    for number, window in enumerate(windows):
+        pieces = () if prefix is None else prefix.layers[number]
+        if window == 0:
+            layers.append(DummyLayer())  # type: ignore[no-untyped-call]
+        elif window is None:
+            layers.append(_Whole(pieces, length, keep))
+        else:
+            layers.append(_Sliding(window, pieces, length, keep))
+    cache = DynamicCache()
+    cache.layers = layers
+    return cache
+
+
+def new_prefix(cache: Cache, length: int) -> Prefix:
+    """The prefix that a forward pass has made, with what it continued.
+
+    Args:
+        cache: Of :func:`continue_prefix`, after the pass.
+        length: Tokens of the whole prefix.
+    """
+    return Prefix(length, tuple(getattr(layer, "pieces", ()) for layer in cache.layers))
