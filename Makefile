@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= test,judge,report
+EXTRAS ?= test,judge,report,compressed-tensors
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
