@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Greedy answers to many prompts: a running batch whose finished rows make room for new ones.
+
+``generate`` of transformers runs each batch until its last row has finished. Here a row leaves when
+it is done, and as soon as that pays, prompts that wait take the places that are free.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmkick_plugin.evaluation.batch_sizes import BatchSize, give_back_memory, is_out_of_memory
+from lmkick_plugin.evaluation.row_cache import RowCache
+from lmkick_plugin.evaluation.stop_strings import StopStrings
+
+__all__ = ["Answer", "Counts", "GreedyModel", "decode_greedily"]
+
+#: Free places are filled when they are a quarter of all, or when this many tokens can go in: then
+#: the forward pass is worth its while.
+_WORTH_TOKENS = 512
+
+
+@dataclass(slots=True)
+class Answer:
+    """A prompt and what has been generated for it.
+
+    Attributes:
+        prompt: Token ids, at least one.
+        limit: Most tokens to generate.
+        ends: Token ids that end the answer.
+        stops: Strings that end it.
+        generated: The answer so far, with what ended it.
+        complete: Whether it has ended.
+    """
+
+    prompt: list[int]
+    limit: int
+    ends: frozenset[int]
+    stops: StopStrings
+    generated: list[int] = field(default_factory=list)
+    complete: bool = False
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt and of the longest possible answer."""
+        return len(self.prompt) + self.limit
+
+    def add(self, token: int) -> None:
+        """Append a token, and see whether it is the last one."""
+        self.generated.append(token)
+        self.complete = (
+            len(self.generated) >= self.limit
+            or token in self.ends
+            or self.stops.reached(self.generated)
+        )
+
+
+@dataclass(slots=True)
+class Counts:
+    """Work done: tokens that went through the model with padding, and forward passes."""
+
+    tokens: int = 0
+    passes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyModel:
+    """What a forward pass needs.
+
+    Attributes:
+        forward: The transformers model.
+        device: Where its inputs go.
+        layers: Number of layers that keep keys and values.
+        takes_positions: Whether it accepts ``position_ids``; else it finds them in the mask.
+        extra: Further arguments of each call.
+        while_decoding: Makes a context for passes of one token a row.
+        counts: What has been computed.
+    """
+
+    forward: Callable[..., Any]
+    device: torch.device
+    layers: int
+    takes_positions: bool
+    extra: dict[str, Any]
+    while_decoding: Callable[[], AbstractContextManager[Any]] = nullcontext
+    counts: Counts = field(default_factory=Counts)
+
+    def next_tokens(
+        self, tokens: Tensor, mask: Tensor | None, positions: Tensor, cache: RowCache
+    ) -> Tensor:
+        """One forward pass.
+
+        Args:
+            tokens: int64 ``[rows, new columns]``.
+            mask: int64 ``[rows, all columns]``, 0 where there is no token; None where all are.
+            positions: int64 as ``tokens``.
+            cache: What came before; the new columns are added.
+
+        Returns:
+            int64 ``[rows]``: the most likely next tokens, found as ``generate`` finds them.
+        """
+        arguments = {"position_ids": positions} if self.takes_positions else {}
+        output = self.forward(
+            input_ids=tokens,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            return_dict=True,
+            **arguments,
+            **self.extra,
+        )
+        self.counts.tokens += tokens.numel()
+        self.counts.passes += 1
+        logits: Tensor = output.logits[:, -1]
+        return logits.to(device=self.device, dtype=torch.float32).argmax(dim=-1)
+
+
+class _Running:
+    """The rows that are being answered, and their cache."""
+
+    def __init__(self, model: GreedyModel) -> None:
+        self._model = model
+        self.rows: list[Answer] = []
+        self._lengths: list[int] = []
+        self._sizes = torch.zeros(0, dtype=torch.long, device=model.device)
+        self._next = torch.zeros(0, dtype=torch.long, device=model.device)
+        self._cache: RowCache | None = None
+
+    def admit(self, answers: Sequence[Answer]) -> None:
+        """Read prompts, find their first tokens, and take in what is not complete with these."""
+        texts = [answer.prompt + answer.generated for answer in answers]
+        lengths = [len(text) for text in texts]
+        width = max(lengths)
+        tokens = torch.zeros(len(texts), width, dtype=torch.long)
+        for row, text in enumerate(texts):
+            tokens[row, width - len(text) :] = torch.tensor(text)
+        coming = max(answer.limit - len(answer.generated) for answer in answers)
+        cache = RowCache(self._model.layers, coming)
+        device = self._model.device
+        sizes = torch.tensor(lengths, device=device)
+        columns = torch.arange(width, device=device)[None] - (width - sizes)[:, None]
+        mask = None if min(lengths) == width else (columns >= 0).to(torch.long)
+        # As in generate: what is masked has position 0.
+        chosen = self._model.next_tokens(tokens.to(device), mask, columns.clamp(min=0), cache)
+        kept = _take(answers, chosen)
+        if not kept:
+            return
+        if len(kept) < len(answers):
+            cache.keep(kept, max(lengths[row] for row in kept))
+            chosen, sizes = chosen[kept], sizes[kept]
+        self.rows += [answers[row] for row in kept]
+        self._lengths += [lengths[row] for row in kept]
+        self._sizes = torch.cat([self._sizes, sizes])
+        self._next = torch.cat([self._next, chosen])
+        if self._cache is None:
+            self._cache = cache
+        else:
+            self._cache.join(cache)
+
+    def step(self) -> None:
+        """One more token for every row; those that are complete with it leave."""
+        if self._cache is None:
+            return
+        positions = self._sizes[:, None]
+        self._sizes = self._sizes + 1
+        self._lengths = [length + 1 for length in self._lengths]
+        width = max(self._lengths)
+        mask = None
+        if min(self._lengths) < width:
+            columns = torch.arange(width, device=self._model.device)[None]
+            mask = (columns >= width - self._sizes[:, None]).to(torch.long)
+        with self._model.while_decoding():
+            self._next = self._model.next_tokens(self._next[:, None], mask, positions, self._cache)
+        kept = _take(self.rows, self._next)
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[row] for row in kept]
+        self._lengths = [self._lengths[row] for row in kept]
+        self._sizes, self._next = self._sizes[kept], self._next[kept]
+        if kept:
+            self._cache.keep(kept, max(self._lengths))
+        else:
+            self._cache = None
+
+
+def decode_greedily(
+    model: GreedyModel, answers: Sequence[Answer], size: BatchSize
+) -> Iterator[Answer]:
+    """Answer prompts.
+
+    Args:
+        model: The model.
+        answers: Prompts without answers. Those with the longest prompts and limits are asked first:
+            if they do not fit, that shows at once, and what takes longest does not come last.
+        size: How many rows run at once.
+
+    Yields:
+        Each as soon as it is complete.
+
+    Raises:
+        RuntimeError: Memory does not suffice for a single row (or what the allocator raises).
+    """
+    waiting = deque(sorted(answers, key=lambda answer: (-answer.longest, answer.prompt)))
+    running = _Running(model)
+    while waiting or running.rows:
+        longest = max(answer.longest for answer in [*running.rows, *list(waiting)[:1]])
+        entering = _next_in(waiting, running, size.rows(longest))
+        going = running.rows + entering
+        failed = False
+        try:
+            if entering:
+                running.admit(entering)
+            else:
+                running.step()
+        except (RuntimeError, MemoryError) as error:
+            if len(going) == 1 or not is_out_of_memory(error):
+                raise
+            failed = True
+        if failed:
+            # Some layers may have taken the step and some not: all rows read their texts again.
+            running = _Running(model)
+            waiting.extendleft(answer for answer in reversed(going) if not answer.complete)
+            size.ran_out(len(going), longest)
+            give_back_memory()
+        elif entering:
+            size.fitted(len(going), longest)
+        yield from (answer for answer in going if answer.complete)
+
+
+def _next_in(waiting: deque[Answer], running: _Running, rows: int) -> list[Answer]:
+    """Take from those that wait, if that pays now."""
+    free = min(rows - len(running.rows), len(waiting))
+    if free <= 0:
+        return []
+    tokens = sum(len(waiting[index].prompt) for index in range(free))
+    if running.rows and 4 * free < rows and tokens < _WORTH_TOKENS:
+        return []
+    return [waiting.popleft() for _ in range(free)]
+
+
+def _take(answers: Sequence[Answer], tokens: Tensor) -> list[int]:
+    """Give each answer its token.
+
+    Returns:
+        The numbers of those that are not complete.
+    """
+    for answer, token in zip(answers, tokens.tolist(), strict=True):
+        answer.add(token)
+    return [row for row, answer in enumerate(answers) if not answer.complete]

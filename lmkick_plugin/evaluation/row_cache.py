@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A key/value cache whose rows come and go while the others are being written.
+
+Rows end at the same column and begin where they begin: what lies left of a row is masked. Columns
+are written in place, with room ahead, where a ``DynamicCache`` copies itself for every token. A row
+that has finished gives its place away; a new one moves in with its last token in the last column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+__all__ = ["RowCache"]
+
+#: Most columns of room beyond what is needed, when a buffer is made or grows.
+_MOST_ROOM = 64
+
+
+class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers' own is untyped
+    """Keys and values of one layer: views of two buffers ``[rows, heads, columns, width]``."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.room = room
+        self._buffers: list[Tensor] = []
+        self._first = self._end = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append columns, as ``DynamicLayer`` does."""
+        new = (key_states, value_states)
+        columns = key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._buffers = [_empty(states, columns + self.room) for states in new]
+        elif self._end + columns > self._buffers[0].shape[-2]:
+            self._rebuild(columns)
+        for buffer, states in zip(self._buffers, new, strict=True):
+            buffer[:, :, self._end : self._end + columns] = states
+        self._end += columns
+        return self._show()
+
+    def _rebuild(self, columns: int) -> None:
+        """Make room for more columns behind those in use."""
+        used = self._end - self._first
+        room = max(columns, self.room)
+        for index, buffer in enumerate(self._buffers):
+            grown = _empty(buffer, used + room)
+            grown[:, :, :used] = buffer[:, :, self._first : self._end]
+            self._buffers[index] = grown
+        self._first, self._end = 0, used
+
+    def _show(self) -> tuple[Tensor, Tensor]:
+        keys, values = (buffer[:, :, self._first : self._end] for buffer in self._buffers)
+        self.keys, self.values = keys, values
+        return keys, values
+
+    def keep(self, rows: Tensor, columns: int) -> None:
+        """Keep some rows and the last columns; the memory of the others is given back."""
+        unused = self._end - columns
+        for index, buffer in enumerate(self._buffers):
+            # A copy: the whole of the old buffer would live on in a view of it.
+            kept = buffer[:, :, unused:].index_select(0, rows.to(buffer.device))
+            self._buffers[index] = kept
+        self._first, self._end = 0, columns
+        self._show()
+
+    def join(self, other: _RowLayer) -> None:
+        """Add the rows of another layer, last columns aligned; the other one is used up."""
+        used = max(self._end - self._first, other._end - other._first)
+        self.room = max(self.room, other.room)
+        for index, (one, two) in enumerate(zip(self._buffers, other._buffers, strict=True)):
+            rows = one.shape[0]
+            # Zeros: what is masked is multiplied by 0, and must not be infinite or no number.
+            shape = (rows + two.shape[0], one.shape[1], used + self.room, one.shape[3])
+            joined = one.new_zeros(shape)
+            width = self._end - self._first
+            joined[:rows, :, used - width : used] = one[:, :, self._first : self._end]
+            width = other._end - other._first
+            joined[rows:, :, used - width : used] = two[:, :, other._first : other._end]
+            self._buffers[index] = joined
+            other._buffers[index] = two[:0]
+        self._first, self._end = 0, used
+        self._show()
+
+
+class RowCache(Cache):
+    """The cache of a running batch, for models of which every layer keeps keys and values.
+
+    A sliding window is the mask's affair: nothing is dropped here.
+    """
+
+    def __init__(self, layers: int, coming: int) -> None:
+        """Begin empty.
+
+        Args:
+            layers: Number of the model's layers.
+            coming: How many columns will follow the first ones, at most.
+        """
+        self._parts = [_RowLayer(min(coming, _MOST_ROOM)) for _ in range(layers)]
+        super().__init__(layers=[*self._parts])
+
+    def keep(self, rows: Sequence[int], columns: int) -> None:
+        """Drop what is no longer needed.
+
+        Args:
+            rows: Those that stay, in ascending order.
+            columns: How many of the last columns stay.
+        """
+        chosen = torch.tensor(rows, dtype=torch.long)
+        for layer in self._parts:
+            layer.keep(chosen, columns)
+
+    def join(self, other: RowCache) -> None:
+        """Take in the rows of another cache below the own ones; the other one is used up.
+
+        Args:
+            other: Of the same model, with any number of columns.
+        """
+        for one, two in zip(self._parts, other._parts, strict=True):
+            one.join(two)
+
+
+def _empty(like: Tensor, columns: int) -> Tensor:
+    return like.new_zeros(*like.shape[:2], columns, like.shape[3])
