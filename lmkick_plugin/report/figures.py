@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lmkick_plugin.report.collecting import Cell, Model
 from lmkick_plugin.report.evidence import Evidence
+from lmkick_plugin.report.scoring import DESCRIPTIVE
 from lmkick_plugin.report.series import Curve, Level, curves_of
 from lmkick_plugin.report.statistics import percentile_interval
 
@@ -76,12 +77,14 @@ class Line:
         style: Index into a palette of colours, markers and dashes.
         points: From left to right.
         joined: Whether a line joins them; N:M patterns stand alone.
+        hollow: Whether marks are outlines, as those of N:M patterns are.
     """
 
     name: str
     style: int
     points: tuple[Point, ...]
     joined: bool = True
+    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -221,13 +224,26 @@ def _lines(
             marks += _marks(level, place, point)
         if not marks:
             continue
-        joined = curve.kind != "N:M" and curve.kind != "other"
+        hollow = curve.kind == "N:M"
+        joined = not hollow and curve.kind != "other"
+        if hollow:
+            marks = _side_by_side(marks)
         if origin is not None and curve.kind == "sparsity":
             marks = [origin, *marks]
         lines.append(
-            Line(curve.name, style_of(curve.method), tuple(marks), joined and len(marks) > 1)
+            Line(
+                curve.name, style_of(curve.method), tuple(marks), joined and len(marks) > 1, hollow
+            )
         )
     return lines
+
+
+def _side_by_side(marks: Sequence[Point]) -> list[Point]:
+    """Marks at one share of zeros, moved apart so that each can be seen."""
+    if len({mark.x for mark in marks}) != 1 or not 0 < marks[0].x < 1:
+        return list(marks)
+    middle = (len(marks) - 1) / 2
+    return [replace(mark, x=mark.x + 0.012 * (i - middle)) for i, mark in enumerate(marks)]
 
 
 def _marks(
@@ -296,7 +312,7 @@ def _task(
                     reference=reference,
                     band=band,
                     percent_x=place is _sparsity,
-                    log_y=lower_is_better and min(values) > 0 and max(values) > 4 * min(values),
+                    log_y=lower_is_better and min(values) > 0 and max(values) > 2 * min(values),
                 )
             )
     if not panels:
@@ -304,7 +320,7 @@ def _task(
     return Figure(
         name=f"{prefix}{_slug(task)}",
         title=task,
-        text=_in_words(task, metric, panels, reference, lower_is_better=lower_is_better),
+        text=_in_words(task, metric, panels, reference),
         panels=tuple(panels),
         notes=_truncation(model, task),
     )
@@ -323,11 +339,8 @@ def _in_words(
     metric: str,
     panels: Sequence[Panel],
     reference: float | None,
-    *,
-    lower_is_better: bool,
 ) -> str:
-    better = "lower is better" if lower_is_better else "higher is better"
-    said = f"{task}, {metric} ({better})."
+    said = f"{task}, {metric}{_direction(metric)}."
     if reference is not None:
         said += f" Dense: {reference:.4g}."
     for line in panels[0].lines:
@@ -339,6 +352,14 @@ def _in_words(
         else:
             said += f" {line.name}: {first.y:.4g} to {last.y:.4g}."
     return said
+
+
+def _direction(metric: str) -> str:
+    if metric in ("jsd", "kl"):
+        return " (0 is the dense model)"
+    if metric in DESCRIPTIVE:
+        return ""
+    return " (lower is better)" if metric.endswith("perplexity") else " (higher is better)"
 
 
 def _overview(evidence: Evidence, curves: Sequence[Curve], prefix: str) -> Figure | None:

@@ -107,10 +107,10 @@ def _kind(cell: Cell) -> Kind:
     return "bits" if cell.quantized else "other"
 
 
-def _severity(cell: Cell) -> tuple[float, float, str]:
+def _severity(cell: Cell) -> tuple[float, float, int]:
     every = int(cell.pattern.split(":")[1]) if cell.pattern and ":" in cell.pattern else 0
     # At one share of zeros a longer window is the milder pattern: 4:8 before 2:4 before 1:2.
-    return (cell.sparsity or 0.0, -(cell.bits or 99), f"{-every:06d}" if every else "")
+    return (cell.sparsity or 0.0, -(cell.bits or 99), -every)
 
 
 def curves_of(model: Model) -> list[Curve]:

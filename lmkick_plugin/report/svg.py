@@ -29,12 +29,15 @@ MARKERS = (
     '<path class="stroke" d="M-4.2 0H4.2M0-4.2V4.2"/>',
     '<circle class="ring" r="4"/>',
 )
-"""A shape a style; the last is the dense model's."""
+"""A shape a style; the last is the dense model's. Each is there filled and hollow."""
 
 
 def marker_symbols() -> str:
     """Definitions of the markers, to stand once in a page."""
-    symbols = "".join(f'<g id="m{i}" class="s{i}">{shape}</g>' for i, shape in enumerate(MARKERS))
+    symbols = "".join(
+        f'<g id="m{i}" class="s{i}">{shape}</g><g id="o{i}" class="s{i} open">{shape}</g>'
+        for i, shape in enumerate(MARKERS)
+    )
     return f'<svg class="defs" aria-hidden="true" width="0" height="0"><defs>{symbols}</defs></svg>'
 
 
@@ -206,7 +209,7 @@ def _marks(line: Line, axes: _Axes) -> Iterable[str]:
 
     for point in line.points:
         yield (
-            f'<use href="#m{_style(line)}" x="{axes.x(point.x):.1f}" y="{axes.y(point.y):.1f}">'
+            f'<use href="#{"o" if line.hollow else "m"}{_style(line)}" x="{axes.x(point.x):.1f}" y="{axes.y(point.y):.1f}">'
             f"<title>{escape(point.label)}</title></use>"
         )
 

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+(() => {
+  "use strict";
+  const root = document.documentElement;
+
+  const button = document.getElementById("theme");
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const name = () => {
+    const isDark = root.dataset.theme ? root.dataset.theme === "dark" : dark.matches;
+    button.textContent = isDark ? "Light" : "Dark";
+    button.setAttribute("aria-label", `Switch to ${isDark ? "light" : "dark"} colours`);
+  };
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const isDark = root.dataset.theme ? root.dataset.theme === "dark" : dark.matches;
+    root.dataset.theme = isDark ? "light" : "dark";
+    name();
+  });
+  dark.addEventListener("change", name);
+  name();
+
+  const value = (row, column) => {
+    const cell = row.cells[column];
+    const raw = cell.dataset.v ?? cell.textContent.trim();
+    const number = Number(raw);
+    return raw !== "" && Number.isFinite(number) ? number : raw === "" ? null : raw;
+  };
+  const order = (a, b) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    if (typeof a === "number" && typeof b === "number") return a - b;
+    return String(a).localeCompare(String(b), undefined, { numeric: true });
+  };
+  for (const table of document.querySelectorAll("table.sortable")) {
+    [...table.tHead.rows[0].cells].forEach((head, column) => {
+      const control = document.createElement("button");
+      control.type = "button";
+      control.append(...head.childNodes);
+      head.append(control);
+      control.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const rows = [...table.tBodies[0].rows];
+        const known = (row) => value(row, column) !== null;
+        rows.sort((a, b) => {
+          if (known(a) !== known(b)) return known(a) ? -1 : 1;
+          return (down ? -1 : 1) * order(value(a, column), value(b, column));
+        });
+        table.tBodies[0].append(...rows);
+      });
+    });
+  }
+
+  for (const input of document.querySelectorAll("input[data-filter]")) {
+    const table = document.getElementById(input.dataset.filter);
+    const said = document.getElementById(`${input.id}-said`);
+    input.closest(".tools").hidden = false;
+    input.addEventListener("input", () => {
+      const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let shown = 0;
+      for (const row of table.tBodies[0].rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word));
+        shown += !row.hidden;
+      }
+      said.textContent = words.length ? `${shown} rows` : "";
+    });
+  }
+})();
