@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from lmkick_plugin import mini
 from lmkick_plugin.download import FetchError, RemoteFile, fetch
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Source",
     "WebJson",
     "WebLines",
+    "data_directory",
     "load_rows",
     "locate",
     "read_json_lines",
@@ -213,6 +215,19 @@ class Origin:
             ) from error
 
 
+def data_directory(folder: str | os.PathLike[str] | None = None) -> Path | None:
+    """The data directory that is read.
+
+    Args:
+        folder: What was given; ``mini`` is the embedded one. None or empty: ``LMKICK_DATA_DIR``.
+
+    Returns:
+        An absolute path, which need not exist; None where rows come from the Hub.
+    """
+    text = str(folder or os.environ.get(DATA_DIR_VARIABLE) or "")
+    return Path(mini.data_folder(text)).expanduser().absolute() if text else None
+
+
 def locate(source: Source, data_dir: str | os.PathLike[str] | None = None) -> Origin:
     """Find where the rows of a source are.
 
@@ -223,10 +238,9 @@ def locate(source: Source, data_dir: str | os.PathLike[str] | None = None) -> Or
     Raises:
         DataError: There is a data directory, and it lacks the file.
     """
-    folder = str(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "")
-    if not folder:
+    base = data_directory(data_dir)
+    if base is None:
         return Origin(source)
-    base = Path(folder).expanduser().absolute()
     remedy = f"Add it, or name no data directory: the rows then come from {source.remote}."
     if not base.is_dir():
         raise DataError(f"data directory {base} does not exist; {source.file} was wanted. {remedy}")

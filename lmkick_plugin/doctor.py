@@ -161,7 +161,7 @@ def _device(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _data(args: argparse.Namespace) -> Iterator[Finding]:
-    from lmkick_plugin.data import DATA_DIR_VARIABLE, DataError, locate
+    from lmkick_plugin.data import DataError, data_directory, locate
     from lmkick_plugin.preflight import CommandError, check_tasks
     from lmkick_plugin.tables import (
         freebaseqa,
@@ -173,8 +173,8 @@ def _data(args: argparse.Namespace) -> Iterator[Finding]:
         wikitext,
     )
 
-    folder = args.data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    if not folder:
+    folder = data_directory(args.data_dir)
+    if folder is None:
         offline = [
             name for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if os.environ.get(name)
         ]
@@ -186,7 +186,7 @@ def _data(args: argparse.Namespace) -> Iterator[Finding]:
         sources = [freebaseqa.EVAL, freebaseqa.TRAIN, mmlu.TEST, mmlu.DEV, triviaqa.CLOSED]
         sources += [triviaqa.OPEN, summarization.TEST, instruct.VICUNA_BENCH, instruct.MT_BENCH]
         sources += [wikitext.TEST, instructions.ALPACA, instructions.UNNATURAL]
-        if not Path(folder).expanduser().is_dir():
+        if not folder.is_dir():
             yield Finding("FAIL", "data", f"{folder}: no such directory")
             return
         missing = []
@@ -202,7 +202,8 @@ def _data(args: argparse.Namespace) -> Iterator[Finding]:
     names = [name.strip() for name in args.tasks.split(",") if name.strip()]
     if names:
         try:
-            check_tasks(names, task_metadata={"data_dir": folder} if folder else {}, judged=False)
+            metadata = {} if folder is None else {"data_dir": str(folder)}
+            check_tasks(names, task_metadata=metadata, judged=False)
         except CommandError as error:
             yield Finding("FAIL", "tasks", str(error))
         else:

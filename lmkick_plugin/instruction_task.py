@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
-from lmkick_plugin.data import DATA_DIR_VARIABLE
+from lmkick_plugin.data import DATA_DIR_VARIABLE, data_directory
 from lmkick_plugin.generation_metrics import rouge
 from lmkick_plugin.metrics import exact_match, f1
 from lmkick_plugin.serving import calibration_folders
@@ -58,8 +57,8 @@ class InstructionTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no
 
 def _place(folder: str | None) -> Path | None:
     """The data directory that is read; None for the Hub."""
-    text = folder or os.environ.get(DATA_DIR_VARIABLE)
-    return Path(text).expanduser().resolve() if text else None
+    found = data_directory(folder)
+    return None if found is None else found.resolve()
 
 
 def score_instruction(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

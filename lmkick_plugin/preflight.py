@@ -8,10 +8,10 @@ loaded and compressed: lm-eval builds the model first.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from lmkick_plugin.data import data_directory
 
 __all__ = [
     "CommandError",
@@ -53,7 +53,7 @@ def check_run(options: argparse.Namespace) -> None:
     task_metadata = model_arguments | _mapping(settings.get("metadata"))
     if settings.get("model") == "kick":
         check_model_arguments(model_arguments)
-    check_data_dir(task_metadata.get("data_dir") or os.environ.get("LMKICK_DATA_DIR"))
+    check_data_dir(task_metadata.get("data_dir"))
     tasks = settings.get("tasks") or []
     check_tasks(
         tasks.split(",") if isinstance(tasks, str) else tasks,
@@ -86,9 +86,10 @@ def check_model_arguments(arguments: Mapping[str, Any]) -> None:
 
 def check_data_dir(folder: str | None) -> None:
     """Check that a data directory, where one is given, is a directory."""
-    if folder and not Path(folder).is_dir():
+    found = data_directory(folder)
+    if found is not None and not found.is_dir():
         raise CommandError(
-            f"data_dir={folder}: no such directory; leave it out to read from the Hugging Face Hub"
+            f"data_dir={found}: no such directory; leave it out to read from the Hugging Face Hub"
         )
 
 

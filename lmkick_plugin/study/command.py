@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,7 +151,7 @@ def _arguments(cell: Cell) -> str:
 
 def _check(cells: Sequence[Cell], tasks: Sequence[str], metadata: Mapping[str, Any]) -> None:
     """Find out now what the last cell would stumble over."""
-    check_data_dir(metadata.get("data_dir") or os.environ.get("LMKICK_DATA_DIR"))
+    check_data_dir(metadata.get("data_dir"))
     for cell in cells:
         check_model_arguments(cell.arguments)
     check_tasks(tasks, task_metadata=metadata)
