@@ -25,7 +25,8 @@ class WeightSurvey:
     Attributes:
         sha256: Hash of all parameters: names, dtypes, shapes and bytes. None where this process
             holds only a part of them (tensor parallel).
-        total: Parameters; one that is used twice (tied embeddings) counts once.
+        total: Parameters; one that is used twice (tied embeddings) counts once. Of quantized
+            weights, what is stored counts, which is several weights a number.
         nonzero: Parameters that are not zero, counted likewise.
         bytes: Their size in memory.
     """
@@ -63,25 +64,42 @@ def survey_weights(model: nn.Module) -> WeightSurvey:
             if identity not in seen:
                 seen.add(identity)
                 total += weight.numel()
-                nonzero += int(torch.count_nonzero(weight))
+                nonzero += _count_nonzero(weight)
                 size += weight.numel() * weight.element_size()
     return WeightSurvey(digest.hexdigest() if digest is not None else None, total, nonzero, size)
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, int, Tensor]]:
-    """Yields ``(name, identity, values)`` in order of modules, tied parameters under each name."""
+    """Yields ``(name, identity, values)`` in order of modules, tied parameters under each name.
+
+    Quantized weights come in the plain tensors they consist of: codes, scales, zero points.
+    """
     from accelerate.utils import align_module_device
+
+    from lmkick_plugin.checkpoints.loaded import packed_buffers, parts
 
     for prefix, module in model.named_modules(remove_duplicate=False):
         own = dict(module.named_parameters(recurse=False))
-        if not own:
+        packed = packed_buffers(module)
+        if not own and not packed:
             continue
         # Loading an offloaded module replaces its parameters for a while: identities from before.
         identities = {name: id(parameter) for name, parameter in own.items()}
         with align_module_device(module):
             for name, parameter in module.named_parameters(recurse=False):
                 full = f"{prefix}.{name}" if prefix else name
-                yield full, identities[name], parameter.detach()
+                for part, tensor in parts(full, parameter):
+                    same = identities[name] if part == full else hash((identities[name], part))
+                    yield part, same, tensor.detach()
+        for name, buffer in packed.items():
+            yield f"{prefix}.{name}", id(buffer), buffer
+
+
+def _count_nonzero(weight: Tensor) -> int:
+    if weight.dtype.is_floating_point and weight.element_size() == 1:
+        # torch counts no FP8; all but the sign is zero in a zero.
+        return int(torch.count_nonzero(weight.view(torch.uint8) & 0x7F))
+    return int(torch.count_nonzero(weight))
 
 
 def _chunks(weight: Tensor) -> Iterator[Tensor]:

@@ -57,18 +57,19 @@ def dense_weights(model: Any, originals: Callable[[], Mapping[str, Any]]) -> Ite
     yield Reference("its own dense weights", model, weights.in_place)
 
 
-def another_model(model: Any, name: str, arguments: Mapping[str, Any]) -> Reference:
+def another_model(model: Any, name: str, arguments: Mapping[str, Any], **which: Any) -> Reference:
     """Load another model, onto the device of the evaluated one.
 
     Args:
         model: A ``KickLM``.
         name: Name or path of the other model.
         arguments: With what ``hf`` loaded the evaluated one.
+        **which: Which checkpoint of that name: ``revision``, ``subfolder``.
     """
     from lm_eval.models.huggingface import HFLM
 
     how = {key: value for key, value in arguments.items() if key not in _WHICH}
-    other = HFLM(pretrained=name, tokenizer=model.tokenizer, batch_size=1, **how)
+    other = HFLM(pretrained=name, tokenizer=model.tokenizer, batch_size=1, **how, **which)
     return Reference(name, other)
 
 
