@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= test,judge,report,compressed-tensors
+EXTRAS ?= test,judge,report,bitsandbytes,compressed-tensors,gguf
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
