@@ -147,6 +147,24 @@ def _compare(arguments: Sequence[str]) -> int:
     return compare.main(parser.parse_args(arguments))
 
 
+def _report(arguments: Sequence[str]) -> int:
+    """Write a page about every run in some folders."""
+    from lmkick_plugin.report import command
+
+    parser = argparse.ArgumentParser(prog="lmkick report")
+    command.add_arguments(parser)
+    return command.main(parser.parse_args(arguments))
+
+
+def _export(arguments: Sequence[str]) -> int:
+    """Write one row a model and recipe."""
+    from lmkick_plugin.report import export
+
+    parser = argparse.ArgumentParser(prog="lmkick export")
+    export.add_arguments(parser)
+    return export.main(parser.parse_args(arguments))
+
+
 def _judge(arguments: Sequence[str]) -> int:
     """Judge answers that were logged."""
     from lmkick_plugin.judge import later
@@ -174,6 +192,15 @@ def _layers(arguments: Sequence[str]) -> int:
     return layers.main(parser.parse_args(arguments))
 
 
+def _sweep(arguments: Sequence[str]) -> int:
+    """Evaluate models under recipes, from one configuration."""
+    from lmkick_plugin.sweep import command
+
+    parser = argparse.ArgumentParser(prog="lmkick sweep")
+    command.add_arguments(parser)
+    return command.main(parser.parse_args(arguments))
+
+
 def _study(arguments: Sequence[str]) -> int:
     """Evaluate one compression under several calibrations."""
     from lmkick_plugin.study import command
@@ -186,8 +213,11 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "run": (_run, "compress (model kick) and evaluate: lm_eval run, checked first"),
     "ls": (_ls, "list tasks, groups or tags: lm_eval ls"),
     "validate": (_validate, "check that tasks exist: lm_eval validate"),
+    "sweep": (_sweep, "models x recipes x tasks from one YAML file, resumable"),
     "study": (_study, "what calibration text, its size and its seed do to the scores"),
     "compare": (_compare, "two runs item by item: flips, intervals, match or fail"),
+    "report": (_report, "one page about every run: curves, matching, published findings"),
+    "export": (_export, "one row a model and recipe, for leaderboards and model cards"),
     "judge": (_judge, "let a strong model judge answers that runs logged, later and again"),
     "doctor": (_doctor, "versions, device, data, and the judge's key and endpoint"),
     "layers": (_layers, "what compression did to each weight matrix, as CSV"),

@@ -73,6 +73,11 @@ class Cell:
         return "none" if value is None or str(value).casefold() in NULLS else plain(value, limit=40)
 
     @property
+    def short(self) -> str:
+        """The label without the model's name, for where that goes without saying."""
+        return self.label.removeprefix(Path(self.model).name).strip() or self.label
+
+    @property
     def dense(self) -> bool:
         """Whether nothing was done to the weights, as far as anybody says."""
         pruned = self.number("requested_sparsity")

@@ -18,7 +18,15 @@ from lmkick_plugin.report.output import plain
 from lmkick_plugin.report.record_fields import RECORD_FIELDS
 from lmkick_plugin.report.results import ResultsFile
 
-__all__ = ["HEADLINES", "Score", "cells_csv", "headline", "scores_of", "shown_tasks"]
+__all__ = [
+    "HEADLINES",
+    "Score",
+    "cells_csv",
+    "headline",
+    "scores_of",
+    "shown_tasks",
+    "spreadsheet_safe",
+]
 
 HEADLINES: dict[str, str] = {
     "kick_freebaseqa": "contains",
@@ -208,14 +216,14 @@ def cells_csv(cells: Sequence[Cell], extra: Mapping[str, Sequence[Score]]) -> st
         for score in extra[cell.name]:
             writer.writerow(
                 [
-                    *map(_safe, base),
-                    _safe(score.task),
-                    _safe(score.metric),
-                    _safe(score.filter),
+                    *map(spreadsheet_safe, base),
+                    spreadsheet_safe(score.task),
+                    spreadsheet_safe(score.metric),
+                    spreadsheet_safe(score.filter),
                     repr(score.value),
                     "" if score.stderr is None else repr(score.stderr),
                     "" if score.n is None else score.n,
-                    _safe(str(score.file)),
+                    spreadsheet_safe(str(score.file)),
                 ]
             )
     return text.getvalue()
@@ -229,7 +237,7 @@ def _field(value: Any) -> str:
     return str(value)
 
 
-def _safe(text: str) -> str:
+def spreadsheet_safe(text: str) -> str:
     """Text that a spreadsheet does not take for a formula."""
     cleaned = plain(text)
     try:

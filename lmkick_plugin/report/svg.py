@@ -208,8 +208,9 @@ def _marks(line: Line, axes: _Axes) -> Iterable[str]:
     from markupsafe import escape
 
     for point in line.points:
+        place = f'x="{axes.x(point.x):.1f}" y="{axes.y(point.y):.1f}"'
         yield (
-            f'<use href="#{"o" if line.hollow else "m"}{_style(line)}" x="{axes.x(point.x):.1f}" y="{axes.y(point.y):.1f}">'
+            f'<use href="#{"o" if line.hollow else "m"}{_style(line)}" {place}>'
             f"<title>{escape(point.label)}</title></use>"
         )
 

@@ -11,6 +11,8 @@ from lmkick_plugin.report.evidence import Evidence
 
 __all__ = ["large_sparse_against_small_dense", "quantization_keeps_more"]
 
+_NEAR_BYTES = 0.15  # half the weights and a mask of them take 12 % more than 8 bits a weight
+
 
 def large_sparse_against_small_dense(evidence: Evidence, model: Model) -> Finding:
     """Claim 8: a large model pruned to a small one's size is no better than the small one.
@@ -64,14 +66,14 @@ def quantization_keeps_more(evidence: Evidence, model: Model) -> Finding:
 
     Returns:
         The finding: each quantized run against the best pruned run whose bytes in the best known
-        format are within 10 % of its own, by mean recovery over the knowledge tasks both have.
+        format are within 15 % of its own, by mean recovery over the knowledge tasks both have.
     """
     pruned = [c for c in model.cells if c.pruned and c.compressor not in CONTROLS and c.bytes]
     parts = []
     for cell in model.cells:
         if not cell.quantized or cell.compressor in CONTROLS or not cell.bytes:
             continue
-        near = [c for c in pruned if abs((c.bytes or 0) / cell.bytes - 1) <= NEAR]
+        near = [c for c in pruned if abs((c.bytes or 0) / cell.bytes - 1) <= _NEAR_BYTES]
         rivals = []
         for other in near:
             tasks = [

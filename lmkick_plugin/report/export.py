@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lmkick export RESULTS... --format leaderboard -o DIR``: one row a model and recipe.
+
+JSON Lines and CSV for leaderboards, and a table in Markdown for a model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmkick_plugin.report.collecting import Cell, Collection, collect
+from lmkick_plugin.report.command import labels_of, metrics_of
+from lmkick_plugin.report.evidence import Evidence, gather
+from lmkick_plugin.report.formatting import NOTHING, number, percent
+from lmkick_plugin.report.markdown import escaped, table
+from lmkick_plugin.report.output import emit, plain, write_atomically
+from lmkick_plugin.report.paired import Settings
+from lmkick_plugin.report.record_fields import RECORD_FIELDS
+from lmkick_plugin.report.results import ResultsError
+from lmkick_plugin.report.scores import spreadsheet_safe
+from lmkick_plugin.report.statistics import StatisticsError
+
+__all__ = ["FIELDS", "SCHEMA", "add_arguments", "leaderboard_rows", "main", "write_leaderboard"]
+
+SCHEMA = "lmkick-leaderboard-1"
+"""Changes when a field is renamed, removed or given another meaning."""
+
+_OF_ANOTHER_FILE = ("layer_summary", "versions", "truncated_prompts")
+FIELDS = (
+    "schema",
+    "label",
+    "model",
+    "dense",
+    *(field for field in RECORD_FIELDS if field not in _OF_ANOTHER_FILE),
+    "versions",
+    "scores",
+    "results",
+)
+"""Fields of a row of ``leaderboard.jsonl``, in order."""
+
+
+def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
+    """One row a model and recipe.
+
+    Args:
+        evidence: What is known.
+
+    Returns:
+        The fields of `FIELDS`. ``scores`` maps each task to the metric that stands for it: name,
+        value, stderr, n, recovery, verdict, version of the task. Numbers that are not finite are
+        null, for JSON has none.
+    """
+    rows = []
+    for cell in evidence.collection.cells:
+        scores: dict[str, Any] = {}
+        for task in evidence.tasks:
+            score = evidence.score(cell, task)
+            if score is None:
+                continue
+            pairing = evidence.pairing(cell, task)
+            found = pairing.statistics if pairing is not None else None
+            file = next(f for f in cell.run.files if f.path == score.file)
+            scores[task] = {
+                "metric": score.metric,
+                "filter": score.filter,
+                "value": _finite(score.value),
+                "stderr": _finite(score.stderr),
+                "n": score.n,
+                "recovery": None if found is None else _finite(found.recovery),
+                "verdict": None if found is None else found.verdict,
+                "version": file.mapping("versions").get(task),
+            }
+        values = {field: cell.record.get(field) for field in RECORD_FIELDS}
+        rows.append(
+            {
+                "schema": SCHEMA,
+                "label": cell.label,
+                "model": cell.model,
+                "dense": cell.dense,
+                **{k: _finite(values[k]) for k in FIELDS if k in RECORD_FIELDS},
+                "scores": scores,
+                "results": [str(file.path) for file in cell.run.files],
+            }
+        )
+    return [{field: row[field] for field in FIELDS} for row in rows]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_leaderboard(evidence: Evidence, output: Path) -> list[Path]:
+    """Write ``leaderboard.jsonl``, ``leaderboard.csv`` and ``model_card.md``.
+
+    Args:
+        evidence: What is known.
+        output: Folder; made where it is missing.
+
+    Returns:
+        The files.
+
+    Raises:
+        OSError: One cannot be written.
+    """
+    rows = leaderboard_rows(evidence)
+    lines = [json.dumps(row, ensure_ascii=True, allow_nan=False, default=str) for row in rows]
+    texts = {
+        "leaderboard.jsonl": "".join(f"{line}\n" for line in lines),
+        "leaderboard.csv": _csv(rows, evidence.tasks),
+        "model_card.md": _card(evidence),
+    }
+    for name, text in texts.items():
+        write_atomically(output / name, text)
+    return [output / name for name in texts]
+
+
+def _csv(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
+    """The same rows, a task's numbers in columns of their own."""
+    plain_fields = [field for field in FIELDS if field not in ("scores", "results", "versions")]
+    parts = ("metric", "value", "stderr", "n", "recovery", "verdict")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{task}.{part}" for task in tasks for part in parts]
+    writer.writerow([*plain_fields, "versions", *map(plain, columns), "results"])
+    for row in rows:
+        scores = row["scores"]
+        writer.writerow(
+            [
+                *(_cell(row[field]) for field in plain_fields),
+                _cell(row["versions"]),
+                *(_cell(scores.get(task, {}).get(part)) for task in tasks for part in parts),
+                _cell(" ".join(row["results"])),
+            ]
+        )
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict | list):
+        return json.dumps(value, sort_keys=True)
+    return spreadsheet_safe(str(value))
+
+
+def _card(evidence: Evidence) -> str:
+    parts = []
+    for model in evidence.collection.models:
+        for cell in model.cells:
+            rows = [_card_row(evidence, model.dense, cell, task) for task in evidence.tasks]
+            known = [row for row in rows if row is not None]
+            if known:
+                parts += [
+                    f"## {escaped(cell.label)}",
+                    table(("task", "metric", "n", "dense", "this model", "recovery"), known),
+                ]
+    if not parts:
+        parts = ["No compressed run here has a dense run to be compared with."]
+    parts.append(
+        f"Recovery: this model's score over the dense one's, evaluated with lmkick; ± is a"
+        f" standard error. Weights: {_hashes(evidence.collection)}."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _card_row(
+    evidence: Evidence, dense: Cell | None, cell: Cell, task: str
+) -> tuple[str, ...] | None:
+    score = evidence.score(cell, task)
+    whole = None if dense is None else evidence.score(dense, task)
+    pairing = evidence.pairing(cell, task)
+    if score is None or whole is None or pairing is None:
+        return None
+    return (
+        task,
+        score.metric,
+        str(pairing.statistics.n),
+        _with_error(whole.value, whole.stderr),
+        _with_error(score.value, score.stderr),
+        percent(pairing.statistics.recovery),
+    )
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return number(value) + ("" if error is None else f" ± {number(error)}")
+
+
+def _hashes(collection: Collection) -> str:
+    known = [
+        f"{escaped(cell.label)} {escaped(str(cell.record['weights_sha256'])[:12])}"
+        for cell in collection.cells
+        if cell.record.get("weights_sha256")
+    ]
+    return ", ".join(known) or NOTHING
+
+
+# --- command line ---------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments.
+
+    Args:
+        parser: The parser of ``lmkick export``.
+    """
+    parser.description = (
+        "Write one row a model and recipe as JSON Lines and CSV (scores, standard errors, n,"
+        " versions, recipe, hash of the weights), and a table in Markdown for a model card."
+    )
+    parser.add_argument(
+        "results", nargs="+", type=Path, metavar="RESULTS", help="result folders or results files"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to"
+    )
+    parser.add_argument(
+        "--format", choices=["leaderboard"], default="leaderboard", help="what to write"
+    )
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="FOLDER=LABEL", help="as in lmkick report"
+    )
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="TASK=METRIC", help="as in lmkick report"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        args: As declared by `add_arguments`.
+
+    Returns:
+        Exit status: 0, or 2 where there is nothing to export or it cannot be written.
+    """
+    try:
+        collection = collect(args.results, labels=labels_of(args.label))
+        evidence = gather(collection, Settings(metrics=metrics_of(args.metric)), progress=True)
+        for line in [*(f"skipped {s}" for s in collection.skipped), *evidence.notes]:
+            print(f"lmkick export: {plain(line)}", file=sys.stderr)
+        for path in write_leaderboard(evidence, args.output):
+            emit(str(path))
+    except (ResultsError, StatisticsError, OSError) as error:
+        print(f"lmkick export: {error}", file=sys.stderr)
+        return 2
+    return 0
