@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From models and recipes to cells: each combination once, the dense model of each first."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lmkick_plugin.arguments import ARGUMENTS, parse_arguments
+from lmkick_plugin.checks import check_pretrained
+from lmkick_plugin.recipe import Recipe
+from lmkick_plugin.sweep.config import SweepConfig
+from lmkick_plugin.values import is_unset, read_seeds, settings_error, suggest
+
+__all__ = ["DENSE", "SPEED", "Cell", "list_cells", "slug"]
+
+DENSE = "dense"
+#: Arguments that say how fast and where, not what.
+SPEED = frozenset({"batch_size", "max_batch_size", "device", "resume_dir", "compress_cache"})
+# Each cell gets a folder of its own below the one that is named.
+_FOLDERS = ("resume_dir", "save_compressed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model under one recipe.
+
+    Attributes:
+        name: Its folder below the sweep's.
+        model: Arguments of ``--model kick`` that belong to the model.
+        recipe: Those that belong to the compression; none for the dense model.
+        settings: The recipe as read, defaults included: what tells it from others.
+    """
+
+    name: str
+    model: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All arguments of ``--model kick``, but batch size and device."""
+        return {**self.model, **(self.recipe or {"compressor": "none"})}
+
+    @property
+    def group(self) -> str:
+        """The folder of its model: cells of one group share the dense weights."""
+        return self.name.partition("/")[0]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing is compressed."""
+        return self.name.endswith(f"/{DENSE}")
+
+    @property
+    def compressor(self) -> str:
+        """The method's name."""
+        return str(self.settings["compressor"])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its weights: model and recipe, whatever was spelled out of the defaults."""
+        model = {name: value for name, value in self.model.items() if name not in SPEED}
+        return {"model": model, "recipe": dict(self.settings)}
+
+
+def list_cells(config: SweepConfig) -> tuple[list[Cell], int]:
+    """Span the grid and check each of its points, without loading anything.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The cells, and how many were left out because they stood there twice.
+
+    Raises:
+        SettingsError: A model or recipe is wrong; the message names its place and the point of
+            the grid.
+    """
+    models = [
+        (f"models[{number}]", _model_arguments(config, number, model))
+        for number, model in enumerate(config.models)
+    ]
+    names = _model_names([arguments for _, arguments in models])
+    points = [("dense", dict[str, Any]())] if config.dense else []
+    for number, recipe in enumerate(config.recipes):
+        points += _points(f"recipes[{number}]", recipe, config.seeds)
+    cells: dict[str, Cell] = {}
+    repeated = 0
+    for (place, arguments), name in zip(models, names, strict=True):
+        _check(place, lambda given=arguments: check_pretrained(given["pretrained"]))
+        for where, recipe in points:
+            point = where if where != "dense" else place
+            settings = _check(point, lambda a=arguments, r=recipe: _settings({**a, **r}))
+            folder = f"{name}/{_recipe_name(settings)}"
+            if folder in cells:
+                repeated += 1
+                continue
+            kept = {} if folder.endswith(f"/{DENSE}") else _own_folders(recipe, folder)
+            cells[folder] = Cell(folder, arguments, kept, settings)
+    return list(cells.values()), repeated
+
+
+def _check(place: str, read: Any) -> Any:
+    try:
+        return read()
+    except (ValueError, TypeError) as error:
+        raise settings_error(f"{place}: {error}") from error
+
+
+def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    recipe, _ = parse_arguments(arguments)
+    recipe.build_compressor()
+    found = {
+        setting.name: getattr(recipe, setting.name) for setting in fields(Recipe) if setting.compare
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _own_folders(recipe: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    return {
+        name: f"{value}/{folder}" if name in _FOLDERS and not is_unset(value) else value
+        for name, value in recipe.items()
+    }
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+def _points(
+    place: str, recipe: Mapping[str, Any], seeds: Sequence[int]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The points of one recipe's grid, each with its place for messages."""
+    known = {name for name in ARGUMENTS if name not in ("data_dir", "reference")}
+    for name in recipe:
+        if name not in known:
+            hint = suggest(name, known) or f"Known: {', '.join(sorted(known))}. "
+            raise settings_error(f"{place}.{name}: there is no such setting of a recipe. {hint}")
+    spread = {
+        name: list(value) if isinstance(value, list | tuple) else [value]
+        for name, value in recipe.items()
+    }
+    if "seed" in spread:
+        spread["seed"] = [
+            seed for value in spread["seed"] for seed in _check(place, lambda v=value: _seeds(v))
+        ]
+    varied = [name for name, values in spread.items() if len(values) > 1]
+    for values in itertools.product(*spread.values()):
+        point = dict(zip(spread, values, strict=True))
+        where = ", ".join(f"{name}={point[name]}" for name in varied)
+        compressor = str(point.get("compressor", "none")).strip().lower()
+        takes_seed = compressor in ARGUMENTS["seed"].goes_with
+        repeated = seeds if seeds and takes_seed and "seed" not in point else (None,)
+        for seed in repeated:
+            chosen = point if seed is None else {**point, "seed": seed}
+            yield f"{place} with {where}" if where else place, chosen
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    return read_seeds("seed", value)
+
+
+def _recipe_name(settings: Mapping[str, Any]) -> str:
+    """The compressor and what differs from the defaults."""
+    parts = []
+    for name, value in settings.items():
+        argument = ARGUMENTS.get("seed" if name == "seeds" else name)
+        default = None if argument is None else argument.default
+        if name == "compressor" or value == default or (name, value) == ("pattern", "unstructured"):
+            continue
+        if name == "seeds":
+            if list(value) != list(default or ()):
+                parts.append(f"seed={value[0]}")
+            continue
+        shown = str(value).lower() if isinstance(value, bool) else value
+        parts.append(f"{name}={slug(shown)}")
+    compressor = settings["compressor"]
+    if not parts and compressor == "none":
+        return DENSE
+    return "_".join([str(compressor), *parts])
+
+
+def slug(value: object) -> str:
+    """A value as part of a folder's name, different for different values.
+
+    >>> slug("2:4"), slug(0.5), slug("task:alpaca")
+    ('2-4', '0.5', 'task-alpaca')
+    """
+    text = str(value)
+    plain = re.sub(r"[^\w.+-]+", "-", text)
+    if plain == text or text.startswith(("task:", "mix:")) or re.fullmatch(r"\d+:\d+", text):
+        return plain
+    return f"{plain[-40:]}-{_digest(text)}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+def _model_arguments(config: SweepConfig, number: int, model: Mapping[str, Any]) -> dict[str, Any]:
+    common: dict[str, Any] = dict(config.model_args)
+    if config.dtype is not None:
+        common["dtype"] = config.dtype
+    if config.data_dir is not None:
+        common["data_dir"] = config.data_dir
+    for place, given in (("model_args", config.model_args), (f"models[{number}]", model)):
+        for name in given:
+            if name in ("batch_size", "max_batch_size", "device"):
+                raise settings_error(f"{place}.{name}: write it at the top, for the whole sweep.")
+            ours = ARGUMENTS.get(name)
+            if ours is not None and (name == "compressor" or "none" not in ours.goes_with):
+                raise settings_error(
+                    f"{place}.{name} belongs to a recipe. Move it to recipes: the dense model is "
+                    "evaluated too."
+                )
+    return common | dict(model)
+
+
+def _model_names(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A folder for each: its own name, with a hash where that does not tell it from others."""
+    short = [_short(str(model["pretrained"])) for model in models]
+    names = []
+    for name, model in zip(short, models, strict=True):
+        others = {key: value for key, value in model.items() if key not in ("data_dir", "dtype")}
+        if short.count(name) > 1:
+            others = dict(model)
+        plain = short.count(name) == 1 and set(others) == {"pretrained"}
+        names.append(name if plain else f"{name}-{_digest(others)}")
+    return names
+
+
+def _short(pretrained: str) -> str:
+    path = Path(pretrained).expanduser()
+    name = path.resolve().name if path.is_dir() else pretrained.strip("/").replace("/", "__")
+    return re.sub(r"[^\w.+-]+", "-", name) or "model"

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process of one worker: ``python -m lmkick_plugin.sweep.local_worker``, started by a sweep."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from typing import IO
+
+from lmkick_plugin.sweep.config import SweepConfig
+from lmkick_plugin.sweep.work import CellWorker, Order
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run cells as they come in, until the sweep that started this process is gone."""
+    # Whatever prints must not end up among the messages.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    config = SweepConfig.from_json(lines.get())
+    worker = CellWorker(config)
+    while True:
+        order = Order.from_json(lines.get())
+
+        def told(task: str, state: str, seconds: float) -> None:
+            _say(out, {"event": "task", "task": task, "state": state, "seconds": seconds})
+
+        worker.run(order, told)
+        _say(out, {"event": "ended"})
+
+
+def _listen(lines: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)  # nobody is there any more, and the main thread may be at it for hours
+
+
+def _say(out: IO[str], message: dict[str, object]) -> None:
+    out.write(json.dumps(message) + "\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a sweep has to do: its cells, what of them is done, how long the rest may take."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmkick_plugin.preflight import CommandError
+from lmkick_plugin.report.output import render_table
+from lmkick_plugin.sweep.config import SweepConfig
+from lmkick_plugin.sweep.evaluating import environment
+from lmkick_plugin.sweep.grid import Cell, list_cells
+from lmkick_plugin.sweep.ledger import Ledger
+from lmkick_plugin.sweep.tasks import asks_for_answers
+from lmkick_plugin.values import suggest
+
+__all__ = ["PlannedCell", "SweepPlan", "make_plan", "task_settings"]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell and what is known of it.
+
+    Attributes:
+        cell: The cell.
+        folder: Where its results are kept.
+        done: Results file by task.
+        failed: Tasks whose last evaluation failed.
+        missing: Tasks that were never evaluated to their end.
+        ledger: What its folder says.
+    """
+
+    cell: Cell
+    folder: Path
+    done: Mapping[str, Path]
+    failed: tuple[str, ...]
+    missing: tuple[str, ...]
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All cells of a sweep.
+
+    Attributes:
+        config: The configuration.
+        tasks: What is evaluated and kept by itself.
+        cells: The cells, the dense one of each model first.
+        repeated: Points of the grid that were left out because they stood there twice.
+        retry_failed: Whether what failed is tried again.
+    """
+
+    config: SweepConfig
+    tasks: tuple[str, ...]
+    cells: tuple[PlannedCell, ...]
+    repeated: int
+    retry_failed: bool
+
+    def pending(self, planned: PlannedCell) -> tuple[str, ...]:
+        """The tasks that are to be run now, in order."""
+        wanted = {*planned.missing, *(planned.failed if self.retry_failed else ())}
+        return tuple(task for task in self.tasks if task in wanted)
+
+    @property
+    def to_do(self) -> list[PlannedCell]:
+        """Cells that are not finished."""
+        return [planned for planned in self.cells if self.pending(planned)]
+
+    def seconds(self, planned: PlannedCell) -> float | None:
+        """How long what is pending may take, by what was finished; None where nothing was."""
+        pending = self.pending(planned)
+        if not pending:
+            return 0.0
+        spans = [_mean(self._spans(planned, task)) for task in pending]
+        making = _mean(self._making(planned))
+        known = [span for span in spans if span is not None]
+        if not known:
+            return None
+        # A task that was never run takes as long as the others do, for want of better knowledge.
+        mean = statistics.fmean(known)
+        return (making or 0.0) + sum(mean if span is None else span for span in spans)
+
+    def _spans(self, planned: PlannedCell, task: str) -> list[float]:
+        found = [
+            (other.cell.group, float(other.ledger.tasks[task]["seconds"]))
+            for other in self.cells
+            if task in other.done and other.ledger.tasks[task].get("seconds") is not None
+        ]
+        same = [span for group, span in found if group == planned.cell.group]
+        return same or [span for _, span in found]
+
+    def _making(self, planned: PlannedCell) -> list[float]:
+        found = [
+            (other.cell, float(other.ledger.facts["compress_seconds"]))
+            for other in self.cells
+            if "compress_seconds" in other.ledger.facts
+        ]
+        for alike in ("group", "compressor"), ("compressor",), ("group",):
+            same = [
+                span
+                for cell, span in found
+                if all(getattr(cell, name) == getattr(planned.cell, name) for name in alike)
+            ]
+            if same:
+                return same
+        return []
+
+    @property
+    def seconds_left(self) -> float | None:
+        """For everything that is pending in one process; None where nothing is known yet."""
+        spans = [self.seconds(planned) for planned in self.to_do]
+        known = [span for span in spans if span is not None]
+        return sum(known) if len(known) == len(spans) else None
+
+    def text(self) -> str:
+        """The plan as a table, for people."""
+        rows = [
+            [
+                planned.cell.name,
+                self._state(planned),
+                f"{len(planned.done)}/{len(self.tasks)}",
+                _span(self.seconds(planned)) if self.pending(planned) else "",
+                _size(planned.ledger.facts.get("bytes")),
+            ]
+            for planned in self.cells
+        ]
+        table = render_table(["cell", "state", "tasks", "about", "bytes"], rows, text_columns=2)
+        left = len(self.to_do)
+        failed = sum(bool(planned.failed) for planned in self.cells)
+        lines = [
+            table,
+            "",
+            f"{len(self.cells)} cells of {len(self.tasks)} tasks below {self.config.output}: "
+            f"{len(self.cells) - left} done, {left} to do"
+            + (f", about {_span(self.seconds_left)} by what was finished" if left else ""),
+            f"tasks: {' '.join(self.tasks)}",
+        ]
+        if failed and not self.retry_failed:
+            lines.append(f"{failed} cells have failed and are left: --retry-failed tries again")
+        if self.repeated:
+            lines.append(f"{self.repeated} points of the grid stood there twice and count once")
+        return "\n".join(lines)
+
+    def _state(self, planned: PlannedCell) -> str:
+        pending = self.pending(planned)
+        if planned.failed and not self.retry_failed:
+            return "failed" if not pending else "to do (some failed)"
+        return ("to do" if not planned.done else "to go on") if pending else "done"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown time"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _size(size: object) -> str:
+    return f"{size:,}" if isinstance(size, int) else ""
+
+
+def make_plan(
+    config: SweepConfig, tasks: Sequence[str], *, retry_failed: bool = False
+) -> SweepPlan:
+    """Span the grid and look at what is done of it.
+
+    Args:
+        config: The configuration.
+        tasks: What is evaluated and kept by itself.
+        retry_failed: Whether what failed is tried again.
+
+    Raises:
+        SettingsError: A model or recipe is wrong.
+        CommandError: A name after ``limit`` or ``max_gen_toks`` is no task of the sweep, or the
+            output folder holds a sweep of other settings.
+    """
+    for name in ("limit", "max_gen_toks"):
+        given = getattr(config, name)
+        for task in given if isinstance(given, Mapping) else ():
+            if task not in (*tasks, "default"):
+                raise CommandError(
+                    f"{name}.{task}: that is none of the sweep's tasks. {suggest(task, tasks)}"
+                    f"They are: {', '.join(tasks)}"
+                )
+    cells, repeated = list_cells(config)
+    settings = {task: task_settings(config, task) for task in tasks}
+    planned = tuple(_look(config.output_path, cell, settings) for cell in cells)
+    return SweepPlan(config, tuple(tasks), planned, repeated, retry_failed)
+
+
+def _look(output: Path, cell: Cell, settings: Mapping[str, Mapping[str, Any]]) -> PlannedCell:
+    folder = output / cell.name
+    identity: dict[str, Any] = json.loads(json.dumps(cell.identity, default=str))
+    ledger = Ledger.open(folder, cell.name, identity)
+    done = {task: path for task in settings if (path := ledger.results(task, settings[task]))}
+    failed = tuple(task for task in settings if task not in done and ledger.failed(task))
+    missing = tuple(task for task in settings if task not in done and task not in failed)
+    return PlannedCell(cell, folder, done, failed, missing, ledger)
+
+
+def task_settings(config: SweepConfig, task: str) -> dict[str, Any]:
+    """How a task is evaluated: all that decides its scores beside the weights, as JSON knows it.
+
+    Args:
+        config: The configuration.
+        task: One of the sweep's.
+    """
+    generation = dict(config.gen_kwargs)
+    longest = _of(config.max_gen_toks, task)
+    if longest is not None:
+        generation["max_gen_toks"] = longest
+    chat = config.apply_chat_template
+    found = {
+        "limit": _of(config.limit, task),
+        "num_fewshot": config.num_fewshot,
+        "apply_chat_template": chat if chat != "auto" or asks_for_answers(task) else "false",
+        "system_instruction": config.system_instruction,
+        "gen_kwargs": generation,
+        "bootstrap_iters": config.bootstrap_iters,
+        "metadata": {name: config.metadata[name] for name in _deciding(config.metadata)},
+        "environment": environment(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return {name: value for name, value in plain.items() if value not in (None, {})}
+
+
+def _of(given: Any, task: str) -> Any:
+    return given.get(task, given.get("default")) if isinstance(given, Mapping) else given
+
+
+# How a judge is asked decides its scores; how often, how patiently and where its replies are kept
+# does not.
+_PATIENCE = frozenset(
+    f"judge_{name}"
+    for name in (
+        "store", "max_requests", "concurrency", "timeout", "retries", "backoff", "max_wait",
+        "give_up_after",
+    )
+)  # fmt: skip
+
+
+def _deciding(metadata: Iterable[str]) -> Iterator[str]:
+    return (name for name in metadata if name not in _PATIENCE)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks of a sweep: names from lm-eval's index, objects built once for all cells of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmkick_plugin.preflight import CommandError
+from lmkick_plugin.values import suggest
+
+__all__ = ["TaskShelf", "asks_for_answers", "task_manager"]
+
+# The benchmark's protocol: answers to these are meant to be asked for in a chat model's own form.
+_GENERATION = (
+    "kick_summarization",
+    "kick_instruct",
+    "kick_alpaca",
+    "kick_unnatural",
+    "kickonly_mtbench",
+)
+
+
+def asks_for_answers(task: str) -> bool:
+    """Whether a chat model is to be asked through its chat template.
+
+    >>> asks_for_answers("kick_summarization_small"), asks_for_answers("kick_mmlu")
+    (True, False)
+    """
+    return task.startswith(_GENERATION)
+
+
+def task_manager(
+    names: Sequence[str], metadata: dict[str, Any], include_path: str | None = None
+) -> Any:
+    """One manager for all cells; without lm-eval's own 14,000 files where no task needs them.
+
+    Args:
+        names: What was asked for.
+        metadata: For the tasks. lm-eval's manager keeps this very mapping and looks into it
+            whenever it loads a task.
+        include_path: A folder of more tasks.
+
+    Raises:
+        CommandError: There is no such task.
+    """
+    from lm_eval.tasks import TaskManager
+
+    from lmkick_plugin.registration import TASK_FOLDER, register
+
+    register()
+    folders = [TASK_FOLDER, *([include_path] if include_path else [])]
+    ours = TaskManager(include_path=folders, include_defaults=False, metadata=metadata)
+    if all(ours.match_tasks([name]) for name in names):
+        return ours
+    manager = TaskManager(include_path=include_path, metadata=metadata)
+    for name in names:
+        if not manager.match_tasks([name]):
+            hint = suggest(name, manager.all_tasks)
+            raise CommandError(f"no task {name!r}. {hint}`lmkick ls tasks` lists them")
+    return manager
+
+
+class TaskShelf:
+    """Tasks by name, built when they are first asked for.
+
+    Attributes:
+        names: What is evaluated and kept by itself: tasks, and groups that have scores of their
+            own. Groups that only gather others are opened.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        metadata: Mapping[str, Any],
+        include_path: str | None = None,
+    ) -> None:
+        """Find the tasks in lm-eval's index.
+
+        Args:
+            names: Tasks, groups, tags or globs.
+            metadata: For the tasks.
+            include_path: A folder of more tasks.
+
+        Raises:
+            CommandError: There is no such task.
+        """
+        self._metadata = dict(metadata)
+        self._shown: dict[str, Any] = {"lmkick": "sweep", **metadata}
+        self._manager = task_manager(names, self._shown, include_path)
+        self._built: dict[str, list[Any]] = {}
+        self._for: dict[str, Any] | None = None
+        found: dict[str, None] = {}
+        for name in names:
+            for match in self._manager.match_tasks([name]):
+                found.update(dict.fromkeys(self._open(match)))
+        self.names = tuple(found)
+
+    def _open(self, name: str) -> list[str]:
+        entry = self._manager.task_index[name]
+        if entry.kind.name == "TAG":
+            return sorted(entry.tags)
+        config = entry.cfg or {}
+        members = config.get("task") or []
+        gathers = not config.get("aggregate_metric_list") and all(
+            isinstance(member, str) for member in members
+        )
+        if entry.kind.name == "GROUP" and isinstance(members, list) and gathers:
+            return [leaf for member in members for leaf in self._open(member)]
+        return [name]
+
+    def use(self, model: Mapping[str, Any]) -> None:
+        """Hand a model's arguments to the tasks from now on, as lm-eval does.
+
+        Args:
+            model: Arguments of ``--model kick`` that all its cells share.
+        """
+        if self._for == dict(model):
+            return
+        self._for = dict(model)
+        self._built.clear()
+        self._shown.clear()
+        self._shown.update({**model, **self._metadata})
+
+    def objects(self, name: str) -> list[Any]:
+        """A task or group as lm-eval's ``simple_evaluate`` takes it, the same object each time.
+
+        Args:
+            name: One of :attr:`names`.
+        """
+        if name not in self._built:
+            loaded = self._manager.load([name])
+            groups = loaded.get("groups", {})
+            self._built[name] = [groups[name]] if name in groups else list(loaded["tasks"].values())
+        return self._built[name]
+
+    def check(self, *, judged: bool = True) -> None:
+        """Build every task, which checks its data, and look at the judge, where there is one.
+
+        Args:
+            judged: Whether to.
+
+        Raises:
+            CommandError: What is missing or wrong.
+        """
+        for name in self.names:
+            try:
+                self.objects(name)
+                for task in self._manager.load(self.objects(name))["tasks"].values():
+                    check_judge = getattr(task, "check_judge", None)
+                    if judged and check_judge is not None:
+                        check_judge()
+            except (ValueError, KeyError, OSError, RuntimeError) as error:
+                raise CommandError(f"tasks: {name}: {error}") from error
