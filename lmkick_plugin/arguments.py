@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin import mini
 from lmkick_plugin.calibration import check_source
+from lmkick_plugin.checkpoints.formats import FORMATS, check_recipe
+from lmkick_plugin.checkpoints.load_quantized import read_quantize
 from lmkick_plugin.recipe import COMPRESSORS, Recipe, split_pattern
 from lmkick_plugin.values import (
     is_unset,
@@ -97,7 +100,7 @@ def _read_calibration(name: str, value: object) -> str:
 
 def _read_data_dir(name: str, value: object) -> str:
     text = read_text(name, value)
-    if not Path(text).is_dir():
+    if not Path(mini.data_folder(text)).is_dir():
         raise settings_error(
             f"{name}={text}: no such folder. Give the folder that holds the data files, or leave "
             f"{name} out to read from the Hub."
@@ -112,6 +115,35 @@ def _read_resume_dir(name: str, value: object) -> str:
             f"{name}={text} is a file. Give a folder for finished blocks; it is made where absent."
         )
     return text
+
+
+def _read_cache_dir(name: str, value: object) -> str:
+    text = read_text(name, value)
+    if Path(text).exists() and not Path(text).is_dir():
+        raise settings_error(
+            f"{name}={text} is a file. Give a folder for compressed weights; it is made where "
+            "absent."
+        )
+    return text
+
+
+def _read_cache_gb(name: str, value: object) -> float:
+    size = read_float(name, value)
+    if size <= 0:
+        raise settings_error(f"{name}={value!r}: expected GB that the cache may take, such as 100.")
+    return size
+
+
+def _read_new_folder(name: str, value: object) -> str:
+    from lmkick_plugin.checkpoints.atomic import check_target
+
+    text = read_text(name, value)
+    check_target(text)
+    return text
+
+
+def _read_format(name: str, value: object) -> str:
+    return read_choice(name, value, FORMATS)
 
 
 def _read_compressor(name: str, value: object) -> str:
@@ -150,15 +182,13 @@ ARGUMENTS: dict[str, Argument] = {
     "seed": Argument(read_seeds, (*_CALIBRATING, "random"), (0,)),
     "data_dir": Argument(_read_data_dir),
     "resume_dir": Argument(_read_resume_dir, COMPRESSORS[1:]),
+    "compress_cache": Argument(_read_cache_dir, COMPRESSORS[1:]),
+    "compress_cache_gb": Argument(_read_cache_gb, COMPRESSORS[1:]),
+    "save_compressed": Argument(_read_new_folder, COMPRESSORS[1:]),
+    "save_format": Argument(_read_format, COMPRESSORS[1:]),
     "reference": Argument(read_text),
+    "quantize": Argument(read_quantize, ("none",)),
     "prefix_reuse": Argument(read_bool, default=True),
-}
-
-#: Arguments of the design that this version does not have yet, with what to do instead.
-_UNAVAILABLE = {
-    "save_compressed": "The compressed weights are evaluated and not kept; leave it out.",
-    "compress_cache": "Every run compresses anew (resume_dir keeps finished blocks); leave it out.",
-    "quantize": "Give a checkpoint that is already quantized as pretrained, or leave it out.",
 }
 
 #: Arguments of from_pretrained that carry a secret; true and false only switch a stored one.
@@ -179,10 +209,6 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
         SettingsError: A value is malformed or out of range, or an argument does not go with the
             chosen compressor.
     """
-    for name, remedy in _UNAVAILABLE.items():
-        value = arguments.get(name)
-        if not is_unset(value) and str(value).lower() != "false":
-            raise settings_error(f"{name}={value!r} is not available in this version. {remedy}")
     _refuse_secrets(arguments)
     given = {
         name: arguments[name]
@@ -208,11 +234,7 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
     if compressor in _PRUNERS:
         settings.setdefault("pattern", "unstructured")
     settings["seeds"] = settings.pop("seed", None)
-    passed = {
-        name: value
-        for name, value in arguments.items()
-        if name not in ARGUMENTS and name not in _UNAVAILABLE
-    }
+    passed = {name: value for name, value in arguments.items() if name not in ARGUMENTS}
     return Recipe(**settings), passed
 
 
@@ -235,6 +257,11 @@ def _mismatch(name: str, value: object, compressor: str) -> str:
             "quantizes in one sweep. Use compressor=sparsegpt, or leave bits out."
         )
     partners = [method for method in ARGUMENTS[name].goes_with if method != "none"]
+    if not partners:
+        return (
+            f"{name}={value!r} does not go with compressor={compressor}, which needs the dense "
+            "weights. Leave one of the two out."
+        )
     if compressor == "none":
         return (
             f"{name}={value!r} was given, but no compressor. Add compressor={partners[0]} (it "
@@ -283,3 +310,30 @@ def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequen
                     f"{name}={settings[name]} goes with compressor=sparsegpt only when it also "
                     "quantizes. Add bits=4, or leave it out."
                 )
+    _check_kept(settings)
+
+
+def _check_kept(settings: Mapping[str, Any]) -> None:
+    """Raise ``SettingsError`` where what is to be kept, and how, contradict each other."""
+    for name, partner in (
+        ("save_format", "save_compressed"),
+        ("compress_cache_gb", "compress_cache"),
+    ):
+        if name in settings and partner not in settings:
+            raise settings_error(
+                f"{name}={settings[name]} says how to keep what {partner}=FOLDER keeps. Add that, "
+                "or leave it out."
+            )
+    if "compress_cache" in settings and "resume_dir" in settings:
+        raise settings_error(
+            "resume_dir and compress_cache were both given, and compress_cache keeps finished "
+            "blocks too. Leave resume_dir out."
+        )
+    if "save_format" in settings:
+        check_recipe(
+            settings["save_format"],
+            bits=settings.get("bits"),
+            group_size=settings.get("group_size", 128),
+            act_order=settings.get("act_order", False),
+            static_groups=settings.get("static_groups", False),
+        )

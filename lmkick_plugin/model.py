@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,9 @@ from torch import Tensor
 from lmkick_plugin import cache_guard, checks, record, serving
 from lmkick_plugin.arguments import parse_arguments
 from lmkick_plugin.calibration import PreparedCalibration, prepare
+from lmkick_plugin.checkpoints import keeping, others
+from lmkick_plugin.checkpoints.recognise import Recognised
+from lmkick_plugin.data import data_directory
 from lmkick_plugin.fingerprint import WeightSurvey, require_same_weights, survey_weights
 from lmkick_plugin.placement import merge_adapter, refuse_offloaded, spread
 from lmkick_plugin.reference import Reference, check_reference
@@ -56,6 +60,7 @@ class KickLM(WatchedHFLM):
     _report: Any = None
     _calibration_shape: tuple[int, int] | None = None
     _compressed: WeightSurvey | None = None
+    _recognised: Recognised | None = None
     _loaded_with: dict[str, Any]
     cache_hook: CacheHook
 
@@ -83,6 +88,7 @@ class KickLM(WatchedHFLM):
         elif is_unset(self._passed["softmax_dtype"]):
             self._passed["softmax_dtype"] = None
         self.prefix_reuse = bool(self.recipe.prefix_reuse)
+        others.check_gguf(pretrained, self._passed)
         super().__init__(**self._passed)
         if self._prebuilt:
             self._check_reference()
@@ -100,6 +106,10 @@ class KickLM(WatchedHFLM):
             )
         if hasattr(self, "accelerator"):
             require_same_weights(self.weights.sha256, self.accelerator)
+        if self._compressor is None:
+            self._recognised = others.find_out(
+                self._model, self.recipe, pretrained, self.config, self._passed
+            )
         serving.announce(self)
 
     # Before the weights: lm-eval calls these in this order.
@@ -114,12 +124,18 @@ class KickLM(WatchedHFLM):
         super()._get_backend(config=config, **kwargs)
         checks.check_hf_arguments(self._passed, config, prebuilt=self._prebuilt)
         checks.check_model_kind(self.recipe, config, self.backend, self._passed)
+        keeping.check_before_load(self.recipe, config, self._passed)
+        others.check_before_load(
+            self.recipe, self._passed["pretrained"], config, self._passed, prebuilt=self._prebuilt
+        )
 
     def _create_model(self, pretrained: str, **kwargs: Any) -> None:
+        kwargs = others.loading_arguments(self.recipe, self.config, kwargs)
         self._loaded_with = {"pretrained": pretrained, **kwargs}
         self._check_reference()
         if self._compressor is None:
-            self._load(pretrained=pretrained, **kwargs)
+            with others.without_repeated_config():
+                self._load(pretrained=pretrained, **kwargs)
             return
         calibration = self._load_calibration()
         if kwargs.get("parallelize"):
@@ -141,6 +157,7 @@ class KickLM(WatchedHFLM):
         recipe = self.recipe
         if recipe.calibration is None:
             return None
+        folder = data_directory(recipe.data_dir)
         size: dict[str, Any] = {"nsamples": recipe.nsamples, "seqlen": recipe.seqlen}
         return prepare(
             recipe.calibration,
@@ -148,7 +165,7 @@ class KickLM(WatchedHFLM):
             **size,
             seed=recipe.seed or 0,
             max_length=checks.context_length(self.config, self.tokenizer),
-            data_dir=recipe.data_dir or os.environ.get("LMKICK_DATA_DIR"),
+            data_dir=None if folder is None else str(folder),
             progress=self._is_main_process,
         )
 
@@ -176,16 +193,20 @@ class KickLM(WatchedHFLM):
         tokens = None if calibration is None else calibration.tokens(self._write)
         if tokens is not None:
             self._calibration_shape = (int(tokens.shape[0]), int(tokens.shape[1]))
+        settings = keeping.driver_settings(self.recipe, self._is_main_process)
         self._report = compress_model(
             self._model,
-            compressor,
+            keeping.fit(self.recipe, compressor, self._model),
             calibration=tokens,
             device=self._compression_device(),
             true_sequential=bool(self.recipe.true_sequential),
-            resume_dir=self.recipe.resume_dir,
             progress=self._is_main_process,
+            **settings,
         )
         self._compressed = survey_weights(self._model)
+        if self._is_main_process:
+            grids, kick = settings.get("grids"), self._record(self._compressed)
+            keeping.keep(self.recipe, self._model, self.tokenizer, grids, kick)
 
     def _compression_device(self) -> torch.device | None:
         """Where to compress; None leaves each block where a device map has put it."""
@@ -233,7 +254,7 @@ class KickLM(WatchedHFLM):
 
     def _generate(self, requests: list[Any], *, disable_tqdm: bool) -> list[str]:
         plain = functools.partial(super()._generate, disable_tqdm=disable_tqdm)
-        if not getattr(self.recipe, "prefix_reuse", False):
+        if not self.prefix_reuse:
             return plain(requests)
         from lmkick_plugin.evaluation.generation import generate_until
 
@@ -276,14 +297,16 @@ class KickLM(WatchedHFLM):
         """Why :meth:`answer_as_dense` cannot work; None where nothing speaks against it."""
         if self._prebuilt and self._compressor is not None and self.recipe.reference is None:
             return "the model was given as an object and compressed in place"
+        if self._lacks_reference and self._recognised is not None:
+            return others.no_reference(self._recognised)
         if self.world_size > 1:
             return "the run is data parallel"
         return None
 
     @property
     def is_dense(self) -> bool:
-        """Whether nothing was compressed."""
-        return self._compressor is None
+        """Whether nothing was compressed, neither here nor before."""
+        return self._compressor is None and self._recognised is None
 
     def divergence(self, requests: list[Any]) -> list[dict[str, Any]]:
         """Serve ``divergence`` requests: how far this model is from its dense reference.
@@ -311,7 +334,15 @@ class KickLM(WatchedHFLM):
         )
         return answers
 
+    @property
+    def _lacks_reference(self) -> bool:
+        """Whether the dense weights of a checkpoint compressed before are nowhere to be found."""
+        given = self.recipe.reference is not None or self.recipe.quantize is not None
+        return self._recognised is not None and not given
+
     def _require_own_weights(self) -> None:
+        if self._recognised is not None:
+            return  # nothing changed places; and quantized weights may unpack when first used
         if survey_weights(self.model).sha256 != self.weights.sha256:
             raise RuntimeError(
                 "The weights are no longer those that were to be evaluated, after the dense ones "
@@ -325,6 +356,14 @@ class KickLM(WatchedHFLM):
         if self.recipe.reference is not None:
             other = reference.another_model(self, self.recipe.reference, self._passed)
             return nullcontext(other)
+        if self.recipe.quantize is not None:
+            given = ("revision", "subfolder")
+            again = {key: self._passed[key] for key in given if key in self._passed}
+            dense = reference.another_model(self, self._base_model, self._passed, **again)
+            return nullcontext(dense)
+        if self._lacks_reference and self._recognised is not None:
+            problem = others.no_reference(self._recognised)
+            raise settings_error(f"{problem[0].upper()}{problem[1:]}.")
         if self._compressor is None:
             return nullcontext(reference.itself(self))
         if self._prebuilt:
@@ -383,15 +422,15 @@ class KickLM(WatchedHFLM):
 
     @property
     def _base_model(self) -> str:
-        if isinstance(self.pretrained, str):
-            return self.pretrained
+        if not self._prebuilt:
+            return str(self._passed["pretrained"])
         return str(getattr(self.config, "_name_or_path", "") or type(self.model).__name__)
 
     @property
     def _base_revision(self) -> str | None:
         return checks.base_revision(
-            self.pretrained,
-            revision=str(self.revision),
+            self._passed["pretrained"],
+            revision=str(self._passed.get("revision") or "main"),
             subfolder=str(self._passed.get("subfolder") or ""),
             cache_dir=self._passed.get("cache_dir"),
         )
@@ -399,9 +438,16 @@ class KickLM(WatchedHFLM):
     def get_model_info(self) -> dict[str, Any]:
         """As in ``hf``, with the ``kick`` record added; goes into ``results["config"]``."""
         info: dict[str, Any] = super().get_model_info()
-        info["kick"] = record.build_record(
+        info["kick"] = self._record(self.weights)
+        if self._recognised is not None:
+            size = self.model.dtype.itemsize
+            info["kick"] = self._recognised.complete(info["kick"], element_size=size)
+        return info
+
+    def _record(self, survey: WeightSurvey) -> dict[str, Any]:
+        return record.build_record(
             recipe=self.recipe,
-            survey=self.weights,
+            survey=survey,
             report=self._report,
             calibration_shape=self._calibration_shape,
             base_model=self._base_model,
@@ -411,7 +457,6 @@ class KickLM(WatchedHFLM):
             chat_template=self.chat_template_used,
             truncated_prompts=self.truncated_prompts,
         )
-        return info
 
 
 def _args(instance: Any) -> tuple[str, dict[str, Any]]:

@@ -47,8 +47,13 @@ class Recipe:
         seeds: Seeds of calibration (and of random pruning); more than one asks for repetition.
         data_dir: Folder of local data files; not part of the recipe's identity.
         resume_dir: Where finished blocks are kept; not part of the recipe's identity.
+        save_compressed: Where the compressed model is saved; not part of the recipe's identity.
+        save_format: How; packed formats round scales to what they store, so it is part of it.
+        compress_cache: Where compressed weights are kept for other runs; not part of it.
+        compress_cache_gb: Most that folder may take, in GB; not part of it.
         reference: The model that divergence is measured against, where it is not the model's own
             dense weights; not part of the recipe's identity.
+        quantize: Another library's format that the model is quantized to while it is loaded.
         prefix_reuse: Whether evaluation computes what prompts share once; not part of the recipe's
             identity.
     """
@@ -71,7 +76,12 @@ class Recipe:
     seeds: tuple[int, ...] | None = None
     data_dir: str | None = field(default=None, compare=False)
     resume_dir: str | None = field(default=None, compare=False)
+    save_compressed: str | None = field(default=None, compare=False)
+    save_format: str | None = None
+    compress_cache: str | None = field(default=None, compare=False)
+    compress_cache_gb: float | None = field(default=None, compare=False)
     reference: str | None = field(default=None, compare=False)
+    quantize: str | None = None
     prefix_reuse: bool | None = field(default=None, compare=False)
 
     @property

@@ -58,6 +58,12 @@ def build_record(
     the table travels inside the results file, where it cannot get lost
     (``lmkick layers`` unpacks it).
 
+    ``save_format`` decides weights too: packed formats have scales of 16 bits. ``from_cache`` tells
+    that ``compress_cache`` held the weights; all else is then as the run had it that made them.
+
+    ``checkpoint`` says what was found about a checkpoint that somebody else has compressed
+    (:meth:`lmkick_plugin.checkpoints.recognise.Recognised.complete` fills it).
+
     Args:
         recipe: What was asked for.
         survey: What the evaluated weights are.
@@ -107,8 +113,12 @@ def build_record(
         "dampening_frac": recipe.dampening_frac,
         "block_size": recipe.block_size,
         "true_sequential": recipe.true_sequential,
+        "prefix_reuse": recipe.prefix_reuse,
+        "save_format": recipe.save_format,
+        "from_cache": None if report is None else report.from_cache,
         "layer_summary": None if report is None else layer_summary(report),
         "layers": None if report is None else layer_lines(report),
+        "checkpoint": None,
     }
 
 

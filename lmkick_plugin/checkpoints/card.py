@@ -64,16 +64,17 @@ def model_card(record: Mapping[str, Any], storage: str, size: int, custom_code: 
         custom_code: Whether the model brings code of its own.
     """
     base = str(record["base_model"])
+    local = Path(base).exists()
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    if not Path(base).exists():
+    if not local:
         # JSON is YAML: a name cannot end the line it stands in.
         lines += [f"base_model: {json.dumps(base)}"]
     lines += ["tags:", "- lmkick", f"- {storage}", "---", ""]
-    shown = _plain(base)
+    shown = _plain(Path(base).name if local else base)
     lines += [f"# {shown}, compressed with {record['compressor']}", ""]
     revision = record.get("base_revision")
     lines += [
-        f"Made by [lmkick](https://pypi.org/project/lmkick/) {lmkick_plugin.__version__} from"
+        f"Made by lmkick {lmkick_plugin.__version__} from"
         f" `{shown}`{f' at {_plain(revision)}' if revision else ''}. `kick.json` has the whole"
         " record, with what happened to each matrix. The licence of the base model applies.",
         "",

@@ -148,6 +148,7 @@ def test_seeds_joined_by_plus_are_kept_but_not_run() -> None:
 
 
 WANDA: dict[str, Any] = {"compressor": "wanda", "sparsity": 0.5}
+FOUR_BITS = {"compressor": "gptq", "bits": 4}
 
 
 @pytest.mark.parametrize(
@@ -211,9 +212,37 @@ WANDA: dict[str, Any] = {"compressor": "wanda", "sparsity": 0.5}
         ({"sparsity": 0.5}, "no compressor. Add compressor=random"),
         ({"nsamples": 32}, "no compressor. Add compressor=wanda"),
         ({"resume_dir": "x"}, "no compressor"),
-        ({"save_compressed": "out"}, "save_compressed='out' is not available in this version"),
-        ({"compress_cache": True}, "not available"),
-        ({"quantize": "nf4"}, "not available"),
+        ({"save_compressed": "out"}, "save_compressed='out' was given, but no compressor"),
+        ({**FOUR_BITS, "save_format": "gptq"}, "save_compressed=FOLDER keeps"),
+        ({**FOUR_BITS, "compress_cache_gb": 5}, "compress_cache=FOLDER keeps"),
+        ({**FOUR_BITS, "compress_cache": "a", "compress_cache_gb": 0}, "expected GB"),
+        ({**FOUR_BITS, "compress_cache": "a", "resume_dir": "b"}, "Leave resume_dir out"),
+        (
+            {**FOUR_BITS, "save_compressed": "a", "save_format": "gguf"},
+            "Choose one of: dense, gptq",
+        ),
+        (
+            {**FOUR_BITS, "bits": 5, "save_compressed": "a", "save_format": "gptq"},
+            "2, 3, 4 or 8 bits",
+        ),
+        (
+            {**FOUR_BITS, "group_size": 48, "save_compressed": "a", "save_format": "gptq"},
+            "group_size=48",
+        ),
+        (
+            {
+                **FOUR_BITS,
+                "act_order": 1,
+                "save_compressed": "a",
+                "save_format": "compressed-tensors",
+            },
+            "Add static_groups=true",
+        ),
+        (
+            {"compressor": "wanda", "sparsity": 0.5, "save_compressed": "a", "save_format": "gptq"},
+            "does not quantize",
+        ),
+        ({"quantize": "nf4"}, "Did you mean 'bnb-nf4'"),
         ({"prefix_reuse": "perhaps"}, "prefix_reuse=.perhaps."),
     ],
 )
@@ -252,12 +281,20 @@ def test_every_argument_is_used_or_refused(compressor: str, name: str, tmp_path:
         "seed": 9,
         "data_dir": str(tmp_path),
         "resume_dir": "kept",
+        "compress_cache": "kept",
+        "compress_cache_gb": 7,
+        "save_compressed": str(tmp_path / "saved"),
+        "save_format": "dense",
         "reference": "dense",
         "prefix_reuse": False,
     }
     given = {**base, name: values.get(name, True)}
     if name == "pattern":
         given.pop("sparsity", None)
+    partner = {"save_format": "save_compressed", "compress_cache_gb": "compress_cache"}.get(name)
+    if partner is not None:
+        base = {**base, partner: values[partner]}
+        given = {**given, partner: values[partner]}
     if compressor == "sparsegpt" and name in ("group_size", "symmetric"):
         base = {**base, "bits": 4}
         given = {**given, "bits": 4}

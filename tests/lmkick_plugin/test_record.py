@@ -46,7 +46,7 @@ KEYS = [
     "versions",
 ]
 SETTINGS = ["static_groups", "wanda_variant", "dampening_frac", "block_size", "true_sequential"]
-OURS = [*SETTINGS, "layer_summary", "layers"]
+OURS = [*SETTINGS, "prefix_reuse", "save_format", "from_cache", "layer_summary", "layers", "checkpoint"]
 QUANTIZATION = ["num_bits", "group_size", "symmetric", "act_order"]
 CALIBRATION = ["calibration", "nsamples", "seqlen"]
 
@@ -75,7 +75,7 @@ def test_dense(dense: dict[str, Any], tiny_model_dir: Path) -> None:
     assert known == {
         *("compressor", "base_model", "weights_sha256", "total_parameters", "nonzero_parameters"),
         *("bytes_dense", "bytes_best_format", "device", "dtype", "chat_template"),
-        *("truncated_prompts", "versions"),
+        *("truncated_prompts", "versions", "prefix_reuse"),
     }
     assert dense["base_model"] == str(tiny_model_dir)
     assert dense["bytes_best_format"] == dense["bytes_dense"] == 4 * dense["total_parameters"]
