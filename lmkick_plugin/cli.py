@@ -125,6 +125,15 @@ def _lm_eval(
     return 0
 
 
+def _compress(arguments: Sequence[str]) -> int:
+    """Compress a model and save it."""
+    from lmkick_plugin.checkpoints import command
+
+    parser = argparse.ArgumentParser(prog="lmkick compress")
+    command.add_arguments(parser)
+    return command.main(parser.parse_args(arguments))
+
+
 @contextmanager
 def _process_arguments(arguments: list[str]) -> Iterator[None]:
     """Let ``sys.argv`` be ``arguments`` for a while."""
@@ -211,6 +220,7 @@ def _study(arguments: Sequence[str]) -> int:
 # Name -> (function, help); a plain dict, in the order of the help text.
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "run": (_run, "compress (model kick) and evaluate: lm_eval run, checked first"),
+    "compress": (_compress, "compress a model and save it: dense, GPTQ or compressed-tensors"),
     "ls": (_ls, "list tasks, groups or tags: lm_eval ls"),
     "validate": (_validate, "check that tasks exist: lm_eval validate"),
     "sweep": (_sweep, "models x recipes x tasks from one YAML file, resumable"),
