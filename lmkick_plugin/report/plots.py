@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def write_plots(figures: Sequence[Figure], folder: Path, *, progress: bool = Fal
                 place.set_axis_off()
             for place, panel in zip(axes.flat, figure.panels, strict=False):
                 _draw(place, panel)
+            _legend(canvas, axes.flat)
             canvas.suptitle(_printable(figure.title), fontsize=11)
             for suffix in ("png", "svg"):
                 path = folder / f"{figure.name}.{suffix}"
@@ -94,7 +95,22 @@ def _draw(axes: Any, panel: Panel) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if panel.log_y:
         axes.set_yscale("log")
-    axes.legend(fontsize=7, frameon=False)
+
+
+def _legend(canvas: Any, panels: Iterable[Any]) -> None:
+    """One legend below all panels: each line once."""
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    canvas.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=min(4, len(entries)),
+        fontsize=7,
+        frameon=False,
+    )
 
 
 def _draw_line(axes: Any, line: Line) -> None:

@@ -201,7 +201,8 @@ def cells_csv(cells: Sequence[Cell], extra: Mapping[str, Sequence[Score]]) -> st
 
     Returns:
         CSV: label and model, every field of the record, then task, metric, filter, value, stderr,
-        n and the results file. Fields that hold several values are JSON. The table of layers is
+        n and the results file. Fields that hold several values are JSON, but for
+        ``truncated_prompts``: that of the row's task. The table of layers is
         left out: ``lmkick layers`` unpacks it.
     """
     unknown = sorted({str(k) for cell in cells for k in cell.record} - {*RECORD_FIELDS, "layers"})
@@ -213,7 +214,12 @@ def cells_csv(cells: Sequence[Cell], extra: Mapping[str, Sequence[Score]]) -> st
     )
     for cell in cells:
         base = [cell.label, cell.model, *(_field(cell.record.get(f)) for f in fields)]
+        children = children_of(cell.run)
+        cut = 2 + fields.index("truncated_prompts")
         for score in extra[cell.name]:
+            counts = [cell.truncated(leaf) for leaf in leaves_of(score.task, children)]
+            known = [count for count in counts if count is not None]
+            base[cut] = str(sum(known)) if len(known) == len(counts) else ""
             writer.writerow(
                 [
                     *map(spreadsheet_safe, base),
