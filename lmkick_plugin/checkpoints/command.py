@@ -95,6 +95,7 @@ def main(args: argparse.Namespace) -> int:
         raise CommandError(str(error).replace("save_compressed=", "--output ")) from error
     check_model_arguments(arguments)
 
+    import torch
     from lm_eval.utils import setup_logging
 
     from compressors.base import NumericalError, UnsupportedModelError
@@ -102,14 +103,14 @@ def main(args: argparse.Namespace) -> int:
     from lmkick_plugin.model import KickLM
 
     setup_logging()
+    # lm-eval's own default is a GPU, there or not.
+    arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     try:
         record = KickLM(**arguments).get_model_info()["kick"]
     except (SettingsError, UnsupportedModelError, NumericalError, DataError, OSError) as error:
         raise CommandError(str(error)) from error
     print(f"saved in {args.output} ({args.format}): {_outcome(record)}")
-    print(
-        f"evaluate it: lm_eval run --model kick --model_args pretrained={args.output} --tasks ..."
-    )
+    print(f"to evaluate it: lm_eval run --model kick --model_args pretrained={args.output} ...")
     return 0
 
 
