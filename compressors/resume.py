@@ -129,7 +129,8 @@ class ResumeStore:
         tensors = {name: p.data.cpu().contiguous() for name, p in block.parameters()}
         for name, grid in (grids or {}).items():
             for part in _GRID_PARTS:
-                tensors[f"grid:{name}:{part}"] = getattr(grid, part)
+                # Matrices that read the same input share the groups of their columns.
+                tensors[f"grid:{name}:{part}"] = getattr(grid, part).clone()
         metadata = {
             "sha256": _digest(sorted(tensors.items())),
             "layers": json.dumps([asdict(row) for row in rows]),

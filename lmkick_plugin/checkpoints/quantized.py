@@ -86,7 +86,7 @@ def _gptq_tensors(
         "qweight": pack_rows(codes.t(), grid.num_bits),
         "qzeros": pack_rows(stored, grid.num_bits).t().contiguous(),
         "scales": scales.t().contiguous(),
-        "g_idx": grid.g_idx,
+        "g_idx": grid.g_idx.clone(),
     }
 
 
