@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from lmkick_plugin.model import KickLM
 from lmkick_plugin.registration import TASK_FOLDER
 
-TASKS = ["kickonly_perplexity", "kick_triviaqa_closed"]
+TASKS = ["kickonly_perplexity", "kick_triviaqa_closed", "mmlu_kick_anatomy", "kick_wikitext"]
 LIMIT = 3
 
 
