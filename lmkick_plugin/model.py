@@ -78,6 +78,7 @@ class KickLM(WatchedHFLM):
             RuntimeError: The weights changed after compression, or differ between processes.
         """
         self.recipe, self._passed = parse_arguments({"pretrained": pretrained, **kwargs})
+        others.check_gguf(pretrained, self._passed)
         checks.check_pretrained(pretrained)
         checks.check_placement(self._passed)
         _ = self.recipe.seed  # several seeds: an error, before anything is loaded
@@ -88,7 +89,6 @@ class KickLM(WatchedHFLM):
         elif is_unset(self._passed["softmax_dtype"]):
             self._passed["softmax_dtype"] = None
         self.prefix_reuse = bool(self.recipe.prefix_reuse)
-        others.check_gguf(pretrained, self._passed)
         super().__init__(**self._passed)
         if self._prebuilt:
             self._check_reference()

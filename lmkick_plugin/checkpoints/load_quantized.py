@@ -55,9 +55,8 @@ def check_can_load(storage: str, *, device: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise settings_error(
-            f"The checkpoint is in {storage} form, and {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not installed, which loads it. "
-            f"{_install(extra)}"
+            f"The checkpoint is in {storage} form, and loading it needs "
+            f"{' and '.join(missing)}, not installed here. {_install(extra)}"
         )
     if storage in ("fbgemm_fp8", "eetq", "mxfp4", "fp_quant", "higgs") and not _has_gpu(device):
         raise settings_error(

@@ -256,6 +256,9 @@ def _recipe_label(record: Mapping[str, Any]) -> str:
         parts.append(str(record["pattern"]))
     elif isinstance(record.get("requested_sparsity"), int | float):
         parts.append(f"{100 * record['requested_sparsity']:g} %")
+    elif record.get("pattern") and isinstance(record.get("achieved_sparsity"), int | float):
+        # Somebody else pruned it, and what was asked for is not known.
+        parts.append(f"{100 * record['achieved_sparsity']:.3g} %")
     if record.get("num_bits") is not None:
         parts.append(f"{record['num_bits']} bits")
     return " ".join(parts)
