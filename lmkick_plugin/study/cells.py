@@ -3,28 +3,35 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lmkick_plugin.data import DATA_DIR_VARIABLE
 from lmkick_plugin.preflight import CommandError
 from lmkick_plugin.report.output import write_atomically
 from lmkick_plugin.study.plan import Cell
+from lmkick_plugin.sweep.evaluating import environment, evaluate, keep
+from lmkick_plugin.sweep.evaluating import free_memory as _free_memory
 
-__all__ = ["Evaluation", "finished", "run_cell"]
+__all__ = ["Bench", "Evaluation", "finished", "run_cell"]
 
 _DONE = "cell.json"
 # Say how fast and where, not what.
 _NOT_COMPARED = frozenset({"batch_size", "device", "resume_dir"})
-_VARIABLES = (
-    DATA_DIR_VARIABLE,
-    *(f"LMKICK_JUDGE_{name}" for name in ("MODEL", "REFERENCE", "ORDER", "TEMPERATURE", "PROMPT")),
-)
+
+
+class Bench(NamedTuple):
+    """What the cells of a study share.
+
+    Attributes:
+        manager: lm-eval's task manager.
+        dense: The dense model, once it is loaded.
+    """
+
+    manager: Any
+    dense: Any
 
 
 @dataclass(frozen=True)
@@ -49,15 +56,10 @@ class Evaluation:
             "tasks": list(self.tasks),
             "options": dict(self.options),
             "metadata": dict(self.metadata),
-            "environment": _environment(),
+            "environment": environment(),
         }
         known: dict[str, Any] = json.loads(json.dumps(whole, default=str))
         return known
-
-
-def _environment() -> dict[str, str]:
-    """What the environment adds to the arguments, where it decides results."""
-    return {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
 
 
 def finished(folder: Path, identity: Mapping[str, Any]) -> Path | None:
@@ -82,53 +84,36 @@ def finished(folder: Path, identity: Mapping[str, Any]) -> Path | None:
     return results if results.is_file() else None
 
 
-def run_cell(cell: Cell, evaluation: Evaluation, folder: Path, task_manager: Any) -> Path:
+def run_cell(cell: Cell, evaluation: Evaluation, folder: Path, bench: Bench) -> Path:
     """Evaluate a cell and keep it as ``lm_eval --output_path --log_samples`` would.
+
+    Args:
+        cell: The cell.
+        evaluation: What is evaluated.
+        folder: Of its results.
+        bench: What the cells share.
 
     Returns:
         The results file.
-
-    Raises:
-        CommandError: The results could not be written.
     """
-    from lm_eval import simple_evaluate
-    from lm_eval.loggers import EvaluationTracker
+    from lmkick_plugin.sweep.shared import SweptLM
 
-    tracker = EvaluationTracker(output_path=str(folder))
-    results = simple_evaluate(
-        model="kick",
-        model_args=dict(cell.arguments),
-        tasks=list(evaluation.tasks),
-        task_manager=task_manager,
-        evaluation_tracker=tracker,
-        log_samples=True,
-        metadata=dict(evaluation.metadata),
-        **evaluation.options,
+    model = SweptLM(bench.dense, **cell.arguments)
+    results, tracker = evaluate(
+        model,
+        arguments=cell.arguments,
+        tasks=evaluation.tasks,
+        manager=bench.manager,
+        folder=folder,
+        options={**evaluation.options, "metadata": dict(evaluation.metadata)},
     )
-    if results is None:
-        raise CommandError("a study runs in one process; start it without accelerate or torchrun")
-    samples = results.pop("samples")
-    before = set(folder.rglob("results_*.json"))
-    tracker.save_results_aggregated(results=results, samples=samples)
-    for task in results["configs"]:
-        tracker.save_results_samples(task_name=task, samples=samples[task])
-    del results, samples
+    del model
+
+    def announce(name: str) -> None:
+        done = {"results": name, "identity": evaluation.identity(cell)}
+        write_atomically(folder / _DONE, json.dumps(done, indent=1) + "\n")
+
+    written = keep(results, tracker, folder, announce)
+    del results
     _free_memory()
-    written = sorted(set(folder.rglob("results_*.json")) - before)
-    if not written:
-        raise CommandError(f"the results could not be written to {folder}; see the log above")
-    done = {
-        "results": str(written[-1].relative_to(folder)),
-        "identity": evaluation.identity(cell),
-    }
-    write_atomically(folder / _DONE, json.dumps(done, indent=1) + "\n")
-    return written[-1]
-
-
-def _free_memory() -> None:
-    """Let the model go before the next one is loaded."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    return written

@@ -15,7 +15,7 @@ from lmkick_plugin.preflight import (
     check_tasks,
 )
 from lmkick_plugin.report.output import emit, render_table, write_atomically
-from lmkick_plugin.study.cells import Evaluation, finished, run_cell
+from lmkick_plugin.study.cells import Bench, Evaluation, finished, run_cell
 from lmkick_plugin.study.plan import KINDS, Cell, plan
 from lmkick_plugin.study.table import as_csv, as_text, collect
 
@@ -83,12 +83,12 @@ def main(arguments: Sequence[str]) -> int:
     if options.plan:
         return 0
     _check(cells, tasks, model_args | metadata)
-    manager = _task_manager(tasks, model_args | metadata)
+    bench = _task_manager(tasks, model_args | metadata)
     for number, cell in enumerate(cells, start=1):
         if results[cell.folder] is None:
             emit(f"\n== cell {number} of {len(cells)}: {cell.folder}")
             folder = options.output_path / cell.folder
-            results[cell.folder] = run_cell(cell, evaluation, folder, manager)
+            results[cell.folder] = run_cell(cell, evaluation, folder, bench)
     found = [(cell, path) for cell in cells if (path := results[cell.folder]) is not None]
     rows = collect(found, tasks)
     write_atomically(options.output_path / "study.csv", as_csv(rows))
@@ -157,18 +157,9 @@ def _check(cells: Sequence[Cell], tasks: Sequence[str], metadata: Mapping[str, A
     check_tasks(tasks, task_metadata=metadata)
 
 
-def _task_manager(tasks: Sequence[str], metadata: Mapping[str, Any]) -> Any:
-    """One manager for all cells; without lm-eval's own 14,000 files where no task needs them."""
-    from lm_eval.tasks import TaskManager
+def _task_manager(tasks: Sequence[str], metadata: Mapping[str, Any]) -> Bench:
+    """One task manager and one dense model for all cells."""
+    from lmkick_plugin.sweep.shared import DenseModel
+    from lmkick_plugin.sweep.tasks import task_manager
 
-    from lmkick_plugin.registration import TASK_FOLDER, register
-
-    register()
-    ours = TaskManager(include_path=[TASK_FOLDER], include_defaults=False, metadata=dict(metadata))
-    if all(ours.match_tasks([name]) for name in tasks):
-        return ours
-    manager = TaskManager(metadata=dict(metadata))
-    unknown = [name for name in tasks if not manager.match_tasks([name])]
-    if unknown:
-        raise CommandError(f"no task {unknown[0]!r}; `lmkick ls tasks` lists them")
-    return manager
+    return Bench(task_manager(tasks, dict(metadata)), DenseModel())

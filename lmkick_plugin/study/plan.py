@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lmkick_plugin.calibration import TRAINING_TEXT, check_source
 from lmkick_plugin.preflight import CommandError
+from lmkick_plugin.sweep.grid import slug
 from lmkick_plugin.values import read_seeds
 
 __all__ = ["KINDS", "Cell", "plan"]
@@ -93,7 +91,7 @@ def plan(
             changed = {**arguments, "seed": seed}
             if kind != "seeds":
                 changed[kind] = value
-            name = f"seed={seed}" if kind == "seeds" else f"{kind}={_slug(value)},seed={seed}"
+            name = f"seed={seed}" if kind == "seeds" else f"{kind}={slug(value)},seed={seed}"
             if "resume_dir" in changed:  # which belongs to one compression
                 changed["resume_dir"] = f"{changed['resume_dir']}/{name}"
             cells.append(Cell(value, seed, changed, name))
@@ -113,11 +111,3 @@ def _calibrations(tasks: Sequence[str]) -> tuple[str, ...]:
             "--values c4 task:alpaca self"
         )
     return ("c4", *dict.fromkeys(found))
-
-
-def _slug(value: str) -> str:
-    """A value as part of a folder's name, different for different values."""
-    plain = re.sub(r"[^\w.+-]+", "-", value)
-    if plain == value or value.startswith(("task:", "mix:")):
-        return plain
-    return f"{plain[-40:]}-{hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]}"

@@ -8,6 +8,7 @@ that is killed leaves nothing behind that looks like a result.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,15 @@ from typing import Any
 
 from lmkick_plugin.data import DATA_DIR_VARIABLE
 
-__all__ = ["UNFINISHED", "KeepError", "environment", "evaluate", "keep", "set_environment"]
+__all__ = [
+    "UNFINISHED",
+    "KeepError",
+    "environment",
+    "evaluate",
+    "free_memory",
+    "keep",
+    "set_environment",
+]
 
 #: Folder below a cell's for files that are being written; readers of results pass it over.
 UNFINISHED = ".unfinished"
@@ -139,23 +148,29 @@ def keep(
     return folder / name
 
 
+def free_memory() -> None:
+    """Let go of what nothing refers to, on the device too, before the next model is made."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @contextmanager
 def _environment_looked_at_once() -> Iterator[None]:
     """Spare every evaluation but the first the seconds that lm-eval looks at the machine.
 
     What it finds (packages, processors, drivers) does not change while a process lives.
     """
-    from lm_eval.loggers import utils
+    from torch.utils import collect_env
 
-    asked = getattr(utils, "get_pretty_env_info", None)
-    if asked is None:
-        yield
-        return
-    utils.get_pretty_env_info = _kept(asked)
+    asked = collect_env.get_pretty_env_info
+    collect_env.get_pretty_env_info = _kept(asked)
     try:
         yield
     finally:
-        utils.get_pretty_env_info = asked
+        collect_env.get_pretty_env_info = asked
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,6 +12,9 @@ from pathlib import Path
 __all__ = ["talking_to"]
 
 
+_UP = "\x1b[A"
+
+
 class _Log(io.TextIOBase):
     """A text file that keeps of each line what stood there last, as a terminal does."""
 
@@ -23,13 +26,21 @@ class _Log(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
+        # A bar below another one goes a line down, draws itself, and a line up again.
+        *lower, rest = text.split(_UP)
+        for part in lower:
+            self._take(part)
+            self._line = ""
+        self._take(rest)
+        return len(text)
+
+    def _take(self, text: str) -> None:
         *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            self._file.write(_last(line) + "\n")
+        for line in filter(None, map(_last, lines)):
+            self._file.write(line + "\n")
         self._line = _last(self._line, keep=True)
         if lines:
             self._file.flush()
-        return len(text)
 
     def close(self) -> None:
         if not self.closed:

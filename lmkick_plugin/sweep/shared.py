@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
@@ -16,8 +15,9 @@ from torch import Tensor
 from lmkick_plugin.calibration import PreparedCalibration
 from lmkick_plugin.fingerprint import survey_weights
 from lmkick_plugin.model import KickLM
+from lmkick_plugin.sweep.evaluating import free_memory
 
-__all__ = ["DenseModel", "SweptLM", "free_memory"]
+__all__ = ["DenseModel", "SweptLM"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -158,13 +158,6 @@ class DenseModel:
 
 def _digest(what: Any) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def free_memory() -> None:
-    """Let go of what nothing refers to, on the device too."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 class SweptLM(KickLM):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmkick_plugin.sweep.config import SweepConfig
-from lmkick_plugin.sweep.evaluating import evaluate, keep
+from lmkick_plugin.sweep.evaluating import evaluate, free_memory, keep
 from lmkick_plugin.sweep.grid import Cell
 from lmkick_plugin.sweep.ledger import Ledger, describe_error
 from lmkick_plugin.sweep.plan import task_settings
@@ -114,22 +114,17 @@ class CellWorker:
                     told(task, "failed", (time.perf_counter() - begun) / len(order.tasks))
                 return
             finally:
-                self._free(model is None)
+                if model is None:
+                    free_memory()
             for task in order.tasks:
                 started = time.perf_counter()
                 self._evaluate(task, model, cell, ledger, started)
                 told(task, str(ledger.tasks[task]["state"]), time.perf_counter() - started)
             del model
-            self._free(True)
+            free_memory()
             span = time.perf_counter() - begun
             ledger.facts["seconds"] = round(float(ledger.facts.get("seconds", 0)) + span, 3)
             ledger.write()
-
-    def _free(self, now: bool) -> None:
-        from lmkick_plugin.sweep.shared import free_memory
-
-        if now:
-            free_memory()
 
     def _make(self, order: Order, ledger: Ledger) -> Any:
         from lmkick_plugin.sweep.shared import SweptLM

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations: what is read, what is refused and where, and which cells they span."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmkick_plugin import cli
+from lmkick_plugin.preflight import CommandError
+from lmkick_plugin.sweep.config import SweepConfig, read_config
+from lmkick_plugin.sweep.grid import list_cells
+from lmkick_plugin.sweep.plan import make_plan, task_settings
+
+MINIMAL: dict[str, Any] = {"models": ["a/b"], "tasks": ["kick_mmlu"], "output": "out"}
+
+
+def config(**more: Any) -> SweepConfig:
+    return read_config({**MINIMAL, **more})
+
+
+def names(**more: Any) -> list[str]:
+    return [cell.name for cell in list_cells(config(**more))[0]]
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("models: [a\ntasks: b", r"line 2"),
+        ("models: [a/b]\ntasks: [x]\nmodels: [c]", r"line 3, column 1: not YAML: 'models' stands"),
+        ("- a", "expected a mapping"),
+        ("modles: [a/b]\ntasks: [kick]\noutput: o", r"modles: .* Did you mean 'models'"),
+        ("models: [a/b]\ntasks: [kick]", "output is missing"),
+        ("models: [a/b]\ntasks: []\noutput: o", "tasks is missing or empty"),
+    ],
+)
+def test_what_cannot_be_read_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=said) as error:
+        read_config(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_pattern_needs_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "models: a/b\ntasks: kick_mmlu\noutput: o\nlimit: 010\n"
+        "recipes: [{compressor: magnitude, pattern: [2:4, 4:8]}]",
+        encoding="utf-8",
+    )
+    found = read_config(path)
+    assert found.recipes[0]["pattern"] == ["2:4", "4:8"]
+    assert found.limit == 10
+    assert found.tasks == ("kick_mmlu",)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"recipes": [{"compressor": "wanda", "sparsty": 0.5}]}, r"recipes\[0\].sparsty.*sparsity"),
+        ({"recipes": [{"compressor": "wanda", "sparsity": []}]}, "sparsity is an empty list"),
+        ({"recipes": [{"compressor": "wonda"}]}, r"recipes\[0\].*Did you mean 'wanda'"),
+        (
+            {"recipes": [{"compressor": "rtn", "bits": [8, 9], "group_size": [64, 128]}]},
+            r"recipes\[0\] with bits=9, group_size=64: bits=9",
+        ),
+        ({"recipes": [{"compressor": "magnitude", "bits": 4}]}, "bits=4 does not go with"),
+        ({"recipes": [{"compressor": "wanda", "sparsity": 0.5, "seed": "0+0"}]}, "a seed twice"),
+        ({"recipes": [3]}, r"recipes\[0\]: expected a mapping"),
+        ({"models": [{"dtype": "auto"}]}, r"models\[0\]: expected a name"),
+        ({"models": [{"pretrained": "a/b", "sparsity": 0.5}]}, r"models\[0\].sparsity belongs to"),
+        ({"models": ["/no/such"]}, r"models\[0\]: pretrained=/no/such: no such folder"),
+        ({"dense": False}, "nothing to evaluate"),
+        ({"limit": 0}, "limit=0"),
+        ({"limit": {"kick_mmlu": 1.5}}, "limit.kick_mmlu=1.5"),
+        ({"max_gen_toks": 0.5}, "whole numbers of tokens"),
+        ({"executor": "rey"}, "Did you mean 'ray'"),
+        ({"executor": "gpus", "device": "cuda:1"}, "does not go with executor=gpus"),
+        ({"judge_modl": "x"}, "Did you mean 'judge_model'"),
+        ({"metadata": {"judge_modl": "x"}}, r"metadata.judge_modl.*judge_model"),
+        ({"judge_model": "a", "metadata": {"judge_model": "b"}}, "stands in metadata too"),
+        ({"metadata": {"deep": {"set": {1}}}}, "metadata.deep.set: expected text"),
+        ({"chat_template": "auto"}, "Did you mean 'apply_chat_template'"),
+    ],
+)
+def test_mistakes_are_found_and_named(more: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        list_cells(config(**more))
+
+
+def test_judge_settings_may_stand_at_the_top() -> None:
+    found = config(judge_model="m", judge_order="both", metadata={"new_tokens": 3})
+    assert found.metadata == {"new_tokens": 3, "judge_model": "m", "judge_order": "both"}
+
+
+# --- the grid -------------------------------------------------------------------------------------
+
+
+def test_lists_span_a_grid_and_the_dense_model_comes_first() -> None:
+    recipes = [
+        {"compressor": "magnitude", "sparsity": [0.2, 0.4]},
+        {"compressor": "magnitude", "pattern": ["2:4"]},
+        {"compressor": "rtn", "bits": [8, 4], "group_size": [64, -1]},
+    ]
+    assert names(recipes=recipes) == [
+        "a__b/dense",
+        "a__b/magnitude_sparsity=0.2",
+        "a__b/magnitude_sparsity=0.4",
+        "a__b/magnitude_pattern=2-4",
+        "a__b/rtn_bits=8_group_size=64",
+        "a__b/rtn_bits=8_group_size=-1",
+        "a__b/rtn_bits=4_group_size=64",
+        "a__b/rtn_bits=4_group_size=-1",
+    ]
+    assert names(models=["a/b", "c"], recipes=recipes)[8] == "c/dense"
+
+
+def test_what_stands_there_twice_counts_once() -> None:
+    recipes = [
+        {"compressor": "rtn", "bits": [4, 4.0]},
+        {"compressor": "rtn", "bits": "4", "group_size": 128, "symmetric": True},
+        {"compressor": "none"},
+    ]
+    cells, repeated = list_cells(config(recipes=recipes))
+    assert ([cell.name for cell in cells], repeated) == (["a__b/dense", "a__b/rtn_bits=4"], 3)
+
+
+def test_seeds_are_for_recipes_that_take_one() -> None:
+    recipes = [
+        {"compressor": "wanda", "sparsity": 0.5},
+        {"compressor": "random", "sparsity": 0.5, "seed": "3+4"},
+        {"compressor": "magnitude", "sparsity": 0.5},
+    ]
+    assert names(recipes=recipes, seeds=[0, 1], dense=False) == [
+        "a__b/wanda_sparsity=0.5",
+        "a__b/wanda_sparsity=0.5_seed=1",
+        "a__b/random_sparsity=0.5_seed=3",
+        "a__b/random_sparsity=0.5_seed=4",
+        "a__b/magnitude_sparsity=0.5",
+    ]
+
+
+def test_models_of_one_name_are_told_apart() -> None:
+    models = ["a/b", {"pretrained": "a/b", "revision": "r"}, {"pretrained": "c", "revision": "r"}]
+    found = [name.partition("/")[0] for name in names(models=models)]
+    assert len(set(found)) == 3
+    assert all(name.startswith(("a__b-", "c-")) for name in found)
+    # What is added to a configuration does not rename what was there.
+    assert names(models=models)[2] == names(models=[models[2]])[0]
+
+
+def test_each_cell_has_folders_of_its_own_for_what_it_keeps() -> None:
+    recipe = {"compressor": "magnitude", "sparsity": [0.1, 0.2], "resume_dir": "keep"}
+    cells, _ = list_cells(config(recipes=[recipe]))
+    assert [cell.recipe.get("resume_dir") for cell in cells] == [
+        None, "keep/a__b/magnitude_sparsity=0.1", "keep/a__b/magnitude_sparsity=0.2"
+    ]  # fmt: skip
+
+
+def test_settings_of_a_task() -> None:
+    found = config(
+        limit={"kick_mmlu": 2, "default": 9}, max_gen_toks={"kick_instruct": 7},
+        gen_kwargs={"temperature": 0}, judge_model="m", judge_retries=9,
+    )  # fmt: skip
+    mmlu, instruct = (task_settings(found, task) for task in ("kick_mmlu", "kick_instruct"))
+    assert (mmlu["limit"], mmlu["gen_kwargs"], mmlu["apply_chat_template"]) == (
+        2, {"temperature": 0}, "false"
+    )  # fmt: skip
+    assert (instruct["limit"], instruct["gen_kwargs"], instruct["apply_chat_template"]) == (
+        9, {"temperature": 0, "max_gen_toks": 7}, "auto"
+    )  # fmt: skip
+    assert mmlu["metadata"] == {"judge_model": "m"}  # patience decides no score
+
+
+def test_limits_of_unknown_tasks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"limit.kick_mlu.*Did you mean 'kick_mmlu'"):
+        make_plan(config(limit={"kick_mlu": 2}, output=str(tmp_path)), ["kick_mmlu"])
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_the_plan_and_touches_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        f"models: [Qwen/Qwen3-0.6B]\ntasks: [kick, 'kickonly_p*']\noutput: {tmp_path / 'out'}\n"
+        "recipes: [{compressor: wanda, sparsity: [0.2, 0.4]}]",
+        encoding="utf-8",
+    )
+    assert cli.main(["sweep", str(path), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "Qwen__Qwen3-0.6B/wanda_sparsity=0.4 to do 0/12" in " ".join(said.split())
+    assert "3 cells of 12 tasks" in said
+    assert "kick_mmlu" in said
+    assert "kickonly_perplexity" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_task_is_suggested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("models: [a/b]\ntasks: [kick_mlmu]\noutput: o", encoding="utf-8")
+    assert cli.main(["sweep", str(path), "--dry-run"]) == 2
+    assert "no task 'kick_mlmu'. Did you mean 'kick_mmlu'" in capsys.readouterr().err
+
+
+READY = sorted((Path(__file__).resolve().parents[3] / "sweeps").glob("*.yaml"))
+
+
+def test_there_are_ready_sweeps() -> None:
+    assert len(READY) >= 3
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_a_ready_sweep_can_be_planned_offline(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["sweep", str(path), "--dry-run", "--output", str(tmp_path / "o")]) == 0
+    assert "/dense" in capsys.readouterr().out
