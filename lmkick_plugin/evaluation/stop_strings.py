@@ -8,6 +8,7 @@ nothing is decoded unless the newest token could be the end of a stop string.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = ["StopStrings"]
 
 #: Decoders that put the tokens' own texts one after the other, up to a space in front.
 _PLAIN_DECODERS = {"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip"}
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -36,7 +38,11 @@ class StopStrings:
         self._windows = {
             stop: len(tokenizer.encode(stop, add_special_tokens=False)) + 2 for stop in stops
         }
+        self._all = tuple(self._windows)
+        self._longest = max(self._windows.values(), default=0)
         self._by_token: dict[int, tuple[str, ...]] = {}
+        # Bytes: what they are depends on those beside them, and so on where the window begins.
+        self._bytes: set[int] = set()
         self._predictable = _texts_add_up(tokenizer)
 
     def reached(self, generated: Sequence[int]) -> bool:
@@ -50,6 +56,8 @@ class StopStrings:
         ending = self._by_token.get(newest)
         if ending is None:
             ending = self._by_token[newest] = self._possible_ends(newest)
+        if self._bytes and not self._bytes.isdisjoint(generated[-self._longest :]):
+            ending = self._all
         texts: dict[int, str] = {}
         for stop in ending:
             window = self._windows[stop]
@@ -62,13 +70,17 @@ class StopStrings:
     def _possible_ends(self, token: int) -> tuple[str, ...]:
         """The stop strings that this token can complete, or is all of."""
         if not self._predictable:
-            return tuple(self._windows)
+            return self._all
         text = str(self._tokenizer.decode([token]))
-        if not text or _REPLACEMENT in text:  # part of a character, or nothing to go by
-            return tuple(self._windows)
+        if _BYTE.fullmatch(str(self._tokenizer.convert_ids_to_tokens(token))) or (
+            _REPLACEMENT in text
+        ):
+            self._bytes.add(token)
+        if not text:
+            return self._all
         # Some decoders drop the space in front of the first token.
         texts = (text, " " + text)
-        return tuple(stop for stop in self._windows if any(_can_end(stop, one) for one in texts))
+        return tuple(stop for stop in self._all if any(_can_end(stop, one) for one in texts))
 
 
 def _can_end(stop: str, text: str) -> bool:

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running batch: rows come and go, memory runs out, and every answer is as if it were alone.
+
+The model here is a function of a row's own tokens, which it reads from the cache, the mask and the
+positions: whatever is mixed up between rows or columns changes the next token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lmkick_plugin.evaluation import decoding
+from lmkick_plugin.evaluation.batch_sizes import BatchSize
+from lmkick_plugin.evaluation.decoding import Answer, GreedyModel, decode_greedily
+from lmkick_plugin.evaluation.row_cache import RowCache
+
+VOCABULARY = 11
+END = 0
+
+
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collecting garbage takes its time, and changes nothing here."""
+    monkeypatch.setattr(decoding, "give_back_memory", lambda: None)
+
+
+class NoStops:
+    """Ends an answer where two equal tokens follow each other."""
+
+    def reached(self, generated: list[int]) -> bool:
+        return len(generated) > 1 and generated[-1] == generated[-2]
+
+
+def following(tokens: list[int]) -> int:
+    """The next token of a text: depends on every token and its place."""
+    value = 7
+    for place, token in enumerate(tokens):
+        value = (value * 31 + token * (place + 3)) % 1009
+    return value % VOCABULARY
+
+
+def alone(answer: Answer) -> list[int]:
+    """The plain loop."""
+    text: list[int] = []
+    stops = NoStops()
+    while len(text) < answer.limit:
+        text.append(following(answer.prompt + text))
+        if text[-1] in answer.ends or stops.reached(text):
+            break
+    return text
+
+
+class Reader:
+    """A model of two layers that keeps its tokens as keys, and their places as values."""
+
+    def __init__(self, fails: Callable[[int, int], bool] = lambda *_: False) -> None:
+        self.fails = fails
+        self.calls: list[tuple[int, int]] = []
+
+    def __call__(
+        self,
+        *,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor,
+        past_key_values: RowCache,
+        **_: Any,
+    ) -> Any:
+        rows, columns = input_ids.shape
+        self.calls.append((rows, columns))
+        keys, places = input_ids[:, None, :, None].double(), position_ids[:, None, :, None].double()
+        past_key_values.update(keys, places, 0)
+        if self.fails(len(self.calls), rows):  # one layer has taken the step, the other has not
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        seen, where = past_key_values.update(keys, places, 1)
+        logits = torch.zeros(rows, columns, VOCABULARY)
+        for row in range(rows):
+            kept = torch.ones(seen.shape[2], dtype=torch.bool)
+            if attention_mask is not None:
+                assert attention_mask.shape == (rows, seen.shape[2])
+                kept = attention_mask[row].bool()
+            tokens = seen[row, 0, kept, 0].long().tolist()
+            assert where[row, 0, kept, 0].long().tolist() == list(range(len(tokens)))
+            logits[row, -1, following(tokens)] = 1
+        return SimpleNamespace(logits=logits)
+
+
+def model_of(reader: Reader) -> GreedyModel:
+    return GreedyModel(
+        forward=reader, device=torch.device("cpu"), layers=2, takes_positions=True, extra={}
+    )
+
+
+def decode(answers: list[Answer], rows: int, reader: Reader, **how: Any) -> list[list[int]]:
+    """Answers in the order in which they were asked; each exactly once."""
+    size = BatchSize(rows, "generation", **how)
+    done = list(decode_greedily(model_of(reader), answers, size))
+    assert sorted(map(id, done)) == sorted(map(id, answers))
+    return [answer.generated for answer in answers]
+
+
+answers_strategy = st.lists(
+    st.builds(
+        lambda prompt, limit: Answer(prompt, limit, frozenset({END}), NoStops()),  # type: ignore[arg-type]
+        st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=12),
+        st.integers(1, 30),
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(answers_strategy, st.integers(1, 8))
+def test_every_answer_is_as_if_alone(answers: list[Answer], rows: int) -> None:
+    reader = Reader()
+    assert decode(answers, rows, reader) == [alone(answer) for answer in answers]
+    assert max(count for count, _ in reader.calls) <= rows
+
+
+@settings(max_examples=25, deadline=None)
+@given(answers_strategy, st.integers(2, 8), st.sets(st.integers(1, 60), max_size=6), st.booleans())
+def test_running_out_of_memory_loses_nothing(
+    answers: list[Answer], rows: int, when: set[int], automatic: bool
+) -> None:
+    reader = Reader(lambda call, count: call in when and count > 1)
+    found = decode(answers, rows, reader, automatic=automatic)
+    assert found == [alone(answer) for answer in answers]
+
+
+def some_answers(count: int = 12) -> list[Answer]:
+    return [
+        Answer([1 + number % 5, 2 + number % 7, 1 + number % 3], 4 + number, frozenset({END}),
+               NoStops())  # type: ignore[arg-type]
+        for number in range(count)
+    ]  # fmt: skip
+
+
+def test_finished_rows_leave_and_others_enter() -> None:
+    reader = Reader()
+    answers = some_answers()
+    texts = decode(answers, 4, reader)
+    assert len(set(map(len, texts))) > 2  # else there is nothing to leave early
+    one_after_the_other = sum(max(map(len, texts[at : at + 4])) for at in range(0, len(texts), 4))
+    steps = sum(1 for _, columns in reader.calls if columns == 1)
+    assert steps < one_after_the_other
+    assert sum(rows for rows, columns in reader.calls if columns == 1) == sum(
+        len(text) - 1 for text in texts
+    )
+
+
+def test_memory_that_runs_out_while_rows_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    join, left = RowCache.join, [2]
+
+    def failing(self: RowCache, other: RowCache) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        join(self, other)
+
+    monkeypatch.setattr(RowCache, "join", failing)
+    answers = some_answers()
+    assert decode(answers, 4, Reader()) == [alone(answer) for answer in answers]
+    assert left == [0]
+
+
+def test_a_single_row_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        decode(some_answers(), 4, Reader(lambda *_: True))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
+    def broken(_call: int, _rows: int) -> bool:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    reader = Reader(broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        decode(some_answers(), 4, reader)
+    assert len(reader.calls) == 1
+
+
+def test_the_limit_that_was_found_is_kept() -> None:
+    reader = Reader(lambda _, rows: rows > 3)
+    answers = some_answers(40)
+    assert decode(answers, 16, reader) == [alone(answer) for answer in answers]
+    failed = [rows for rows, _ in reader.calls if rows > 3]
+    assert len(failed) <= 4  # 16, 8, 4: not at every step
