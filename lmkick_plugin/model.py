@@ -108,7 +108,12 @@ class KickLM(WatchedHFLM):
             require_same_weights(self.weights.sha256, self.accelerator)
         if self._compressor is None:
             self._recognised = others.find_out(
-                self._model, self.recipe, pretrained, self.config, self._passed
+                self._model,
+                self.recipe,
+                pretrained,
+                self.config,
+                self._passed,
+                sha256=self.weights.sha256,
             )
         serving.announce(self)
 

@@ -20,6 +20,7 @@ from lmkick_plugin.checkpoints.load_quantized import (
     load_time_scheme,
     quantization_config,
 )
+from lmkick_plugin.checkpoints.loading import check_weights
 from lmkick_plugin.checkpoints.recognise import (
     Recognised,
     inspect_folder,
@@ -134,6 +135,8 @@ def find_out(
     pretrained: object,
     config: Any,
     passed: Mapping[str, Any],
+    *,
+    sha256: str | None,
 ) -> Recognised | None:
     """Find out how a model that was not compressed here had been compressed.
 
@@ -143,9 +146,13 @@ def find_out(
         pretrained: As given: a name, a folder or a model.
         config: The model's config.
         passed: The arguments for lm-eval's ``hf`` model.
+        sha256: The hash of the loaded weights.
 
     Returns:
         None where it had not been.
+
+    Raises:
+        SettingsError: The weights are not those that the folder's ``kick.json`` names.
     """
     folder = None
     if isinstance(pretrained, str):
@@ -169,6 +176,10 @@ def find_out(
         found = Recognised(scheme=read_scheme(stored), notes=(note,))
     else:
         found = recognise_model(model, folder=folder)
+    changed = passed.get("peft") or passed.get("delta")
+    if found.manifest is not None and folder is not None and not changed:
+        dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
+        check_weights(folder, found.manifest, sha256, dtype)
     return found if found.is_compressed else None
 
 

@@ -115,6 +115,7 @@ def random_distance(base: Path, dense: KickLM) -> float:
 
 # optimum asks every module for an attribute that transformers deprecates.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up .*gptqmodel_:ResourceWarning")
 @pytest.mark.parametrize("name", LABELS)
 def test_fixture_is_evaluated_and_labelled(
     name: str, dense: KickLM, random_distance: float
@@ -158,14 +159,12 @@ def test_scores_are_those_of_plain_transformers() -> None:
     need("compressed_tensors")
     folder = FIXTURES / "llmcompressor-w4a16"
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    text, continuation = PAIRS[-1]
-    context = tokenizer(text, add_special_tokens=False)["input_ids"]
-    wanted = tokenizer(continuation, add_special_tokens=False)["input_ids"]
+    model = KickLM(**arguments(folder.name))
+    context, wanted = model._encode_pair(*PAIRS[-1])
     with torch.no_grad():
         logits = plain(torch.tensor([context + wanted])).logits[0].float().log_softmax(-1)
     expected = sum(float(logits[len(context) - 1 + at, token]) for at, token in enumerate(wanted))
-    assert scores(KickLM(**arguments(folder.name)))[-1] == pytest.approx(expected, abs=2e-2)
+    assert scores(model)[-1] == pytest.approx(expected, abs=2e-2)
 
 
 def test_through_a_task(data_dir: Path, task_manager: TaskManager) -> None:
@@ -233,6 +232,7 @@ def test_our_own_record_is_restored(pruned: Callable[..., Path]) -> None:
     recipe = {
         "compressor": "wanda", "pattern": "2:4", "requested_sparsity": 0.5, "nsamples": 8,
         "calibration": "c4", "base_model": "some/model", "bytes_best_format": 1, "device": "other",
+        "dtype": "float32",
         "weights_sha256": KickLM(pretrained=str(folder), **CPU).weights.sha256,
     }  # fmt: skip
     (folder / MANIFEST).write_text(Manifest("dense", recipe, {}).to_json(), encoding="utf-8")
@@ -244,6 +244,10 @@ def test_our_own_record_is_restored(pruned: Callable[..., Path]) -> None:
     assert kick["checkpoint"]["saved_by_lmkick"]
     other = KickLM(pretrained=str(folder), dtype="bfloat16", **CPU)
     assert record(other)["bytes_best_format"] != 1  # not the weights that were saved
+    changed = Manifest("dense", recipe | {"weights_sha256": "0" * 64}, {})
+    (folder / MANIFEST).write_text(changed.to_json(), encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"holds other weights than its kick\.json"):
+        KickLM(pretrained=str(folder), **CPU)
 
 
 class TestDivergence:
