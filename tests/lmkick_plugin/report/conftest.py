@@ -303,3 +303,33 @@ def read(folder: Path) -> ResultsFile:
     """The one results file in a folder."""
     (path,) = folder.rglob("results_*.json")
     return ResultsFile.read(path)
+
+
+# -- a benchmark's whole grid ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a grid of methods and levels, with scores like the paper's."""
+    from tests.lmkick_plugin.report.worlds import paper_like
+
+    return paper_like(Writer(tmp_path_factory.mktemp("paper")), judged=True)
+
+
+@pytest.fixture(scope="session")
+def paper_evidence(paper: Path) -> Any:
+    """All that the report knows of that grid."""
+    from lmkick_plugin.report.collecting import collect
+    from lmkick_plugin.report.evidence import Settings, gather
+
+    return gather(collect([paper]), Settings(resamples=1000))
+
+
+@pytest.fixture(scope="session")
+def paper_report(paper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole report on that grid."""
+    from lmkick_plugin.report import write_report
+
+    folder = tmp_path_factory.mktemp("report")
+    write_report([paper], folder, resamples=500)
+    return folder

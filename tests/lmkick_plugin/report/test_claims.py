@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each claim against runs whose answers are known: where it holds, fails, and cannot be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from lmkick_plugin.report.claims import CLAIMS, Finding
+from lmkick_plugin.report.claims.divergence import spearman
+from lmkick_plugin.report.claims.findings import all_of, any_of, by_sign, within
+from tests.lmkick_plugin.report.benches import Bench
+
+FACTS, MMLU = "kick_freebaseqa", "kick_mmlu"
+CLOSED, OPEN = "kick_triviaqa_closed", "kick_triviaqa_open"
+PPL = "kickonly_perplexity"
+DENSE = {FACTS: 0.65, MMLU: 0.5, CLOSED: 0.6, OPEN: 0.75, PPL: 5.0}
+
+
+def run(number: int, bench: Bench) -> Finding:
+    evidence, model = bench.build()
+    return CLAIMS[number - 1].test(evidence, model)
+
+
+def pruners(bench: Bench, sparsity: float, **scores: float) -> Bench:
+    named = {"facts": FACTS, "mmlu": MMLU, "closed": CLOSED, "open": OPEN, "ppl": PPL}
+    for method in ("magnitude", "wanda", "sparsegpt"):
+        bench.add(
+            method,
+            {named[name]: value for name, value in scores.items()},
+            requested_sparsity=sparsity,
+            pattern="unstructured",
+        )
+    return bench
+
+
+def claim_1(facts: float, ppl: float, n: int = 400) -> Bench:
+    return pruners(Bench(n=n, dense=DENSE), 0.3, facts=facts, ppl=ppl)
+
+
+def patterns(facts: float, n: int = 400) -> Bench:
+    bench = Bench(n=n, dense=DENSE)
+    scores = {FACTS: facts, MMLU: 0.3, CLOSED: 0.3, OPEN: 0.4}
+    return bench.add("wanda", scores, requested_sparsity=0.5, pattern="2:4")
+
+
+def eight_bits(mmlu: float, n: int = 400) -> Bench:
+    return Bench(n=n, dense=DENSE).add("gptq", {MMLU: mmlu, OPEN: 0.75}, num_bits=8)
+
+
+def books(open_book: float, closed: float, n: int = 400) -> Bench:
+    bench = Bench(n=n, dense=DENSE)
+    pruners(bench, 0.2, closed=0.6, open=0.75)
+    return pruners(bench, 0.4, closed=closed, open=open_book)
+
+
+def wanda_at(sparsity: float, facts: float, mmlu: float, n: int = 400) -> Bench:
+    record = {"requested_sparsity": sparsity, "pattern": "unstructured"}
+    return Bench(n=n, dense=DENSE).add("wanda", {FACTS: facts, MMLU: mmlu}, **record)
+
+
+def magnitude(facts: float, n: int = 400) -> Bench:
+    bench = Bench(n=n, dense=DENSE)
+    record = {"requested_sparsity": 0.2, "pattern": "unstructured"}
+    return bench.add("magnitude", {FACTS: facts}, **record).add("wanda", {FACTS: 0.65}, **record)
+
+
+def categories(stem: float, humanities: float, n: int = 400) -> Bench:
+    names = [f"mmlu_kick_{c}" for c in ("stem", "humanities", "social_sciences")]
+    bench = Bench(n=n, dense=dict.fromkeys(names, 0.5))
+    scores = dict(zip(names, (stem, humanities, humanities), strict=True))
+    record = {"requested_sparsity": 0.4, "pattern": "unstructured"}
+    return bench.add("wanda", scores, **record)
+
+
+def samples(sparsegpt: tuple[float, float], wanda: tuple[float, float], n: int = 400) -> Bench:
+    bench = Bench(n=n, dense=DENSE)
+    for method, ends in (("sparsegpt", sparsegpt), ("wanda", wanda)):
+        for count, facts in zip((8, 128), ends, strict=True):
+            bench.add(
+                method,
+                {FACTS: facts},
+                requested_sparsity=0.5,
+                pattern="unstructured",
+                nsamples=count,
+            )
+    return bench
+
+
+def unique_words(at_half: float, n: int = 400) -> Bench:
+    bench = Bench(n=n, dense={"kick_instruct": 80.0})
+    record = {"requested_sparsity": 0.5, "pattern": "unstructured"}
+    return bench.add("wanda", {"kick_instruct": at_half}, **record)
+
+
+def stories(short: float, long: float, cut: dict[str, int] | None) -> Bench:
+    names = ("kick_summarization_small", "kick_summarization_large")
+    bench = Bench(dense=dict(zip(names, (0.3, 0.2), strict=True)), cut=cut)
+    scores = dict(zip(names, (short, long), strict=True))
+    return bench.add("wanda", scores, requested_sparsity=0.5, pattern="unstructured")
+
+
+def equal_bytes(quantized: float, pruned: float, size: int, n: int = 400) -> Bench:
+    bench = Bench(n=n, dense=DENSE).add(
+        "gptq", {FACTS: quantized}, num_bits=8, bytes_best_format=1000
+    )
+    record = {"requested_sparsity": 0.5, "pattern": "unstructured", "bytes_best_format": size}
+    return bench.add("wanda", {FACTS: pruned}, **record)
+
+
+def rankings(divergences: tuple[float, ...], perplexities: tuple[float, ...]) -> Bench:
+    bench = Bench(dense={FACTS: 0.8, PPL: 5.0, "kickonly_divergence": 0.0})
+    for i, (jsd, ppl) in enumerate(zip(divergences, perplexities, strict=True)):
+        scores = {FACTS: 0.75 - 0.12 * i, PPL: ppl, "kickonly_divergence": jsd}
+        record = {"requested_sparsity": 0.1 * (i + 1), "pattern": "unstructured"}
+        bench.add("wanda", scores, **record)
+    return bench
+
+
+def own_text(own: float, general: float, n: int = 400) -> Bench:
+    bench = Bench(n=n, dense={"kick_alpaca": 0.6})
+    for source, score in (("task:alpaca", own), ("c4", general)):
+        bench.add("wanda", {"kick_alpaca": score}, requested_sparsity=0.5, calibration=source)
+    return bench
+
+
+CASES: dict[int, list[tuple[str, Callable[[], Bench]]]] = {
+    1: [
+        ("holds", lambda: claim_1(0.5, 5.5)),
+        ("fails", lambda: claim_1(0.65, 5.5)),
+        ("fails", lambda: claim_1(0.5, 9.0)),
+        ("inconclusive", lambda: claim_1(0.6, 5.5, n=40)),
+        ("not measured", lambda: Bench(dense=DENSE)),
+        ("not measured", lambda: wanda_at(0.3, 0.4, 0.5)),  # the other pruners are missing
+    ],
+    2: [
+        ("holds", lambda: patterns(0.3)),
+        ("fails", lambda: patterns(0.65)),
+        ("inconclusive", lambda: patterns(0.6, n=40)),
+        ("not measured", lambda: wanda_at(0.5, 0.3, 0.3)),
+    ],
+    3: [
+        ("holds", lambda: eight_bits(0.5)),
+        ("fails", lambda: eight_bits(0.4)),
+        ("inconclusive", lambda: eight_bits(0.475, n=40)),
+        ("not measured", lambda: patterns(0.3)),
+    ],
+    4: [
+        ("holds", lambda: books(open_book=0.75, closed=0.3)),
+        ("fails", lambda: books(open_book=0.3, closed=0.6)),
+        ("inconclusive", lambda: books(open_book=0.3, closed=0.3)),
+        ("not measured", lambda: wanda_at(0.5, 0.3, 0.3)),
+    ],
+    5: [
+        ("holds", lambda: wanda_at(0.4, 0.3, 0.45)),
+        ("fails", lambda: wanda_at(0.4, 0.6, 0.2)),
+        ("inconclusive", lambda: wanda_at(0.4, 0.55, 0.45, n=30)),
+        ("not measured", lambda: wanda_at(0.3, 0.3, 0.45)),
+    ],
+    6: [
+        ("holds", lambda: magnitude(0.65)),
+        ("fails", lambda: magnitude(0.4)),
+        ("inconclusive", lambda: magnitude(0.62, n=100)),
+        ("not measured", lambda: wanda_at(0.2, 0.65, 0.5)),
+    ],
+    7: [
+        ("holds", lambda: categories(0.48, 0.3)),
+        ("fails", lambda: categories(0.3, 0.48)),
+        ("inconclusive", lambda: categories(0.45, 0.44, n=60)),
+        ("not measured", lambda: wanda_at(0.2, 0.65, 0.5)),
+    ],
+    9: [
+        ("holds", lambda: samples((0.4, 0.55), (0.5, 0.5))),
+        ("fails", lambda: samples((0.55, 0.4), (0.5, 0.5))),
+        ("fails", lambda: samples((0.4, 0.55), (0.4, 0.55))),  # Wanda does improve
+        ("inconclusive", lambda: samples((0.5, 0.5), (0.5, 0.5))),
+        ("not measured", lambda: wanda_at(0.2, 0.65, 0.5)),
+    ],
+    10: [
+        ("holds", lambda: unique_words(60.0)),
+        ("fails", lambda: unique_words(100.0)),
+        ("inconclusive", lambda: unique_words(80.0)),
+        ("not measured", lambda: wanda_at(0.2, 0.65, 0.5)),
+    ],
+    11: [
+        ("holds", lambda: stories(0.28, 0.1, {})),
+        ("fails", lambda: stories(0.1, 0.19, {})),
+        ("not measured", lambda: stories(0.28, 0.1, {"kick_summarization_large": 3})),
+        ("not measured", lambda: stories(0.28, 0.1, None)),
+    ],
+    12: [
+        ("holds", lambda: equal_bytes(0.65, 0.4, 1120)),
+        ("fails", lambda: equal_bytes(0.4, 0.65, 1120)),
+        ("inconclusive", lambda: equal_bytes(0.65, 0.65, 1120)),
+        ("not measured", lambda: equal_bytes(0.65, 0.4, 1500)),  # not equal bytes
+    ],
+    13: [
+        ("holds", lambda: rankings((0.1, 0.2, 0.3, 0.4, 0.5), (9.0, 8.0, 7.0, 6.0, 5.5))),
+        ("fails", lambda: rankings((0.5, 0.4, 0.3, 0.2, 0.1), (5.5, 6.0, 7.0, 8.0, 9.0))),
+        ("inconclusive", lambda: rankings((0.1, 0.2, 0.3, 0.4, 0.5), (5.5, 6.0, 7.0, 8.0, 9.0))),
+        ("not measured", lambda: rankings((0.1, 0.2, 0.3), (5.5, 6.0, 7.0))),
+    ],
+    14: [
+        ("holds", lambda: own_text(0.5, 0.3)),
+        ("fails", lambda: own_text(0.3, 0.5)),
+        ("inconclusive", lambda: own_text(0.5, 0.5)),
+        ("not measured", lambda: wanda_at(0.2, 0.65, 0.5)),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome", "bench"),
+    [
+        pytest.param(number, outcome, bench, id=f"{number}-{outcome.replace(' ', '-')}-{i}")
+        for number, cases in CASES.items()
+        for i, (outcome, bench) in enumerate(cases)
+    ],
+)
+def test_claim(number: int, outcome: str, bench: Callable[[], Bench]) -> None:
+    found = run(number, bench())
+    assert found.outcome == outcome, found.reason
+    assert found.reason
+    if outcome == "not measured":
+        assert "needs" in found.reason or "missing" in found.reason or "cut" in found.reason
+        return
+    assert found.deciding is not None
+    assert found.deciding.interval is not None
+    assert found.cells
+
+
+def test_every_claim_is_tried() -> None:
+    assert [claim.number for claim in CLAIMS] == list(range(1, 15))
+    assert set(CASES) | {8} == {claim.number for claim in CLAIMS}  # 8: test_report_writing.py
+
+
+def test_intervals_are_those_of_the_quantity() -> None:
+    """Claim 5 on one run: the interval of MMLU's recovery minus FreebaseQA's, from a plain loop."""
+    found = run(5, wanda_at(0.4, 0.3, 0.45))
+    part = found.parts[0]
+    assert part.value == pytest.approx(0.9 - 0.3 / 0.65)
+    rng = np.random.default_rng(5)
+    drawn = []
+    for _ in range(2000):
+        first, second = (rng.integers(0, 400, 400) for _ in range(2))
+        mmlu = np.mean(first < 180) / np.mean(first < 200)
+        facts = np.mean(second < 120) / np.mean(second < 260)
+        drawn.append(mmlu - facts)
+    expected = np.percentile(drawn, [2.5, 97.5])
+    assert part.interval == pytest.approx(expected, abs=0.01)
+
+
+def test_the_weakest_level_does_not_hide_another() -> None:
+    """Claim 1 needs one level only, claim 5 all of them."""
+    bench = claim_1(0.5, 5.5)
+    pruners(bench, 0.1, facts=0.65, ppl=5.0)
+    assert run(1, bench).outcome == "holds"
+    bench = wanda_at(0.4, 0.3, 0.45)
+    bench.add("wanda", {FACTS: 0.6, MMLU: 0.2}, requested_sparsity=0.5, pattern="unstructured")
+    assert run(5, bench).outcome == "fails"
+
+
+def test_controls_prove_nothing() -> None:
+    bench = patterns(0.3)
+    bench.add("random", {FACTS: 0.65}, requested_sparsity=0.5, pattern="2:4")
+    assert run(2, bench).outcome == "holds"
+
+
+def test_a_dense_score_of_zero_is_no_evidence() -> None:
+    bench = claim_1(0.0, 5.0)
+    bench.dense = {**DENSE, FACTS: 0.0}
+    evidence, model = bench.build()
+    part = CLAIMS[4].test(evidence, model)  # recovery is undefined
+    assert part.outcome == "not measured"
+
+
+def test_what_parts_come_to() -> None:
+    assert all_of(["holds", "holds"]) == "holds"
+    assert all_of(["holds", "not measured"]) == "not measured"
+    assert all_of(["inconclusive", "not measured"]) == "inconclusive"
+    assert all_of(["fails", "inconclusive"]) == "fails"
+    assert all_of([]) == "not measured"
+    assert any_of(["fails", "holds"]) == "holds"
+    assert any_of(["fails", "inconclusive"]) == "inconclusive"
+    assert any_of(["fails", "fails"]) == "fails"
+
+
+def test_signs_and_bounds() -> None:
+    drawn = np.linspace(0.01, 0.03, 1000)
+    assert by_sign("x", 0.02, drawn, cells=[]).outcome == "holds"
+    assert by_sign("x", -0.02, -drawn, cells=[]).outcome == "fails"
+    assert by_sign("x", 0.0, drawn - 0.02, cells=[]).outcome == "inconclusive"
+    assert by_sign("x", 0.0, np.zeros(10), cells=[]).outcome == "inconclusive"
+    assert by_sign("x", 0.0, np.zeros(10), cells=[], or_zero=True).outcome == "holds"
+    assert by_sign("x", float("nan"), drawn, cells=[]).outcome == "not measured"
+    assert within("x", 0.02, drawn, 0.05, cells=[]).outcome == "holds"
+    assert within("x", 0.02, drawn, 0.02, cells=[]).outcome == "inconclusive"
+    assert within("x", 0.02, drawn, 0.001, cells=[]).outcome == "fails"
+
+
+def test_spearman_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 4, (20, 6)).astype(float), rng.normal(size=(20, 6))
+    ours = spearman(first, second)
+    for i in range(20):
+        if len(set(first[i])) > 1:
+            assert ours[i] == pytest.approx(spearmanr(first[i], second[i]).statistic)
