@@ -72,7 +72,8 @@ def find_results(folder: Path) -> tuple[list[ResultsFile], list[str]]:
     """Read every results file under a folder.
 
     Args:
-        folder: Searched with its sub-folders.
+        folder: Searched with its sub-folders, but those whose names begin with a dot: there lies
+            what is still being written.
 
     Returns:
         The files, newest first, and a line on each one that could not be read.
@@ -80,6 +81,8 @@ def find_results(folder: Path) -> tuple[list[ResultsFile], list[str]]:
     files, problems = [], []
     for path in sorted(folder.rglob("*.json")):
         if not NAME.match(path.name) or not path.is_file():
+            continue
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         try:
             files.append(ResultsFile.read(path))
