@@ -6,5 +6,6 @@
 - ``positions``: log-probabilities at chosen positions only, in bounded memory;
 - ``steps``: one forward pass after the other, and its answers;
 - ``exchange``: requests shared between processes by their tokens;
+- ``encoding``: texts encoded many at a time;
 - ``scoring``: what lm-eval calls: log-likelihoods, plain and rolling.
 """

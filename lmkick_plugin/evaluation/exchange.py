@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from lmkick_plugin.evaluation.prefixes import Plan, Request
 from lmkick_plugin.evaluation.steps import Scores
 
-__all__ = ["all_requests", "merge_scores", "my_steps"]
+__all__ = ["all_requests", "fewest", "merge_scores", "my_steps"]
 
 _LAST = 4  # bytes of a request's last token
 
@@ -34,6 +34,17 @@ def all_requests(mine: Sequence[Request]) -> list[Request]:
         packed.setdefault(tokens[:-_LAST], set()).add((tokens[-_LAST:], count))
     found = gather_object([(shared, sorted(ends)) for shared, ends in packed.items()])
     return sorted({(shared + last, count) for shared, ends in found for last, count in ends})
+
+
+def fewest(mine: Sequence[int]) -> list[int]:
+    """The smallest of each number over all processes.
+
+    Memory and rounding may differ between processes; their plans must not.
+
+    Args:
+        mine: Those of this process; as many everywhere.
+    """
+    return [min(each) for each in zip(*gather_object([list(mine)]), strict=True)]
 
 
 def my_steps(plan: Plan, rank: int, world_size: int) -> list[int]:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import _add_special_kwargs, has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from lmkick_plugin.evaluation.batch_sizes import BatchSize, batch_size_of
-from lmkick_plugin.evaluation.exchange import all_requests, merge_scores, my_steps
+from lmkick_plugin.evaluation.encoding import EncodedAhead
+from lmkick_plugin.evaluation.exchange import all_requests, fewest, merge_scores, my_steps
 from lmkick_plugin.evaluation.prefixes import Plan, Request, make_request, plan_steps
 from lmkick_plugin.evaluation.steps import Runner, Scores
 from lmkick_plugin.values import settings_error
@@ -37,6 +39,7 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
 
     prefix_reuse: bool = False
     _runner: Runner | None = None
+    _ahead: EncodedAhead | None = None
     _told_plain: bool = False
 
     def __init__(self, **kwargs: Any) -> None:
@@ -71,6 +74,46 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         if kind is not None and kind.name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             return "all processes have to run the same number of forward passes"
         return None
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Answer]:
+        """As in ``hf``; texts are encoded many at a time."""
+        if self.scores_fast and getattr(self.tokenizer, "is_fast", False):
+            self._ahead = EncodedAhead([one.args for one in requests], self._encode_many)
+        try:
+            answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self._ahead = None
+        return answers
+
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **kwargs: Any,
+    ) -> list[int]:
+        """As in ``hf``."""
+        if self._ahead is not None and add_special_tokens is None and not left_truncate_len:
+            known = self._ahead.get(string)
+            if known is not None:
+                return known
+        encoded: list[int] = super().tok_encode(
+            string, add_special_tokens, left_truncate_len, **kwargs
+        )
+        return encoded
+
+    def _encode_many(self, texts: list[str]) -> list[list[int]]:
+        """Each text as :meth:`tok_encode` encodes it."""
+        begin = self.tokenizer.decode(self.prefix_token_id)
+        usual = _add_special_kwargs(None, self.add_bos_token)
+        kinds = [has_bos_prefix(text, begin) for text in texts]
+        found: dict[str, list[int]] = {}
+        for kind, how in ((False, usual), (True, {**usual, "add_special_tokens": False})):
+            some = [text for text, is_kind in zip(texts, kinds, strict=True) if is_kind == kind]
+            if some:
+                encoded = self.tokenizer(some, verbose=False, **how)["input_ids"]
+                found.update(zip(some, encoded, strict=True))
+        return [found[text] for text in texts]
 
     def _loglikelihood_tokens(
         self,
@@ -168,7 +211,7 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             return {}
         runner = self._get_runner()
         size = batch_size_of(self, kind)
-        plan = self._plan(runner, requests, size)
+        plan = self._plan(runner, requests, size, together)
         ranks = (self.rank, self.world_size) if together else (0, 1)
         steps = my_steps(plan, *ranks)
         scores = Scores(plan.scores)
@@ -211,16 +254,26 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             )
         return self._runner
 
-    def _plan(self, runner: Runner, requests: list[Request], size: BatchSize) -> Plan:
-        """The cheapest plan that is right for this model."""
+    def _plan(
+        self, runner: Runner, requests: list[Request], size: BatchSize, together: bool
+    ) -> Plan:
+        """The cheapest plan that is right for this model; where processes share it, the same."""
         longest = max(len(tokens) for tokens, _ in requests) // 4 - 1
+        rows = [size.rows(length) for length in range(longest + 1)]
+        if together:
+            rows = fewest(rows)
         limit = runner.longest_shared()
         fits = limit is None or longest <= limit
         first = np.frombuffer(requests[0][0], dtype=">u4").astype(np.int64)
         reuse = fits and runner.can_share(first.tolist())
-        plan = plan_steps(requests, size.rows, reuse=reuse, overhead=runner.overhead)
-        if reuse and not runner.agrees(plan):
-            plan = plan_steps(requests, size.rows, reuse=False)
+        if together:
+            (reuse,) = map(bool, fewest([int(reuse)]))
+        plan = plan_steps(requests, rows.__getitem__, reuse=reuse, overhead=runner.overhead)
+        right = runner.agrees(plan)
+        if together:
+            (right,) = map(bool, fewest([int(right)]))
+        if not right:
+            plan = plan_steps(requests, rows.__getitem__, reuse=False)
         _LOGGER.info(
             "%d distinct requests: %d tokens to compute, instead of %d.",
             len(requests), plan.tokens, plan.plain_tokens,

@@ -15,7 +15,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from compressors import SettingsError
-from lmkick_plugin.evaluation import positions, shared_cache, steps
+from lmkick_plugin.evaluation import encoding, positions, shared_cache, steps
 from lmkick_plugin.evaluation.scoring import ScoringHFLM
 from lmkick_plugin.model import KickLM
 from lmkick_plugin.windows import score_windows
@@ -243,6 +243,47 @@ def test_texts_as_lm_eval_asks() -> None:
         hf = evaluator(model, HFLM, **settings)
         found = lm.loglikelihood(asked, disable_tqdm=True)
         assert furthest(found, hf.loglikelihood(asked, disable_tqdm=True)) < 1e-4
+
+
+@pytest.mark.parametrize("at_a_time", [512, 2])
+def test_texts_are_encoded_as_one_by_one(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "_AT_A_TIME", at_a_time)
+    asked = instances(
+        ("", "x"), ("Q: x\nA:", " A"), ("<s>Q: x\nA:", " A"), ("Q: x\nA:  ", "B"), ("  ", "y"),
+        ("Q: x\nA:", " A"), ("Q: z\nA:", "<s>"), ("Q: x\nA:", " B"),
+    )  # fmt: skip
+    for settings in ({}, {"add_bos_token": False}, {"add_bos_token": True}):
+        seen: list[Any] = []
+
+        def see(requests: Any, seen: list[Any] = seen, **_: Any) -> None:
+            seen.append(requests)
+
+        for kind in (ScoringHFLM, HFLM):
+            lm = evaluator(make("llama"), kind, **settings)
+            monkeypatch.setattr(lm, "_loglikelihood_tokens", see)
+            lm.loglikelihood(asked, disable_tqdm=True)
+        assert len(seen[0]) == 8
+        assert seen[0] == seen[1]
+
+
+def test_no_batch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the prefix, no layer's keys and values outlive the layer."""
+    caches = []
+
+    def remember(*arguments: Any, **how: Any) -> Any:
+        caches.append(shared_cache.continue_prefix(*arguments, **how))
+        return caches[-1]
+
+    monkeypatch.setattr(steps, "continue_prefix", remember)
+    score(evaluator(make("gemma3")), random_requests())
+    prefixes = {id(key) for cache in caches for layer in cache.layers for key, _ in layer.pieces}
+    assert len(caches) > 3
+    for cache in caches:
+        for layer in cache.layers:
+            assert layer.keys is None
+            assert all(key.shape[0] == 1 for key, _ in layer.pieces)
+    # The pieces are those of the few prefixes, whatever number of batches has read them.
+    assert len(prefixes) < 3 * len(caches)
 
 
 def test_real_questions_on_a_trained_model(
