@@ -67,6 +67,8 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             return "the model is an encoder and a decoder"
         if not isinstance(self.model, torch.nn.Module):
             return "the model is no PyTorch module"
+        if getattr(self.model, "tp_size", None):
+            return "the model is tensor parallel"
         adapters = getattr(self.model, "peft_config", None) or {}
         if any(getattr(one, "is_prompt_learning", False) for one in adapters.values()):
             return "an adapter adds virtual tokens to every prompt"
