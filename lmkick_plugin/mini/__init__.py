@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["DATA", "DATA_NAME", "MODEL", "MODEL_NAME", "data_folder", "model_folder"]
+__all__ = [
+    "DATA",
+    "DATA_NAME",
+    "MODEL",
+    "MODEL_NAME",
+    "data_folder",
+    "model_folder",
+    "model_name",
+]
 
 MODEL_NAME, DATA_NAME = "kick-mini", "mini"
 MODEL = Path(__file__).with_name("model")
@@ -25,6 +33,15 @@ def model_folder(name: str) -> str:
     'Qwen/Qwen3-0.6B'
     """
     return str(MODEL) if name == MODEL_NAME else name
+
+
+def model_name(folder: str) -> str:
+    """What a model is called: the embedded one by its name, any other as it came.
+
+    >>> model_name(model_folder("kick-mini"))
+    'kick-mini'
+    """
+    return MODEL_NAME if folder == str(MODEL) else folder
 
 
 def data_folder(name: str) -> str:
