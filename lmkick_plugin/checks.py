@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin import mini
 from lmkick_plugin.arguments import ARGUMENTS, Recipe
 from lmkick_plugin.values import settings_error, suggest
 
@@ -148,14 +149,9 @@ def check_pretrained(pretrained: Any) -> None:
                 "No model was given. Add pretrained=NAME: a folder, or a model of the Hub."
             )
         return
-    path = Path(pretrained).expanduser()
+    path = Path(mini.model_folder(pretrained)).expanduser()
     if path.is_dir():
         return
-    if pretrained == "kick-mini":
-        raise settings_error(
-            "pretrained=kick-mini is not available in this version. Give a folder, or a model of "
-            "the Hub."
-        )
     if pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1:
         raise settings_error(
             f"pretrained={pretrained}: no such folder. Give the folder of a saved model "

@@ -13,7 +13,7 @@ import torch
 from lm_eval.api.model import CacheHook
 from torch import Tensor
 
-from lmkick_plugin import cache_guard, checks, record, serving
+from lmkick_plugin import cache_guard, checks, mini, record, serving
 from lmkick_plugin.arguments import parse_arguments
 from lmkick_plugin.calibration import PreparedCalibration, prepare
 from lmkick_plugin.checkpoints import keeping, others
@@ -77,6 +77,8 @@ class KickLM(WatchedHFLM):
             NumericalError: Weights or activations are not finite.
             RuntimeError: The weights changed after compression, or differ between processes.
         """
+        if isinstance(pretrained, str):
+            pretrained = mini.model_folder(pretrained)
         self.recipe, self._passed = parse_arguments({"pretrained": pretrained, **kwargs})
         others.check_gguf(pretrained, self._passed)
         checks.check_pretrained(pretrained)
@@ -428,7 +430,7 @@ class KickLM(WatchedHFLM):
     @property
     def _base_model(self) -> str:
         if not self._prebuilt:
-            return str(self._passed["pretrained"])
+            return mini.model_name(str(self._passed["pretrained"]))
         return str(getattr(self.config, "_name_or_path", "") or type(self.model).__name__)
 
     @property

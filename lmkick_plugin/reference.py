@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from lmkick_plugin import mini
 from lmkick_plugin.values import settings_error
 
 __all__ = ["Reference", "another_model", "check_reference", "dense_weights", "itself"]
@@ -69,7 +70,8 @@ def another_model(model: Any, name: str, arguments: Mapping[str, Any], **which: 
     from lm_eval.models.huggingface import HFLM
 
     how = {key: value for key, value in arguments.items() if key not in _WHICH}
-    other = HFLM(pretrained=name, tokenizer=model.tokenizer, batch_size=1, **how, **which)
+    folder = mini.model_folder(name)
+    other = HFLM(pretrained=folder, tokenizer=model.tokenizer, batch_size=1, **how, **which)
     return Reference(name, other)
 
 
@@ -92,8 +94,9 @@ def check_reference(
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        other = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        other_config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        folder = mini.model_folder(name)
+        other = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        other_config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise settings_error(
             f"reference={name}: its config or tokenizer cannot be read. Give the folder of a saved "

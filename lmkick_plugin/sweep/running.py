@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from lmkick_plugin import mini
 from lmkick_plugin.preflight import CommandError, check_data_dir
 from lmkick_plugin.sweep.config import SweepConfig, read_config
 from lmkick_plugin.sweep.ledger import Ledger
@@ -251,7 +252,7 @@ def _check_model(model: Mapping[str, Any]) -> None:
         if name in model
     }
     try:
-        AutoConfig.from_pretrained(model["pretrained"], **options)
+        AutoConfig.from_pretrained(mini.model_folder(model["pretrained"]), **options)
     except (OSError, ValueError) as error:
         raise CommandError(f"models: {config_error(model['pretrained'], error)}") from error
 

@@ -322,7 +322,6 @@ class TestBeforeWeights:
         [
             ("./no/such/folder", "no such folder"),
             (None, "Add pretrained=NAME"),
-            ("kick-mini", "not available in this version"),
             ("nobody/no-such-model", "could not be fetched.*give the folder of a saved model"),
         ],
     )
