@@ -99,6 +99,7 @@ class Panel:
         band: What counts as matching, shaded.
         percent_x, percent_y: Whether an axis counts in percent.
         log_y: Whether the y axis is logarithmic.
+        y_range: What the y axis shows at least: the same for panels to be compared.
     """
 
     title: str
@@ -110,6 +111,7 @@ class Panel:
     percent_x: bool = False
     percent_y: bool = False
     log_y: bool = False
+    y_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,19 @@ def model_figures(evidence: Evidence, model: Model, *, prefix: str = "") -> list
         for task in evidence.tasks
         if len(_aspects_of(evidence, task)) > 1
     ]
-    return [figure for figure in figures if figure is not None]
+    return [
+        figure if figure.section in ("tasks", "divergence") else _on_one_scale(figure)
+        for figure in figures
+        if figure is not None
+    ]
+
+
+def _on_one_scale(figure: Figure) -> Figure:
+    """Let panels that differ in the method alone have one y axis."""
+    points = [point for panel in figure.panels for line in panel.lines for point in line.points]
+    ys = [y for point in points for y in (point.y, point.low, point.high) if y is not None]
+    whole = (min(ys), max(ys))
+    return replace(figure, panels=tuple(replace(panel, y_range=whole) for panel in figure.panels))
 
 
 # --- points ---------------------------------------------------------------------------------------

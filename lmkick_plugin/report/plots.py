@@ -49,7 +49,17 @@ def write_plots(figures: Sequence[Figure], folder: Path, *, progress: bool = Fal
         for figure in tqdm(figures, desc="Drawing", unit="plot", disable=not progress, leave=False):
             columns = min(len(figure.panels), 3)
             rows = -(-len(figure.panels) // columns)
-            canvas = Canvas(figsize=(4.4 * columns, 3.5 * rows), layout="constrained")
+            width, height = 4.4 * columns, 3.5 * rows + 0.9
+            canvas = Canvas(figsize=(width, height))
+            # Fixed margins, in inches: a layout engine would take most of the time here.
+            canvas.subplots_adjust(
+                left=0.75 / width,
+                right=1 - 0.2 / width,
+                bottom=1.1 / height,
+                top=1 - 0.65 / height,
+                wspace=0.28,
+                hspace=0.42,
+            )
             FigureCanvasAgg(canvas)
             axes = canvas.subplots(rows, columns, squeeze=False)
             for place in axes.flat[len(figure.panels) :]:
@@ -57,14 +67,14 @@ def write_plots(figures: Sequence[Figure], folder: Path, *, progress: bool = Fal
             for place, panel in zip(axes.flat, figure.panels, strict=False):
                 _draw(place, panel)
             _legend(canvas, axes.flat)
-            canvas.suptitle(_printable(figure.title), fontsize=11)
+            canvas.suptitle(_printable(figure.title), fontsize=11, y=1 - 0.16 / height)
             for suffix in ("png", "svg"):
                 path = folder / f"{figure.name}.{suffix}"
                 part = path.with_name(f".{path.name}.part")
                 metadata: dict[str, Any] = {"Title": _printable(figure.title)}
                 if suffix == "svg":
                     metadata["Date"] = None  # the same figure gives the same file
-                canvas.savefig(part, format=suffix, dpi=144, metadata=metadata)
+                canvas.savefig(part, format=suffix, dpi=120, metadata=metadata)
                 part.replace(path)
             written.append(folder / f"{figure.name}.png")
     return written
@@ -93,6 +103,9 @@ def _draw(axes: Any, panel: Panel) -> None:
         axes.set_xlim(left=-0.015)
     if panel.percent_y:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    if panel.y_range is not None:
+        low, high = panel.y_range
+        axes.set_ylim(low - 0.04 * (high - low), high + 0.06 * (high - low))
     if panel.log_y:
         axes.set_yscale("log")
 
@@ -106,7 +119,7 @@ def _legend(canvas: Any, panels: Iterable[Any]) -> None:
     canvas.legend(
         list(entries.values()),
         list(entries),
-        loc="outside lower center",
+        loc="lower center",
         ncols=min(4, len(entries)),
         fontsize=7,
         frameon=False,
@@ -118,6 +131,8 @@ def _draw_line(axes: Any, line: Line) -> None:
     look = {"color": COLOURS[style], "marker": _MARKERS[style], "markersize": 4.5, "linewidth": 1.4}
     if style == len(COLOURS) - 1:
         look |= {"markerfacecolor": "none", "markersize": 6}
+    elif line.hollow:
+        look |= {"markerfacecolor": "white"}
     x = [point.x for point in line.points]
     y = [point.y for point in line.points]
     dashes = _DASHES[style] if line.joined else "none"

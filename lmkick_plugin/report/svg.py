@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from lmkick_plugin.report.figures import STYLES, Line, Panel, Point
+from lmkick_plugin.report.output import plain
 
 __all__ = ["MARKERS", "marker_symbols", "nice_ticks", "panel_svg"]
 
@@ -81,7 +82,11 @@ class _Axes:
         points = [point for line in panel.lines for point in line.points]
         xs = [point.x for point in points]
         ys = [y for p in points for y in (p.y, p.low, p.high) if y is not None]
-        ys += [y for y in (panel.reference, *(panel.band or ())) if y is not None]
+        ys += [
+            y
+            for y in (panel.reference, *(panel.band or ()), *(panel.y_range or ()))
+            if y is not None
+        ]
         self.log = panel.log_y and min(ys) > 0
         self.x_ticks = nice_ticks(0.0 if panel.percent_x else min(xs), max(xs), count=5)
         if panel.percent_x:
@@ -117,14 +122,12 @@ def panel_svg(panel: Panel, *, name: str, text: str) -> str:
     Returns:
         An ``svg`` element whose texts are escaped.
     """
-    from markupsafe import escape
-
     axes = _Axes(panel)
     parts = [
         f'<svg class="chart" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img"'
         f' aria-labelledby="{name}-t {name}-d">',
-        f'<title id="{name}-t">{escape(panel.title)}: {escape(panel.y_label)}</title>',
-        f'<desc id="{name}-d">{escape(text)}</desc>',
+        f'<title id="{name}-t">{_text(panel.title)}: {_text(panel.y_label)}</title>',
+        f'<desc id="{name}-d">{_text(text)}</desc>',
         *_frame(panel, axes),
     ]
     for line in panel.lines:
@@ -135,10 +138,8 @@ def panel_svg(panel: Panel, *, name: str, text: str) -> str:
 
 
 def _frame(panel: Panel, axes: _Axes) -> Iterable[str]:
-    from markupsafe import escape
-
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-    yield f'<text class="panel-title" x="{_LEFT:g}" y="14">{escape(panel.title)}</text>'
+    yield f'<text class="panel-title" x="{_LEFT:g}" y="14">{_text(panel.title)}</text>'
     if panel.band is not None:
         top, low = sorted(axes.y(value) for value in panel.band)
         yield (
@@ -157,12 +158,12 @@ def _frame(panel: Panel, axes: _Axes) -> Iterable[str]:
         yield f'<text class="tick mid" x="{axes.x(tick):.1f}" y="{bottom + 16:g}">{shown}</text>'
     middle = (_LEFT + right) / 2
     yield (
-        f'<text class="label mid" x="{middle:g}" y="{_HEIGHT - 7:g}">{escape(panel.x_label)}</text>'
+        f'<text class="label mid" x="{middle:g}" y="{_HEIGHT - 7:g}">{_text(panel.x_label)}</text>'
     )
     centre = (_TOP + bottom) / 2
     yield (
         f'<text class="label mid" transform="translate(11 {centre:g}) rotate(-90)">'
-        f"{escape(panel.y_label)}</text>"
+        f"{_text(panel.y_label)}</text>"
     )
     if panel.reference is not None:
         y = axes.y(panel.reference)
@@ -205,14 +206,19 @@ def _means(points: Sequence[Point]) -> list[tuple[float, float]]:
 
 
 def _marks(line: Line, axes: _Axes) -> Iterable[str]:
-    from markupsafe import escape
-
     for point in line.points:
         place = f'x="{axes.x(point.x):.1f}" y="{axes.y(point.y):.1f}"'
         yield (
             f'<use href="#{"o" if line.hollow else "m"}{_style(line)}" {place}>'
-            f"<title>{escape(point.label)}</title></use>"
+            f"<title>{_text(point.label)}</title></use>"
         )
+
+
+def _text(text: str) -> str:
+    """Text of results as text of a page."""
+    from markupsafe import escape
+
+    return str(escape(plain(text)))
 
 
 def _style(line: Line) -> int:

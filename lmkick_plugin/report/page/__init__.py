@@ -16,6 +16,7 @@ from itertools import groupby
 from lmkick_plugin.report.content import Content
 from lmkick_plugin.report.figures import Figure, Panel
 from lmkick_plugin.report.formatting import NOTHING, SYMBOLS, interval, number, percent
+from lmkick_plugin.report.output import plain
 from lmkick_plugin.report.svg import marker_symbols, panel_svg
 
 __all__ = ["render_page"]
@@ -46,7 +47,7 @@ def render_page(content: Content) -> str:
 
     here = files(__package__)
     texts = {name: (here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")}
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_clean)
     environment.filters["groupby_task"] = lambda rows: [
         (task, list(members)) for task, members in groupby(rows, key=lambda row: row.task)
     ]
@@ -80,6 +81,13 @@ def render_page(content: Content) -> str:
         style_hash=_hash(texts["page.css"]),
         script_hash=_hash(texts["page.js"]),
     )
+
+
+def _clean(value: object) -> object:
+    """Text from results without control characters and overrides of direction."""
+    from markupsafe import Markup
+
+    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _hash(text: str) -> str:

@@ -27,7 +27,7 @@ N = 400
 
 @dataclass
 class Bench:
-    """Runs of one model by recipe; each score is a share of right answers, or a level for others."""
+    """Runs of one model by recipe; each score is a share of right answers, or a level."""
 
     n: int = N
     rows: list[tuple[dict[str, Any], dict[str, float]]] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Bench:
 
     def _cell(self, record: dict[str, Any], name: str) -> Cell:
         kick = {"truncated_prompts": self.cut, **record}
-        tasks = dict.fromkeys(HEADLINES, {"acc,none": 0.0})
+        tasks = {task: {"acc,none": 0.0} for task in HEADLINES}
         data = {"results": tasks, "configs": tasks, "config": {"kick": kick}}
         file = ResultsFile(Path(f"{name}/results_2026-01-01T00-00-00.json"), "2026", data)
         words = [record["compressor"], *(str(v) for k, v in record.items() if k != "compressor")]

@@ -61,4 +61,6 @@ def look(browser: Chrome, page: Path, *, width: int, dark: bool = False) -> None
     )
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    browser.get_log("browser")  # reading forgets: what an earlier page left
+    browser.get_log("performance")
     browser.get(page.resolve().as_uri())

@@ -120,7 +120,8 @@ def test_broken_files_are_named_and_skipped(grid: Path) -> None:
     found = collect([grid])
     assert len(found.cells) == 4
     assert len(found.skipped) == 2
-    assert str(half) in found.skipped[0] and str(empty) in found.skipped[1]
+    assert str(half) in found.skipped[0]
+    assert str(empty) in found.skipped[1]
 
 
 def test_broken_samples_leave_out_that_run_alone(grid: Path) -> None:

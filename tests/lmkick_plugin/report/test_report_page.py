@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501 (JavaScript)
 """The page as its reader meets it: in a real browser, at two widths, in two colours, by keyboard."""
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def test_the_keyboard_reaches_everything_in_order(browser: Chrome, page: Path) -
             "const s = getComputedStyle(document.activeElement);"
             "return [s.outlineStyle, parseFloat(s.outlineWidth)]"
         )
-        assert outline[0] != "none" and outline[1] >= 2, reached[-1]
+        assert outline[0] != "none", reached[-1]
+        assert outline[1] >= 2, reached[-1]
     assert reached == expected[:40]
 
 
@@ -247,7 +249,9 @@ def test_names_in_results_are_only_text(browser: Chrome, write: Writer, tmp_path
         file.write_text(json.dumps(data))
     made = write_report([write.folder], tmp_path / "out", resamples=100)
     text = made.read_text()
-    assert "<script>alert" not in text and "<img src" not in text and "\u202e" not in text
+    assert "<script>alert" not in text
+    assert "<img src" not in text
+    assert "\u202e" not in text
     assert "{{7*7}}" in text  # shown, not evaluated
     look(browser, made, width=PHONE)
     assert complaints(browser) == []
@@ -255,7 +259,8 @@ def test_names_in_results_are_only_text(browser: Chrome, write: Writer, tmp_path
     assert sizes[0] <= PHONE == sizes[1]
     assert browser.execute_script("return document.images.length") == 0
     markdown = (tmp_path / "out" / "report.md").read_text()
-    assert "<script>" not in markdown and "\x1b" not in markdown
+    assert "<script>" not in markdown
+    assert "\x1b" not in markdown
     for cell in (tmp_path / "out" / "cells.csv").read_text().split("\n"):
         assert "\x1b" not in cell
 
