@@ -124,10 +124,11 @@ def test_options_of_ours_are_known() -> None:
     """A command line of the documentation that starts with one of our commands parses."""
     for page in PAGES:
         for words in commands(page):
-            if words[0] != "lmkick" or words[1] not in ("compare", "layers"):
+            if words[0] != "lmkick" or words[1] not in ("compare", "layers", "report", "export"):
                 continue
-            from lmkick_plugin.report import compare, layers
+            from lmkick_plugin.report import command, compare, export, layers
 
             parser = argparse.ArgumentParser(exit_on_error=False)
-            {"compare": compare, "layers": layers}[words[1]].add_arguments(parser)
+            ours = {"compare": compare, "layers": layers, "report": command, "export": export}
+            ours[words[1]].add_arguments(parser)
             parser.parse_args(words[2:])

@@ -24,6 +24,7 @@ from lmkick_plugin.report.statistics import (
     paired_statistics,
     percentile_interval,
     recovery,
+    statistics_of_draws,
     verdict_of,
 )
 
@@ -188,6 +189,31 @@ def test_memory_stays_bounded_at_the_size_of_mmlu() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 120 * 2**20  # all indices at once would be 100 MB, at 10,000 resamples 1.1 GB
+
+
+def test_many_columns_are_resampled_together_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix product draws what gathering draws, item for item."""
+    columns = np.random.default_rng(3).normal(size=(40, 12))
+    together = bootstrap_sums(columns, resamples=300, seed=4)
+    rng = np.random.default_rng(4)
+    picked = rng.integers(0, 40, size=(300, 40))
+    assert together == pytest.approx(np.stack([columns[row].sum(axis=0) for row in picked]))
+    monkeypatch.setattr(statistics, "_BATCH_BYTES", 8 * 40 * 7)  # in batches too
+    assert bootstrap_sums(columns, resamples=300, seed=4) == pytest.approx(together)
+    assert len(np.unique(together[:, 0])) > 250  # a control: they do vary
+
+
+def test_statistics_of_draws_are_of_those_draws() -> None:
+    rng = np.random.default_rng(0)
+    dense, draws = rng.normal(0.6, 0.01, 4000), rng.normal(0.5, 0.01, 4000)
+    found = statistics_of_draws(
+        n=100, dense=0.6, compressed=0.5, dense_draws=dense, draws=draws, rule="at_least"
+    )
+    assert found.verdict == "fail"
+    assert found.interval == pytest.approx((-0.1277, -0.0723), abs=0.002)
+    assert found.margin == pytest.approx(tuple(np.percentile(draws - 0.95 * dense, [2.5, 97.5])))
+    assert found.recovery == pytest.approx(0.5 / 0.6)
+    assert found.flips is None
 
 
 @pytest.mark.parametrize("resamples", [0, -1])
