@@ -15,7 +15,7 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from lmkick_plugin.evaluation.prefixes import Plan, Request
-from lmkick_plugin.evaluation.steps import Scores
+from lmkick_plugin.evaluation.scores import Scores
 
 __all__ = ["all_requests", "fewest", "merge_scores", "my_steps"]
 

@@ -3,8 +3,8 @@
 
 A request is a row of tokens of which the last few are scored. Rows are sorted by their tokens, so
 that those with a long common prefix stand together; the lengths of the prefixes that neighbours
-share are a tree of all common prefixes. Which of them are worth a forward pass of their own is
-decided by counting tokens (:func:`plan_steps`).
+share are a tree of all common prefixes (:mod:`lmkick_plugin.evaluation.prefix_tree`). Which of them
+are worth a forward pass of their own is decided by counting tokens (:func:`plan_steps`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lmkick_plugin.evaluation.prefix_tree import Node, common_prefixes, worth_it
+
 __all__ = ["Plan", "Request", "Step", "batch_length", "make_request", "plan_steps"]
 
 #: Tokens sort as bytes do when their most significant byte comes first.
 _TOKEN = np.dtype(">u4")
-#: Common prefixes below this many others are not looked at: nested ones save less and less.
-_DEEPEST = 64
-
 #: A request: the bytes of all its tokens, and how many of the last ones are scored.
 Request = tuple[bytes, int]
 _Ints = NDArray[np.int64]
@@ -127,10 +126,10 @@ def plan_steps(
     rows = [np.frombuffer(one, dtype=_TOKEN).astype(np.int64) for one in kept]
     lengths = [len(row) for row in rows]
     nodes = (
-        _common_prefixes(rows) if reuse and len(rows) > 1 else [_Node(0, rows=[*range(len(rows))])]
+        common_prefixes(rows) if reuse and len(rows) > 1 else [Node(0, rows=[*range(len(rows))])]
     )
     steps: list[Step] = []
-    chains = _lay_out(nodes, _worth_it(nodes, lengths, overhead), lengths, rows_at_once, steps)
+    chains = _lay_out(nodes, worth_it(nodes, lengths, overhead), lengths, rows_at_once, steps)
     plan = Plan(
         rows=rows,
         steps=steps,
@@ -142,111 +141,6 @@ def plan_steps(
     plan.tokens = sum(len(tokens) for step in steps for tokens in plan.inputs(step))
     _place_scores(plan, requests, holders, chains)
     return plan
-
-
-# --- the tree of common prefixes ------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Node:
-    """A common prefix: its length, the rows that part right after it, and longer ones inside."""
-
-    depth: int
-    rows: list[int] = field(default_factory=list)
-    children: list[int] = field(default_factory=list)
-    level: int = 0
-
-
-def _shared(one: _Ints, other: _Ints) -> int:
-    """Number of tokens that two rows begin with."""
-    size = min(len(one), len(other))
-    differ = np.flatnonzero(one[:size] != other[:size])
-    return int(differ[0]) if len(differ) else size
-
-
-def _common_prefixes(rows: Sequence[_Ints]) -> list[_Node]:
-    """All common prefixes of sorted rows; the first node is the empty one, children follow."""
-    nodes = [_Node(0)]
-    open_nodes = [0]
-    before = 0
-    for row in range(len(rows)):
-        after = _shared(rows[row], rows[row + 1]) if row + 1 < len(rows) else 0
-        if after > before:
-            open_nodes.append(_new_child(nodes, open_nodes[-1], after))
-        nodes[open_nodes[-1]].rows.append(row)
-        while nodes[open_nodes[-1]].depth > after:
-            closed = open_nodes.pop()
-            outer = nodes[open_nodes[-1]]
-            if outer.depth < after:
-                # A prefix between the two: it takes the closed one as its first child.
-                outer.children.remove(closed)
-                between = _new_child(nodes, open_nodes[-1], after)
-                nodes[between].children.append(closed)
-                open_nodes.append(between)
-        before = after
-    return nodes
-
-
-def _new_child(nodes: list[_Node], parent: int, depth: int) -> int:
-    nodes.append(_Node(depth))
-    nodes[parent].children.append(len(nodes) - 1)
-    return len(nodes) - 1
-
-
-def _top_down(nodes: list[_Node]) -> list[int]:
-    """Numbers of the nodes, parents before children; levels are set, too deep ones dissolved."""
-    order = [0]
-    for number in order:
-        node = nodes[number]
-        while node.level == _DEEPEST and node.children:
-            inner = nodes[node.children.pop()]
-            node.rows += inner.rows
-            node.children += inner.children
-        for child in node.children:
-            nodes[child].level = node.level + 1
-        order += node.children
-    return order
-
-
-def _worth_it(nodes: list[_Node], lengths: Sequence[int], overhead: int) -> set[int]:
-    """The prefixes that are computed once, so that all rows together cost the least.
-
-    The cost of what lies inside a prefix depends on how much of it is there already, which is the
-    length of the nearest prefix around it that is computed. So each node has one cost for each of
-    the prefixes around it, found from the innermost outwards.
-
-    Args:
-        nodes: The tree.
-        lengths: Tokens of each row.
-        overhead: What a step costs beside its tokens. It breaks up batches, too: half a forward
-            pass more, on average.
-    """
-    order = _top_down(nodes)
-    around: dict[int, list[int]] = {0: []}
-    for number in order:
-        for child in nodes[number].children:
-            around[child] = [*around[number], nodes[number].depth]
-    costs: dict[int, _Ints] = {}
-    better: dict[int, NDArray[np.bool_]] = {}
-    for number in reversed(order):
-        node = nodes[number]
-        inside = np.zeros(len(around[number]) + 1, dtype=np.int64)
-        for child in node.children:
-            inside += costs.pop(child)
-        starts = np.array([*around[number], node.depth], dtype=np.int64)
-        inside += sum(lengths[row] for row in node.rows) - len(node.rows) * starts
-        once = (node.depth - starts[:-1]) + 3 * overhead // 2 + inside[-1]
-        better[number] = once < inside[:-1]
-        costs[number] = np.minimum(once, inside[:-1])
-    chosen: set[int] = set()
-    nearest = {0: 0}
-    for number in order:
-        if number and better[number][nearest[number]]:
-            chosen.add(number)
-            nearest[number] = nodes[number].level
-        for child in nodes[number].children:
-            nearest[child] = nearest[number]
-    return chosen
 
 
 def batch_length(row: int, start: int) -> int:
@@ -266,7 +160,7 @@ def batch_length(row: int, start: int) -> int:
 
 
 def _lay_out(
-    nodes: list[_Node],
+    nodes: list[Node],
     chosen: set[int],
     lengths: Sequence[int],
     rows_at_once: Callable[[int], int],
@@ -300,7 +194,7 @@ def _lay_out(
 
 
 def _directly_inside(
-    nodes: list[_Node], chosen: set[int], number: int
+    nodes: list[Node], chosen: set[int], number: int
 ) -> tuple[list[int], list[int]]:
     """Rows whose nearest chosen prefix is this one, and the chosen prefixes next inside it."""
     rows = list(nodes[number].rows)
@@ -316,7 +210,7 @@ def _directly_inside(
     return rows, sorted(inner)
 
 
-def _any_row(nodes: list[_Node], number: int) -> int:
+def _any_row(nodes: list[Node], number: int) -> int:
     while not nodes[number].rows:
         number = nodes[number].children[0]
     return nodes[number].rows[0]

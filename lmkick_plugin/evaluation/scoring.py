@@ -18,14 +18,13 @@ from lmkick_plugin.evaluation.batch_sizes import BatchSize, batch_size_of
 from lmkick_plugin.evaluation.encoding import EncodedAhead
 from lmkick_plugin.evaluation.exchange import all_requests, fewest, merge_scores, my_steps
 from lmkick_plugin.evaluation.prefixes import Plan, Request, make_request, plan_steps
-from lmkick_plugin.evaluation.steps import Runner, Scores
+from lmkick_plugin.evaluation.scores import Answer, Answers, Scores
+from lmkick_plugin.evaluation.steps import Runner
 from lmkick_plugin.values import settings_error
 
 __all__ = ["ScoringHFLM"]
 
 _LOGGER = logging.getLogger(__name__)
-
-Answer = tuple[float, bool]
 
 
 class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
@@ -218,7 +217,7 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         steps = my_steps(plan, *ranks)
         scores = Scores(plan.scores)
         mine = set(asked)
-        answers = _Answers(requests, plan, scores)
+        answers = Answers(requests, plan, scores)
         tokens = sum(len(part) for step in steps for part in plan.inputs(plan.steps[step]))
         with tqdm(
             total=tokens, desc=f"log-likelihoods ({kind})", unit="token", unit_scale=True,
@@ -281,24 +280,3 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             len(requests), plan.tokens, plan.plain_tokens,
         )  # fmt: skip
         return plan
-
-
-class _Answers:
-    """Answers of requests, as their scores come in."""
-
-    def __init__(self, requests: Sequence[Request], plan: Plan, scores: Scores) -> None:
-        self._requests = requests
-        self._spans = dict(zip(requests, plan.spans, strict=True))
-        self._scores = scores
-        counts = np.array([count for _, count in plan.spans], dtype=np.int64)
-        self._owners = np.repeat(np.arange(len(requests)), counts)
-        self._missing = counts.copy()
-
-    def __getitem__(self, request: Request) -> Answer:
-        return self._scores.answer(self._spans[request])
-
-    def finished(self, found: Any) -> list[Request]:
-        """The requests that have all their scores, now that these came."""
-        owners = self._owners[found]
-        np.subtract.at(self._missing, owners, 1)
-        return [self._requests[owner] for owner in np.unique(owners) if not self._missing[owner]]

@@ -21,6 +21,7 @@ from torch import Tensor
 from lmkick_plugin.evaluation.batch_sizes import BatchSize, give_back_memory, is_out_of_memory
 from lmkick_plugin.evaluation.positions import Positions
 from lmkick_plugin.evaluation.prefixes import Plan, Step, batch_length
+from lmkick_plugin.evaluation.scores import Scores
 from lmkick_plugin.evaluation.shared_cache import (
     Prefix,
     Window,
@@ -30,7 +31,7 @@ from lmkick_plugin.evaluation.shared_cache import (
     why_not_shared,
 )
 
-__all__ = ["Runner", "Scores"]
+__all__ = ["Runner"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,38 +41,6 @@ _COARSE_AGREEMENT = 0.1
 #: What a forward pass costs beside its tokens, in tokens: weights are read, kernels are started.
 _OVERHEAD_CPU = 32
 _OVERHEAD = 512
-
-
-class Scores:
-    """Log-probabilities of scored tokens, and whether each was the likeliest.
-
-    Attributes:
-        values: float64 ``[scores]``.
-        likeliest: bool ``[scores]``.
-        there: bool ``[scores]``: which of them are known.
-    """
-
-    def __init__(self, size: int) -> None:
-        """Start with nothing.
-
-        Args:
-            size: How many there will be.
-        """
-        self.values = np.zeros(size, dtype=np.float64)
-        self.likeliest = np.zeros(size, dtype=np.bool_)
-        self.there = np.zeros(size, dtype=np.bool_)
-
-    def put(self, where: NDArray[np.int64], found: NDArray[Any]) -> None:
-        """Enter what a step has found, ``[2, n]``: log-probabilities, and 1 for the likeliest."""
-        self.values[where] = found[0]
-        self.likeliest[where] = found[1] > 0.5
-        self.there[where] = True
-
-    def answer(self, span: tuple[int, int]) -> tuple[float, bool]:
-        """Log-likelihood of a request, and whether greedy decoding gives it."""
-        first, count = span
-        part = slice(first, first + count)
-        return float(self.values[part].sum()), bool(self.likeliest[part].all())
 
 
 class Runner:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from lmkick_plugin.evaluation import prefixes
+from lmkick_plugin.evaluation import prefix_tree
 from lmkick_plugin.evaluation.exchange import my_steps
 from lmkick_plugin.evaluation.prefixes import Plan, Request, make_request, plan_steps
 
@@ -142,7 +142,7 @@ def test_prefixes_nested_ever_deeper(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [[1] * length + [2] for length in range(1, 300)]
     requests = make([(row, [3]) for row in rows])
     for deepest, saved in ((400, 20), (64, 1.5), (3, 1)):
-        monkeypatch.setattr(prefixes, "_DEEPEST", deepest)
+        monkeypatch.setattr(prefix_tree, "_DEEPEST", deepest)
         plan = plan_steps(requests, lambda _: 4, reuse=True, overhead=5)
         found = read(plan, range(len(plan.steps)))
         spans = [found[first] for first, _ in plan.spans]
