@@ -62,7 +62,7 @@ def evaluate(
     *,
     arguments: Mapping[str, Any],
     tasks: Sequence[Any],
-    manager: Any = None,
+    manager: Any,
     folder: Path,
     options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Any]:

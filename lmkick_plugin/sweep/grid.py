@@ -87,7 +87,7 @@ def list_cells(config: SweepConfig) -> tuple[list[Cell], int]:
         (f"models[{number}]", _model_arguments(config, number, model))
         for number, model in enumerate(config.models)
     ]
-    names = _model_names([arguments for _, arguments in models])
+    names = _model_names(config.models)
     points = [("dense", dict[str, Any]())] if config.dense else []
     for number, recipe in enumerate(config.recipes):
         points += _points(f"recipes[{number}]", recipe, config.seeds)
@@ -227,15 +227,20 @@ def _model_arguments(config: SweepConfig, number: int, model: Mapping[str, Any])
 
 
 def _model_names(models: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A folder for each: its own name, with a hash where that does not tell it from others."""
-    short = [_short(str(model["pretrained"])) for model in models]
+    """A folder for each: its own name, with a hash of what else was said of it.
+
+    Names do not depend on the other models, so that a sweep can be extended; only two folders of
+    one name, which do not tell the models apart, both get a hash.
+    """
+    plain: dict[str, set[str]] = {}
+    for model in models:
+        if set(model) == {"pretrained"}:
+            plain.setdefault(_short(model["pretrained"]), set()).add(model["pretrained"])
     names = []
-    for name, model in zip(short, models, strict=True):
-        others = {key: value for key, value in model.items() if key not in ("data_dir", "dtype")}
-        if short.count(name) > 1:
-            others = dict(model)
-        plain = short.count(name) == 1 and set(others) == {"pretrained"}
-        names.append(name if plain else f"{name}-{_digest(others)}")
+    for model in models:
+        name = _short(model["pretrained"])
+        alone = set(model) == {"pretrained"} and len(plain[name]) == 1
+        names.append(name if alone else f"{name}-{_digest(dict(model))}")
     return names
 
 

@@ -65,6 +65,8 @@ class TaskShelf:
     """Tasks by name, built when they are first asked for.
 
     Attributes:
+        manager: lm-eval's task manager. Without it, lm-eval would read its 14,000 files again for
+            each evaluation, though all tasks are there.
         names: What is evaluated and kept by itself: tasks, and groups that have scores of their
             own. Groups that only gather others are opened.
     """
@@ -88,17 +90,17 @@ class TaskShelf:
         """
         self._metadata = dict(metadata)
         self._shown: dict[str, Any] = {"lmkick": "sweep", **metadata}
-        self._manager = task_manager(names, self._shown, include_path)
+        self.manager = task_manager(names, self._shown, include_path)
         self._built: dict[str, list[Any]] = {}
         self._for: dict[str, Any] | None = None
         found: dict[str, None] = {}
         for name in names:
-            for match in self._manager.match_tasks([name]):
+            for match in self.manager.match_tasks([name]):
                 found.update(dict.fromkeys(self._open(match)))
         self.names = tuple(found)
 
     def _open(self, name: str) -> list[str]:
-        entry = self._manager.task_index[name]
+        entry = self.manager.task_index[name]
         if entry.kind.name == "TAG":
             return sorted(entry.tags)
         config = entry.cfg or {}
@@ -130,7 +132,7 @@ class TaskShelf:
             name: One of :attr:`names`.
         """
         if name not in self._built:
-            loaded = self._manager.load([name])
+            loaded = self.manager.load([name])
             groups = loaded.get("groups", {})
             self._built[name] = [groups[name]] if name in groups else list(loaded["tasks"].values())
         return self._built[name]
@@ -147,7 +149,7 @@ class TaskShelf:
         for name in self.names:
             try:
                 self.objects(name)
-                for task in self._manager.load(self.objects(name))["tasks"].values():
+                for task in self.manager.load(self.objects(name))["tasks"].values():
                     check_judge = getattr(task, "check_judge", None)
                     if judged and check_judge is not None:
                         check_judge()

@@ -159,6 +159,7 @@ class CellWorker:
                 model,
                 arguments=cell.arguments,
                 tasks=objects,
+                manager=self._shelf.manager,
                 folder=ledger.folder,
                 options=self._options(settings, model),
             )

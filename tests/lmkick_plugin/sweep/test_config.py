@@ -146,13 +146,20 @@ def test_seeds_are_for_recipes_that_take_one() -> None:
     ]
 
 
-def test_models_of_one_name_are_told_apart() -> None:
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     models = ["a/b", {"pretrained": "a/b", "revision": "r"}, {"pretrained": "c", "revision": "r"}]
     found = [name.partition("/")[0] for name in names(models=models)]
     assert len(set(found)) == 3
-    assert all(name.startswith(("a__b-", "c-")) for name in found)
+    assert found[0] == "a__b"
+    assert found[1].startswith("a__b-")
     # What is added to a configuration does not rename what was there.
-    assert names(models=models)[2] == names(models=[models[2]])[0]
+    assert [names(models=[model])[0] for model in models] == names(models=models)
+    folders = [tmp_path / place / "model" for place in ("one", "two")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    both = names(models=[str(folder) for folder in folders])
+    assert len(set(both)) == 2
+    assert names(models=[str(folders[0])] * 2) == ["model/dense"]
 
 
 def test_each_cell_has_folders_of_its_own_for_what_it_keeps() -> None:

@@ -106,10 +106,24 @@ def test_cells_are_what_single_runs_are(
     assert min(values[1:]) > 0
 
 
-def test_only_what_is_missing_is_run(small_sweep: dict[str, Any], loads: list[str]) -> None:
+def test_only_what_is_missing_is_run(
+    small_sweep: dict[str, Any], loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.tasks._index import TaskIndex
+
+    indexed: list[Any] = []
+    build = TaskIndex.build
+
+    def counted(paths: Any, **options: Any) -> Any:
+        indexed.append(paths)
+        return build(paths, **options)
+
+    monkeypatch.setattr(TaskIndex, "build", staticmethod(counted))
     small_sweep["tasks"] = ["kickonly_perplexity"]
     wanda = small_sweep["recipes"].pop()
     first = run_sweep(small_sweep, progress=False)
+    assert len(indexed) == 1  # for all cells and tasks, and without lm-eval's own files
+    assert len(indexed[0]) == 1
     files = {path: path.stat().st_mtime_ns for path in first.output.rglob("results_*.json")}
     assert len(files) == 2
     loads.clear()
