@@ -25,6 +25,8 @@ __all__ = ["Answer", "Counts", "GreedyModel", "decode_greedily"]
 #: Free places are filled when they are a quarter of all, or when this many tokens can go in: then
 #: the forward pass is worth its while.
 _WORTH_TOKENS = 512
+#: Prompts that begin with so many equal tokens are answered together.
+_ALIKE = 64
 
 
 @dataclass(slots=True)
@@ -78,6 +80,8 @@ class GreedyModel:
         forward: The transformers model.
         device: Where its inputs go.
         layers: Number of layers that keep keys and values.
+        shares_prefixes: Whether a row may have masked columns inside, between what it shares with
+            others and its own: its positions are given, and every column sees all before it.
         takes_positions: Whether it accepts ``position_ids``; else it finds them in the mask.
         extra: Further arguments of each call.
         while_decoding: Makes a context for passes of one token a row.
@@ -88,6 +92,7 @@ class GreedyModel:
     device: torch.device
     layers: int
     takes_positions: bool
+    shares_prefixes: bool
     extra: dict[str, Any]
     while_decoding: Callable[[], AbstractContextManager[Any]] = nullcontext
     counts: Counts = field(default_factory=Counts)
@@ -132,23 +137,52 @@ class _Running:
         self._sizes = torch.zeros(0, dtype=torch.long, device=model.device)
         self._next = torch.zeros(0, dtype=torch.long, device=model.device)
         self._cache: RowCache | None = None
+        self._prefix: list[int] = []
+        self._prefix_cache: RowCache | None = None
+
+    def _shared(self, texts: Sequence[list[int]]) -> int:
+        """How many first tokens of some texts are, or are now, in the cache of the prefix."""
+        if not self._model.shares_prefixes:
+            return 0
+        # Sorted, the first and the last differ the earliest; each keeps a token of its own.
+        common = _common(min(texts), max(texts), min(map(len, texts)) - 1)
+        held = _common(self._prefix, texts[0], common)
+        if 4 * held >= 3 * common or (len(texts) - 1) * (common - held) < _WORTH_TOKENS:
+            return held
+        tokens = torch.tensor([texts[0][:common]], device=self._model.device)
+        positions = torch.arange(common, device=self._model.device)[None]
+        self._prefix, self._prefix_cache = [], None
+        cache = RowCache(self._model.layers, 0)
+        self._model.next_tokens(tokens, None, positions, cache)
+        self._prefix, self._prefix_cache = texts[0][:common], cache
+        return common
 
     def admit(self, answers: Sequence[Answer]) -> None:
         """Read prompts, find their first tokens, and take in what is not complete with these."""
         texts = [answer.prompt + answer.generated for answer in answers]
         lengths = [len(text) for text in texts]
-        width = max(lengths)
-        tokens = torch.zeros(len(texts), width, dtype=torch.long)
-        for row, text in enumerate(texts):
-            tokens[row, width - len(text) :] = torch.tensor(text)
         coming = max(answer.limit - len(answer.generated) for answer in answers)
         cache = RowCache(self._model.layers, coming)
         device = self._model.device
+        shared = self._shared(texts)
+        own = max(lengths) - shared
+        tokens = torch.zeros(len(texts), own, dtype=torch.long)
+        for row, text in enumerate(texts):
+            tokens[row, own - len(text) + shared :] = torch.tensor(text[shared:])
         sizes = torch.tensor(lengths, device=device)
-        columns = torch.arange(width, device=device)[None] - (width - sizes)[:, None]
-        mask = None if min(lengths) == width else (columns >= 0).to(torch.long)
+        gaps = max(lengths) - sizes
+        columns = torch.arange(own, device=device)[None] - gaps[:, None]
+        mask = None
+        if min(lengths) < max(lengths):
+            mask = (columns >= 0).to(torch.long)
+            mask = torch.cat([mask.new_ones(len(texts), shared), mask], dim=1)
+        if shared and self._prefix_cache is not None:
+            cache.repeat(self._prefix_cache, len(texts), shared, own)
         # As in generate: what is masked has position 0.
-        chosen = self._model.next_tokens(tokens.to(device), mask, columns.clamp(min=0), cache)
+        positions = torch.where(columns >= 0, columns + shared, 0)
+        chosen = self._model.next_tokens(tokens.to(device), mask, positions, cache)
+        if shared and mask is not None:
+            cache.close_gaps(shared, gaps)
         kept = _take(answers, chosen)
         if not kept:
             return
@@ -207,7 +241,7 @@ def decode_greedily(
     Raises:
         RuntimeError: Memory does not suffice for a single row (or what the allocator raises).
     """
-    waiting = deque(sorted(answers, key=lambda answer: (-answer.longest, answer.prompt)))
+    waiting = deque(_in_order(answers))
     running = _Running(model)
     while waiting or running.rows:
         longest = max(answer.longest for answer in [*running.rows, *list(waiting)[:1]])
@@ -232,6 +266,20 @@ def decode_greedily(
         elif entering:
             size.fitted(len(going), longest)
         yield from (answer for answer in going if answer.complete)
+
+
+def _in_order(answers: Sequence[Answer]) -> list[Answer]:
+    """The longest first, but those that begin alike together."""
+    alike: dict[tuple[int, ...], list[Answer]] = {}
+    for answer in sorted(answers, key=lambda answer: (-answer.longest, answer.prompt)):
+        alike.setdefault(tuple(answer.prompt[:_ALIKE]), []).append(answer)
+    return [answer for group in alike.values() for answer in group]
+
+
+def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
+    """Number of equal tokens at the beginning, at most so many."""
+    most = min(most, len(one), len(other))
+    return next((at for at in range(most) if one[at] != other[at]), most)
 
 
 def _next_in(waiting: deque[Answer], running: _Running, rows: int) -> list[Answer]:

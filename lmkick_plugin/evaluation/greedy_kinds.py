@@ -88,6 +88,7 @@ def find_greedy(lm: Any, settings: Mapping[str, Any], limit: int) -> Greedy | st
             device=model.device,
             layers=len(cache.layers),
             takes_positions="position_ids" in prepared,
+            shares_prefixes="position_ids" in prepared and not windows,
             extra={name: prepared[name] for name in ("logits_to_keep",) if name in prepared},
             while_decoding=getattr(model, "_optimize_model_for_decode", nullcontext),
         ),

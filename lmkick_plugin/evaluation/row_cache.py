@@ -89,6 +89,29 @@ class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
         self._first, self._end = 0, used
         self._show()
 
+    def repeat(self, source: _RowLayer, rows: int, columns: int, further: int) -> None:
+        """Begin with the first columns of another layer's only row, once for each row."""
+        for states in (source.keys, source.values):
+            if states is None:
+                continue
+            shape = (rows, states.shape[1], columns + further + self.room, states.shape[3])
+            buffer = states.new_zeros(shape)
+            buffer[:, :, :columns] = states[:, :, :columns]
+            self._buffers.append(buffer)
+        if self._buffers:
+            self.dtype, self.device = self._buffers[0].dtype, self._buffers[0].device
+            self.is_initialized = True
+            self._end = columns
+            self._show()
+
+    def close_gaps(self, columns: Tensor) -> None:
+        """Rearrange the columns: int64 ``[rows, columns in use]``, where each comes from."""
+        for index, buffer in enumerate(self._buffers):
+            chosen = columns.to(buffer.device)[:, None, :, None]
+            used = buffer[:, :, self._first : self._end]
+            buffer[:, :, self._first : self._end] = used.gather(2, chosen.expand(used.shape))
+            self._buffers[index] = buffer
+
 
 class RowCache(Cache):
     """The cache of a running batch, for models of which every layer keeps keys and values.
@@ -116,6 +139,32 @@ class RowCache(Cache):
         chosen = torch.tensor(rows, dtype=torch.long)
         for layer in self._parts:
             layer.keep(chosen, columns)
+
+    def repeat(self, prefix: RowCache, rows: int, columns: int, further: int) -> None:
+        """Begin an empty cache with what all its rows share.
+
+        Args:
+            prefix: A cache of one row.
+            rows: How many rows begin with it.
+            columns: How many of its first columns they share.
+            further: Columns that follow at once.
+        """
+        for layer, source in zip(self._parts, prefix._parts, strict=True):
+            layer.repeat(source, rows, columns, further)
+
+    def close_gaps(self, shared: int, gaps: Tensor) -> None:
+        """Move what rows share next to what follows it.
+
+        Args:
+            shared: Columns at the beginning, of all rows.
+            gaps: int64 ``[rows]``: empty columns behind these, which go to the front.
+        """
+        width = self._parts[0].get_seq_length()
+        places = torch.arange(width, device=gaps.device)[None].expand(len(gaps), -1)
+        moved = places - gaps[:, None]
+        columns = torch.where(places < shared + gaps[:, None], moved.clamp(min=0), places)
+        for layer in self._parts:
+            layer.close_gaps(columns)
 
     def join(self, other: RowCache) -> None:
         """Take in the rows of another cache below the own ones; the other one is used up.

@@ -93,9 +93,14 @@ class Reader:
         return SimpleNamespace(logits=logits)
 
 
-def model_of(reader: Reader) -> GreedyModel:
+def model_of(reader: Reader, shares: bool = True) -> GreedyModel:
     return GreedyModel(
-        forward=reader, device=torch.device("cpu"), layers=2, takes_positions=True, extra={}
+        forward=reader,
+        device=torch.device("cpu"),
+        layers=2,
+        takes_positions=True,
+        shares_prefixes=shares,
+        extra={},
     )
 
 
@@ -170,6 +175,48 @@ def test_memory_that_runs_out_while_rows_are_joined(monkeypatch: pytest.MonkeyPa
     answers = some_answers()
     assert decode(answers, 4, Reader()) == [alone(answer) for answer in answers]
     assert left == [0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(1, 9)), min_size=2,
+             max_size=14),
+    st.integers(1, 8),
+    st.integers(0, 40),
+)  # fmt: skip
+def test_what_prompts_share_is_read_once(
+    kinds: list[tuple[int, int, int]], rows: int, worth: int
+) -> None:
+    """Three beginnings, of which parts are equal; prompts that are beginnings of others."""
+    beginnings = ([1, 2, 3, 4, 5, 6, 7, 8] * 3, [1, 2, 3, 4, 5, 6, 7, 8] * 2 + [9] * 6, [7] * 20)
+    answers = [
+        Answer(
+            [*beginnings[kind], *range(1, own + 1)],
+            limit,
+            frozenset({END}),
+            NoStops(),  # type: ignore[arg-type]
+        )
+        for kind, own, limit in kinds
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "_WORTH_TOKENS", worth)
+        assert decode(answers, rows, Reader()) == [alone(answer) for answer in answers]
+
+
+def test_a_shared_beginning_costs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_WORTH_TOKENS", 60)
+    beginning = [1 + at % 9 for at in range(50)]
+    answers = [
+        Answer([*beginning, 1 + n % 10, 1 + n % 7][: 51 + n % 2], 3, frozenset(), NoStops())  # type: ignore[arg-type]
+        for n in range(20)
+    ]
+    counted = [model_of(Reader(), shares) for shares in (True, False)]
+    for model in counted:
+        for answer in answers:
+            answer.generated, answer.complete = [], False
+        list(decode_greedily(model, answers, BatchSize(4, "generation")))
+        assert [answer.generated for answer in answers] == [alone(answer) for answer in answers]
+    assert counted[0].counts.tokens < counted[1].counts.tokens / 5
 
 
 def test_a_single_row_that_does_not_fit_is_an_error() -> None:
