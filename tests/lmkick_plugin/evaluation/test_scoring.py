@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 
 from compressors import SettingsError
@@ -243,6 +244,48 @@ def test_texts_as_lm_eval_asks() -> None:
         hf = evaluator(model, HFLM, **settings)
         found = lm.loglikelihood(asked, disable_tqdm=True)
         assert furthest(found, hf.loglikelihood(asked, disable_tqdm=True)) < 1e-4
+
+
+def test_a_run_finds_the_same_with_and_without(
+    stories_model: Path, task_manager: TaskManager
+) -> None:
+    found = []
+    for reuse in (True, False):
+        lm = KickLM(
+            pretrained=str(stories_model), device="cpu", batch_size=8, prefix_reuse=reuse,
+            max_length=128,
+        )  # fmt: skip
+        results: Any = simple_evaluate(
+            model=lm,
+            tasks=["mmlu_kick_anatomy", "kick_wikitext", "kickonly_perplexity"],
+            num_fewshot=0,
+            limit=2,
+            task_manager=task_manager,
+            bootstrap_iters=0,
+        )
+        found.append(results["results"])
+        assert results["config"]["kick"]["prefix_reuse"] is reuse
+    on, off = found
+    assert on.keys() == off.keys()
+    for task, scores in on.items():
+        numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+        assert numbers
+        for name, value in numbers.items():
+            assert off[task][name] == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "mixtral"])
+def test_on_a_gpu(family: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "_OVERHEAD", 8)  # the rows are short
+    model = make(family, dtype=dtype).cuda()
+    requests = random_requests()
+    lm = evaluator(model)
+    answers, expected = score(lm, requests), score(evaluator(model, HFLM), requests)
+    allowed = 1e-3 if dtype == torch.float32 else 0.5
+    assert max(abs(a[0] - b[0]) for a, b in zip(answers, expected, strict=True)) < allowed
+    assert lm.scored_tokens["computed"] < 0.7 * lm.scored_tokens["plain"]
 
 
 @pytest.mark.parametrize("at_a_time", [512, 2])
