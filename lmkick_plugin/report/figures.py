@@ -232,6 +232,7 @@ def _lines(
 ) -> list[Line]:
     """A line a curve; runs of one level that differ in a seed are joined through their mean."""
     lines = []
+    styles = _styles(curves)
     for curve in curves:
         marks: list[Point] = []
         for level in curve.levels:
@@ -245,9 +246,7 @@ def _lines(
         if origin is not None and curve.kind == "sparsity":
             marks = [origin, *marks]
         lines.append(
-            Line(
-                curve.name, style_of(curve.method), tuple(marks), joined and len(marks) > 1, hollow
-            )
+            Line(curve.name, styles[curve.name], tuple(marks), joined and len(marks) > 1, hollow)
         )
     return lines
 
@@ -258,6 +257,22 @@ def _side_by_side(marks: Sequence[Point]) -> list[Point]:
         return list(marks)
     middle = (len(marks) - 1) / 2
     return [replace(mark, x=mark.x + 0.012 * (i - middle)) for i, mark in enumerate(marks)]
+
+
+def _styles(curves: Sequence[Curve]) -> dict[str, int]:
+    """A style a curve: its method's, for further settings of a method one that is not taken."""
+    taken = {style_of(curve.method) for curve in curves}
+    spare = [style for style in range(len(STYLES)) if style not in taken]
+    styles: dict[str, int] = {}
+    seen: set[tuple[str, str]] = set()
+    for curve in curves:
+        style = style_of(curve.method)
+        if (curve.method, curve.kind) in seen and spare:
+            style = spare[0]
+            spare = [*spare[1:], spare[0]]
+        seen.add((curve.method, curve.kind))
+        styles[curve.name] = style
+    return styles
 
 
 def _marks(
@@ -470,7 +485,7 @@ def _divergence(evidence: Evidence, curves: Sequence[Curve], prefix: str) -> Fig
     panels = []
     for metric, words in (
         ("jsd", "Jensen-Shannon divergence, bits"),
-        ("top1_agreement", "positions with the dense model's first choice"),
+        ("top1_agreement", "first choice kept"),
     ):
 
         def point(cell: Cell, x: float, metric: str = metric) -> Point | None:

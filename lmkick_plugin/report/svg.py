@@ -18,7 +18,7 @@ from lmkick_plugin.report.output import plain
 __all__ = ["MARKERS", "marker_symbols", "nice_ticks", "panel_svg"]
 
 _WIDTH, _HEIGHT = 380.0, 268.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 12.0, 26.0, 42.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 12.0, 26.0, 42.0
 
 MARKERS = (
     '<circle r="3.6"/>',
@@ -95,8 +95,8 @@ class _Axes:
             self.y_ticks = _log_ticks(min(ys), max(ys))
         else:
             low, high = min(ys), max(ys)
-            if low >= 0 and low < 0.5 * high:
-                low = 0.0
+            if low >= 0 and (low < 0.5 * high or high == 0):
+                low, high = 0.0, high or 1.0
             self.y_ticks = nice_ticks(low, high, count=4)
 
     def x(self, value: float) -> float:

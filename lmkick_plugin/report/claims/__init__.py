@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmkick_plugin.report.claims.calibration import own_text_beats_c4, samples_help_sparsegpt
 from lmkick_plugin.report.claims.divergence import divergence_ranks_better
@@ -115,4 +115,23 @@ def evaluate(evidence: Evidence, model: Model) -> list[tuple[Claim, Finding]]:
     Returns:
         A finding for each claim, in their order.
     """
-    return [(claim, claim.test(evidence, model)) for claim in CLAIMS]
+    empty = sorted(
+        {
+            task
+            for (cell, task, key), pairing in evidence.pairings.items()
+            if pairing.rule is not None
+            and pairing.statistics.dense == 0
+            and key == evidence.keys.get(task)
+            and any(cell == other.name for other in model.cells)
+        }
+    )
+    found = [(claim, claim.test(evidence, model)) for claim in CLAIMS]
+    if not empty:
+        return found
+    added = f" (no evidence, for the dense model scores 0: {', '.join(empty)})"
+    return [
+        (claim, replace(one, reason=one.reason + added))
+        if one.outcome == "not measured"
+        else (claim, one)
+        for claim, one in found
+    ]

@@ -43,11 +43,14 @@ def render_page(content: Content) -> str:
         ImportError: jinja2 is missing.
     """
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     here = files(__package__)
     texts = {name: (here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")}
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_clean)
+    environment.filters["tight"] = lambda text: Markup(
+        str(escape(plain(text))).replace(" %", "&nbsp;%")
+    )
     environment.filters["groupby_task"] = lambda rows: [
         (task, list(members)) for task, members in groupby(rows, key=lambda row: row.task)
     ]
