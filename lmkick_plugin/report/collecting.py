@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lmkick_plugin.report.output import plain
+from lmkick_plugin.report.record_fields import RECORD_FIELDS
 from lmkick_plugin.report.results import NULLS, RECIPE, ResultsError, ResultsFile
 from lmkick_plugin.report.runs import Run, find_results, group_runs
 
@@ -28,10 +29,7 @@ LABEL_FIELDS = frozenset({*RECIPE, "label", "achieved_sparsity", "bytes_best_for
 }
 """What ``--label FOLDER=field=value,field=value`` may say of a run that does not say it itself."""
 
-_KNOWN_FIELDS = LABEL_FIELDS | {
-    "chat_template", "device", "layer_summary", "layers", "seconds", "truncated_prompts",
-    "versions", "weights_sha256",
-}  # fmt: skip
+_KNOWN_FIELDS = LABEL_FIELDS | {*RECORD_FIELDS, "layers"}
 
 
 def is_nm(pattern: object) -> bool:
@@ -96,8 +94,17 @@ class Cell:
 
     @property
     def sparsity(self) -> float | None:
-        """Share of weights that were to be zero; 0 for the dense model, None unless pruned."""
-        return 0.0 if self.dense else self.number("requested_sparsity")
+        """Share of weights that were to be zero; 0 for the dense model, None unless pruned.
+
+        Of a checkpoint that somebody else pruned, the share that is zero.
+        """
+        asked = self.number("requested_sparsity")
+        if self.dense:
+            return 0.0
+        if asked is None and self.bits is None:
+            found = self.number("achieved_sparsity")
+            return None if found is None else round(found, 3)
+        return asked
 
     @property
     def pruned(self) -> bool:

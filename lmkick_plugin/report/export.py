@@ -33,13 +33,15 @@ __all__ = ["FIELDS", "SCHEMA", "add_arguments", "leaderboard_rows", "main", "wri
 SCHEMA = "lmkick-leaderboard-1"
 """Changes when a field is renamed, removed or given another meaning."""
 
-_OF_ANOTHER_FILE = ("layer_summary", "versions", "truncated_prompts")
+_LEFT_OUT = (
+    "checkpoint", "from_cache", "layer_summary", "prefix_reuse", "truncated_prompts", "versions",
+)  # fmt: skip
 FIELDS = (
     "schema",
     "label",
     "model",
     "dense",
-    *(field for field in RECORD_FIELDS if field not in _OF_ANOTHER_FILE),
+    *(field for field in RECORD_FIELDS if field not in _LEFT_OUT),
     "versions",
     "scores",
     "results",

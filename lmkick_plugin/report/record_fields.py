@@ -36,6 +36,10 @@ RECORD_FIELDS = (
     "chat_template",
     "truncated_prompts",
     "versions",
+    "prefix_reuse",
+    "save_format",
+    "from_cache",
     "layer_summary",
+    "checkpoint",
 )
 """All but ``layers``, which is a table of its own."""

@@ -32,6 +32,7 @@ RECIPE = (
     "dampening_frac",
     "block_size",
     "true_sequential",
+    "save_format",
     "calibration",
     "nsamples",
     "seqlen",

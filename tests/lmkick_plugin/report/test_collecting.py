@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lmkick_plugin import record as record_module
 from lmkick_plugin.report.collecting import collect
 from lmkick_plugin.report.evidence import Settings, gather
+from lmkick_plugin.report.record_fields import RECORD_FIELDS
 from lmkick_plugin.report.results import ResultsError
 from lmkick_plugin.report.runs import load_run
 from lmkick_plugin.report.scores import headline, scores_of, shown_tasks
@@ -282,3 +285,22 @@ def test_headlines(write: Writer) -> None:
         gather(collect([write.folder]), Settings(metrics={"other": "nope"}))
     with pytest.raises(ResultsError, match="no task absent"):
         gather(collect([write.folder]), Settings(metrics={"absent": "acc"}))
+
+
+def test_every_field_of_the_record_is_a_column() -> None:
+    tree = ast.parse(Path(record_module.__file__).read_text(encoding="utf-8"))
+    built = next(n for n in ast.walk(tree) if getattr(n, "name", None) == "build_record")
+    (returned,) = [n.value for n in ast.walk(built) if isinstance(n, ast.Return)]
+    assert isinstance(returned, ast.Dict)
+    keys = [ast.literal_eval(key) for key in returned.keys if key is not None]
+    assert len(keys) > 30
+    assert set(keys) == {*RECORD_FIELDS, "layers"}
+
+
+def test_a_checkpoint_pruned_by_others_has_the_zeros_it_has(write: Writer) -> None:
+    facts(write, "dense", 0.6, record())
+    kick = {**record(), "compressor": "pruned", "pattern": "2:4", "achieved_sparsity": 0.50001}
+    other = facts(write, "theirs", 0.3, kick | {"base_model": "theirs"})
+    (model,) = collect([write.folder], labels={other: "base_model=big-7b"}).models
+    (cell,) = model.cells
+    assert (cell.sparsity, cell.pattern, cell.pruned) == (0.5, "2:4", True)
