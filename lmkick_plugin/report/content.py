@@ -261,7 +261,7 @@ def _recovery(evidence: Evidence, model: Model, cell: Cell, task: str) -> Recove
     kept = found.recovery
     if pairing.rule is None or kept is None:
         return RecoveryCell(number(found.compressed), found.verdict, title, found.compressed)
-    cut = cell.truncated(task)
+    cut = evidence.truncated(cell, task)
     mark = "*" if cut else ""
     title += f"; {cut} prompts cut to the context" if cut else ""
     return RecoveryCell(percent(kept) + mark, found.verdict, title, kept)

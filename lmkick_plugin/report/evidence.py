@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lmkick_plugin.report.collecting import Cell, Collection, Model
-from lmkick_plugin.report.grouping import children_of
+from lmkick_plugin.report.grouping import children_of, leaves_of
 from lmkick_plugin.report.measuring import Key
 from lmkick_plugin.report.output import plain
 from lmkick_plugin.report.paired import Notes, Pairing, Settings, compare_task
@@ -71,6 +71,10 @@ class Evidence:
         """A cell against its dense model; None where they cannot be compared, or it is dense."""
         key = self.key(task, metric)
         return None if key is None else self.pairings.get((cell.name, task, key))
+
+    def truncated(self, cell: Cell, task: str) -> int:
+        """Prompts of a task, or of all tasks of a group, that did not fit, as far as is known."""
+        return sum(cell.truncated(leaf) or 0 for leaf in leaves_of(task, self.children))
 
     def metrics(self, task: str) -> list[Key]:
         """Every metric that some cell has of a task."""

@@ -351,13 +351,12 @@ def _task(
         title=task,
         text=_in_words(task, metric, panels, reference),
         panels=tuple(panels),
-        notes=_truncation(model, task),
+        notes=_truncation(evidence, model, task),
     )
 
 
-def _truncation(model: Model, task: str) -> tuple[str, ...]:
-    cut = [(cell, cell.truncated(task)) for cell in model.all]
-    counts = [count for _, count in cut if count]
+def _truncation(evidence: Evidence, model: Model, task: str) -> tuple[str, ...]:
+    counts = [count for cell in model.all if (count := evidence.truncated(cell, task))]
     if not counts:
         return ()
     return (f"up to {max(counts)} prompts were cut to the context in {len(counts)} runs",)

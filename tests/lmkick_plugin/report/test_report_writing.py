@@ -17,11 +17,12 @@ from lmkick_plugin.cli import main
 from lmkick_plugin.report import write_report
 from lmkick_plugin.report.claims import CLAIMS
 from lmkick_plugin.report.collecting import collect
-from lmkick_plugin.report.evidence import Evidence
+from lmkick_plugin.report.content import build
+from lmkick_plugin.report.evidence import Evidence, Settings, gather
 from lmkick_plugin.report.export import FIELDS, SCHEMA, write_leaderboard
 from lmkick_plugin.report.published import beside, published_numbers
 from lmkick_plugin.report.svg import nice_ticks
-from tests.lmkick_plugin.report.conftest import Writer
+from tests.lmkick_plugin.report.conftest import Writer, choice_item
 from tests.lmkick_plugin.report.worlds import quiz, record
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -102,8 +103,6 @@ def test_large_against_small_can_fail(write: Writer, tmp_path: Path) -> None:
     one("sparse", 0.75, record("wanda", requested_sparsity=0.5))
     one("small", 0.5, record(base="small", total=500_000))
     one("tiny", 0.9, record(base="tiny", total=100_000))  # better, and not of that size
-    from lmkick_plugin.report.evidence import Settings, gather
-
     evidence = gather(collect([write.folder]), Settings(resamples=500))
     big = next(m for m in evidence.collection.models if m.key == "big-7b")
     finding = CLAIMS[7].test(evidence, big)
@@ -249,3 +248,16 @@ def test_real_results_of_lm_eval(real_runs: tuple[Path, Path], tmp_path: Path) -
         rows = list(csv.DictReader(file))
     assert {row["metric"] for row in rows} >= {"acc", "acc_norm", "exact_match", "word_perplexity"}
     assert {row["filter"] for row in rows} >= {"none", "raw", "digit"}
+
+
+def test_cut_prompts_are_marked(write: Writer, tmp_path: Path) -> None:
+    """Of a group too, whose tasks the record counts one by one."""
+    items = {name: [choice_item(i, [1, 0]) for i in range(20)] for name in ("x_a", "x_b")}
+    cut = {"truncated_prompts": {"x_a": 3, "x_b": 2}}
+    for name, kick in (("a", record()), ("b", record("wanda", requested_sparsity=0.5) | cut)):
+        write(name, items, record=kick, groups={"x": ["x_a", "x_b"]})
+    evidence = gather(collect([write.folder]), Settings(resamples=100))
+    (part,) = build(evidence, tmp_path).models
+    marks = {cell.compressor: row[0].shown for cell, row in part.recovery}
+    assert marks == {"none": "1.000", "wanda": "100.0 %*"}
+    assert any("5 prompts were cut" in note for figure in part.figures for note in figure.notes)
