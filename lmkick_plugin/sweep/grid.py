@@ -197,7 +197,8 @@ def slug(value: object) -> str:
     plain = re.sub(r"[^\w.+-]+", "-", text)
     if plain == text or text.startswith(("task:", "mix:")) or re.fullmatch(r"\d+:\d+", text):
         return plain
-    return f"{plain[-40:]}-{_digest(text)}"
+    last = re.sub(r"[^\w.+-]+", "-", Path(text).name)
+    return f"{last[-40:]}-{_digest(text)}"
 
 
 def _digest(value: Any) -> str:
