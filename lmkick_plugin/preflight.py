@@ -73,12 +73,15 @@ def _mapping(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
 def check_model_arguments(arguments: Mapping[str, Any]) -> None:
     """Parse the arguments of ``--model kick`` and build its compressor, without loading weights."""
     from lmkick_plugin.arguments import parse_arguments
+    from lmkick_plugin.checkpoints.load_quantized import check_quantize
     from lmkick_plugin.checks import check_pretrained
 
     try:
         check_pretrained(arguments.get("pretrained"))
-        recipe, _ = parse_arguments(dict(arguments))
+        recipe, passed = parse_arguments(dict(arguments))
         recipe.build_compressor()
+        if recipe.quantize is not None:
+            check_quantize(recipe.quantize, None, passed, prebuilt=False)
         _ = recipe.seed  # several seeds are for a sweep
     except (ValueError, TypeError) as error:
         raise CommandError(f"--model_args: {error}") from error

@@ -61,6 +61,10 @@ def count_zeros(model: nn.Module) -> tuple[ZeroCount | None, str | None]:
     from compressors.base import UnsupportedModelError
     from compressors.families import find_blocks
 
+    if hasattr(model, "peft_config"):
+        return None, "zeros were not counted: an adapter comes on top of the weights"
+    if any(hasattr(weight, "to_local") for weight in model.parameters()):
+        return None, "zeros were not counted: each process holds a part of every matrix"
     count = ZeroCount()
     quantized = [module for module in model.modules() if _is_quantized(module)]
     for module in quantized:

@@ -113,7 +113,26 @@ def loading_arguments(recipe: Recipe, config: Any, arguments: Mapping[str, Any])
     if recipe.quantize is not None:
         dtype = _dtype(config, arguments)
         changed["quantization_config"] = quantization_config(recipe.quantize, dtype)
+    elif _unpacks_early(_quantization(config)):
+        given = changed.get("quantization_config")
+        if given is not None:
+            given.dequantize = True
     return changed
+
+
+def _unpacks_early(stored: Mapping[str, Any] | None) -> bool:
+    """Whether weights are to be unpacked while they are loaded, not when they are first used.
+
+    Asymmetric packed weights of compressed-tensors can be loaded in no other way: its version 0.20
+    expects their zero points unpacked where transformers 5 prepares the model. The values are the
+    same, and where nothing unpacks in between they would be dense from the first use on anyway.
+    """
+    if stored is None or stored.get("quant_method") != "compressed-tensors":
+        return False
+    groups = [group for group in (stored.get("config_groups") or {}).values() if group]
+    weights = [group.get("weights") or {} for group in groups]
+    packed = "pack-quantized" in {stored.get("format"), *(group.get("format") for group in groups)}
+    return packed and any(each.get("symmetric") is False for each in weights)
 
 
 @contextmanager
@@ -197,7 +216,7 @@ def _require_quantized(
     model: nn.Module, stored: Mapping[str, Any], passed: Mapping[str, Any]
 ) -> None:
     """Stop where packed weights were loaded as if they were dense, which leaves them random."""
-    by_others = passed.get("autogptq") or passed.get("gptqmodel")
+    by_others = passed.get("autogptq") or passed.get("gptqmodel") or _unpacks_early(stored)
     if not by_others and getattr(model, "hf_quantizer", None) is None:
         raise RuntimeError(
             f"The checkpoint is quantized ({stored.get('quant_method')}), and transformers loaded "

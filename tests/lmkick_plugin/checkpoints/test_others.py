@@ -45,6 +45,7 @@ LABELS = {
     "llmcompressor-2of4": "sparsegpt 2:4",
     "llmcompressor-2of4-w4a16": "sparsegpt 2:4 4 bits",
     "llmcompressor-w4a16": "gptq 4 bits",
+    "llmcompressor-w4a16-asym": "rtn 4 bits",
     "llmcompressor-w8a8": "rtn 8 bits",
     "llmcompressor-fp8": "fp8 8 bits",
     "bitsandbytes-nf4": "bnb-nf4 4 bits",
@@ -141,7 +142,8 @@ def test_fixture_is_evaluated_and_labelled(
 
 def test_zeros_in_files_are_those_in_memory(dense: KickLM) -> None:
     need("compressed_tensors")
-    for name in ("llmcompressor-w4a16", "llmcompressor-2of4-w4a16", "llmcompressor-w8a8"):
+    names = ("w4a16", "w4a16-asym", "2of4-w4a16", "w8a8")
+    for name in (f"llmcompressor-{name}" for name in names):
         model = KickLM(**arguments(name))
         scores(model)  # compressed-tensors unpacks its weights when they are first used
         weights = [

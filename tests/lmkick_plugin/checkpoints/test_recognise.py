@@ -55,6 +55,10 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "bits": 4, "group_size": 128, "act_order": False, "pattern": "2:4",
         "made_by": ["SparseGPTModifier", "QuantizationModifier"],
     },
+    "llmcompressor-w4a16-asym": {
+        "storage": "compressed-tensors", "method": "rtn", "layout": "pack-quantized", "bits": 4,
+        "group_size": 128, "symmetric": False, "pattern": None,
+    },
     "llmcompressor-w8a8": {
         "storage": "compressed-tensors", "method": "rtn", "layout": "int-quantized", "bits": 8,
         "group_size": -1, "symmetric": True, "activation_bits": 8, "pattern": None,
