@@ -14,9 +14,10 @@ from lmkick_plugin.report.across import Across, compare_across, size_pairs
 from lmkick_plugin.report.claims import Claim, Finding, Part, evaluate
 from lmkick_plugin.report.collecting import Cell, Model
 from lmkick_plugin.report.evidence import Evidence, Pairing
-from lmkick_plugin.report.figures import Figure, model_figures
+from lmkick_plugin.report.figures import Figure
 from lmkick_plugin.report.formatting import NOTHING, interval, number, percent, size
 from lmkick_plugin.report.output import plain
+from lmkick_plugin.report.pictures import model_figures
 from lmkick_plugin.report.published import Beside, beside
 from lmkick_plugin.report.scores import Score
 from lmkick_plugin.report.series import Level, curves_of, matching

@@ -18,6 +18,7 @@ import numpy as np
 from lmkick_plugin.report.collecting import Cell, Collection, Model
 from lmkick_plugin.report.grouping import children_of, leaves_of
 from lmkick_plugin.report.measuring import Key
+from lmkick_plugin.report.notes import on_runs
 from lmkick_plugin.report.output import plain
 from lmkick_plugin.report.paired import Notes, Pairing, Settings, compare_task
 from lmkick_plugin.report.results import ResultsError
@@ -115,6 +116,13 @@ def gather(
     tasks = shown_tasks(every, children)
     keys = _keys(tasks, every, children, settings.metrics)
     said = Notes()
+    for model in collection.models:
+        whole = model.dense
+        if whole is None:
+            continue
+        for cell in model.cells:
+            for note in on_runs(whole.run, cell.run):
+                said.add(note, cell.label)
     pairings: dict[tuple[str, str, Key], Pairing] = {}
     work = [
         (model, task) for model in collection.models if model.dense for task in tasks if model.cells

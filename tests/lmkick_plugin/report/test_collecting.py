@@ -224,6 +224,13 @@ def test_without_samples_standard_errors_have_to_do(write: Writer) -> None:
     assert any("standard errors" in note for note in evidence.notes)
 
 
+def test_another_dtype_is_said(write: Writer) -> None:
+    facts(write, "dense", 0.6, record())
+    facts(write, "w", 0.6, record("wanda", requested_sparsity=0.2, dtype="float16"))
+    evidence = gather(collect([write.folder]), FAST)
+    assert any("dtype differs: bfloat16 against float16" in note for note in evidence.notes)
+
+
 def test_a_dense_score_of_zero_has_no_verdict(write: Writer) -> None:
     facts(write, "dense", 0.0, record())
     facts(write, "w", 0.0, record("wanda", requested_sparsity=0.2))
