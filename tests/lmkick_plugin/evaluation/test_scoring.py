@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import transformers
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 
@@ -107,6 +108,52 @@ def test_equals_hf_and_a_plain_loop(family: str) -> None:
     assert furthest(answers, plain_loop(model, requests, 90)) < 1e-4
     assert furthest(answers, score(evaluator(model, HFLM), requests)) < 1e-4
     assert lm.scored_tokens["computed"] < 0.6 * lm.scored_tokens["plain"]
+
+
+_SMALL: dict[str, Any] = {
+    "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+    "head_dim": 16, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "shared"),
+    [
+        # Attention within chunks; logits that are scaled; linear attention between layers of keys.
+        (
+            "Llama4TextConfig",
+            {
+                "intermediate_size_mlp": 96, "attention_chunk_size": 8, "num_local_experts": 2,
+                "no_rope_layers": [1, 1, 1, 0],
+            },
+            (8, 8, 8, None),
+        ),
+        ("GraniteConfig", {"logits_scaling": 4.0}, (None,) * 4),
+        (
+            "Qwen3NextConfig",
+            {
+                "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
+                "linear_value_head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2,
+                "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
+            },
+            None,
+        ),
+    ],
+)  # fmt: skip
+def test_layers_of_other_kinds(
+    kind: str, settings: dict[str, Any], shared: tuple[int | None, ...] | None
+) -> None:
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**_SMALL, **settings)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.08)
+    requests = random_requests(questions=8)
+    lm = evaluator(model)
+    assert furthest(score(lm, requests), plain_loop(model, requests, 90)) < 1e-4
+    assert lm._get_runner()._windows == shared
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3"])
