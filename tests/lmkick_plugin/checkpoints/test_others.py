@@ -20,6 +20,7 @@ from lmkick_plugin.arguments import parse_arguments
 from lmkick_plugin.checkpoints.manifest import MANIFEST, Manifest
 from lmkick_plugin.fingerprint import survey_weights
 from lmkick_plugin.model import KickLM
+from lmkick_plugin.preflight import CommandError, check_model_arguments
 from lmkick_plugin.report.results import ResultsFile
 from tests.conftest import make_tiny_llama, make_tiny_tokenizer
 from tests.fixtures.make_checkpoints import save_base
@@ -330,6 +331,9 @@ class TestRefused:
         self.hide((library,), monkeypatch)
         with pytest.raises(SettingsError, match=rf"quantize={kind} needs.*lmkick\[{library}\]"):
             KickLM(pretrained=str(base), quantize=kind, **CPU)
+        # lmkick run says so before lm-eval starts.
+        with pytest.raises(CommandError, match=rf"quantize={kind} needs {library}"):
+            check_model_arguments({"pretrained": str(base), "quantize": kind})
 
     def hide(self, libraries: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
         from lmkick_plugin.checkpoints import load_quantized
