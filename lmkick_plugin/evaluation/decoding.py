@@ -245,7 +245,7 @@ def decode_greedily(
     running = _Running(model)
     while waiting or running.rows:
         longest = max(answer.longest for answer in [*running.rows, *list(waiting)[:1]])
-        entering = _next_in(waiting, running, size.rows(longest))
+        entering = _next_in(waiting, running, size.rows(longest), together=model.shares_prefixes)
         going = running.rows + entering
         failed = False
         try:
@@ -282,15 +282,44 @@ def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
     return next((at for at in range(most) if one[at] != other[at]), most)
 
 
-def _next_in(waiting: deque[Answer], running: _Running, rows: int) -> list[Answer]:
-    """Take from those that wait, if that pays now."""
+def _next_in(
+    waiting: deque[Answer], running: _Running, rows: int, *, together: bool
+) -> list[Answer]:
+    """Take from those that wait, if that pays now.
+
+    Args:
+        waiting: Those that begin alike stand together.
+        running: What runs.
+        rows: How many may run.
+        together: Whether those that share enough enter by themselves, to read it once.
+    """
     free = min(rows - len(running.rows), len(waiting))
     if free <= 0:
         return []
     tokens = sum(len(waiting[index].prompt) for index in range(free))
     if running.rows and 4 * free < rows and tokens < _WORTH_TOKENS:
         return []
-    return [waiting.popleft() for _ in range(free)]
+    count = 0
+    while together and count < free:
+        alike = _alike(waiting, count, rows)
+        if alike[1] >= _WORTH_TOKENS:
+            count = count or alike[0]
+            break
+        count += alike[0]
+    count = min(count, free) if together else free
+    return [waiting.popleft() for _ in range(count)]
+
+
+def _alike(waiting: deque[Answer], first: int, most: int) -> tuple[int, int]:
+    """How many of those that wait begin like one of them, and the tokens that sharing saves."""
+    beginning = waiting[first].prompt[:_ALIKE]
+    end = first + 1
+    last = min(first + most, len(waiting))
+    while end < last and waiting[end].prompt[:_ALIKE] == beginning:
+        end += 1
+    prompts = [waiting[index].prompt for index in range(first, end)]
+    shared = _common(min(prompts), max(prompts), min(map(len, prompts)) - 1)
+    return len(prompts), (len(prompts) - 1) * shared
 
 
 def _take(answers: Sequence[Answer], tokens: Tensor) -> list[int]:

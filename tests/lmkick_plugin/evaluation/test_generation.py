@@ -13,7 +13,8 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from lmkick_plugin.evaluation import generation
+from lmkick_plugin.evaluation import decoding, generation
+from lmkick_plugin.evaluation.row_cache import RowCache
 from lmkick_plugin.model import KickLM
 from tests.conftest import make_tiny_tokenizer
 from tests.lmkick_plugin.conftest import SENTENCE, make_requests
@@ -73,7 +74,20 @@ def test_answers_are_those_of_hf_one_at_a_time(
     family: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kick, hf = both(family, batch_size)
-    requests = some_requests()
+    shared = SENTENCE + "And so it was that "
+    tails = [("what" * (n % 3) + " happened"[: 2 * n], UNTIL[n % 5]) for n in range(1, 7)]
+    requests = some_requests() + make_requests(
+        "generate_until",
+        [(shared + tail, {"until": until, "max_gen_toks": 9}) for tail, until in tails],
+    )
+    monkeypatch.setattr(decoding, "_WORTH_TOKENS", 32)
+    repeat, repeated = RowCache.repeat, []
+
+    def counting(cache: RowCache, *arguments: Any) -> None:
+        repeated.append(arguments[1])
+        repeat(cache, *arguments)
+
+    monkeypatch.setattr(RowCache, "repeat", counting)
     if family == "gemma2":  # its window: 8 tokens
         requests = make_requests(
             "generate_until", [("ab"[: n % 3], {"until": ["e"], "max_gen_toks": 3}) for n in (1, 2)]
@@ -82,6 +96,7 @@ def test_answers_are_those_of_hf_one_at_a_time(
     assert family == "gemma2" or len({len(answer) for answer in expected}) > 3
     monkeypatch.setattr(HFLM, "generate_until", None)  # ours, or an error
     assert answers(kick, requests) == expected
+    assert bool(repeated) is (family != "gemma2" and batch_size > 1)
 
 
 @pytest.mark.parametrize(
