@@ -110,7 +110,7 @@ class ClaimRow:
 
 @dataclass(frozen=True)
 class ModelContent:
-    """What is said of one model."""
+    """What is said of one model; claims are of its compressed runs, where it has some."""
 
     model: Model
     anchor: str
@@ -188,7 +188,7 @@ def _model(evidence: Evidence, model: Model, output: Path, index: int | None) ->
         anchor=f"model-{index or 1}",
         claims=tuple(
             ClaimRow(claim, found, _deciding(found.deciding))
-            for claim, found in evaluate(evidence, model)
+            for claim, found in (evaluate(evidence, model) if model.cells else ())
         ),
         figures=tuple(model_figures(evidence, model, prefix=prefix)),
         matching=tuple(_matching(evidence, model)),

@@ -63,16 +63,16 @@ def render_markdown(content: Content) -> str:
 
 def _model(part: ModelContent, *, several: bool) -> list[str]:
     name = f": {escaped(part.model.name)}" if several else ""
-    parts = [
-        f"## Published findings{name}",
-        table(
-            ("claim", "verdict", "interval", "why"),
-            [
-                (f"{r.claim.number}. {r.claim.statement}", _mark(r), r.shown, r.finding.reason)
-                for r in part.claims
-            ],
-        ),
-    ]
+    parts = []
+    if part.claims:
+        rows = [
+            (f"{r.claim.number}. {r.claim.statement}", _mark(r), r.shown, r.finding.reason)
+            for r in part.claims
+        ]
+        parts += [
+            f"## Published findings{name}",
+            table(("claim", "verdict", "interval", "why"), rows),
+        ]
     if part.matching:
         parts += [
             f"## How far it still matches{name}",
