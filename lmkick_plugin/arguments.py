@@ -334,6 +334,7 @@ def _check_kept(settings: Mapping[str, Any]) -> None:
             settings["save_format"],
             bits=settings.get("bits"),
             group_size=settings.get("group_size", 128),
+            symmetric=settings.get("symmetric", True),
             act_order=settings.get("act_order", False),
             static_groups=settings.get("static_groups", False),
         )

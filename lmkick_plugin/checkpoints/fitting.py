@@ -60,6 +60,7 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
         storage,
         bits=quantizer.num_bits,
         group_size=quantizer.group_size,
+        symmetric=quantizer.symmetric,
         act_order=isinstance(quantizer, GPTQ) and quantizer.act_order,
         static_groups=isinstance(quantizer, GPTQ) and quantizer.static_groups,
     )

@@ -23,6 +23,7 @@ def check_recipe(
     *,
     bits: int | None,
     group_size: int | None,
+    symmetric: bool = True,
     act_order: bool = False,
     static_groups: bool = False,
 ) -> None:
@@ -32,6 +33,7 @@ def check_recipe(
         storage: One of :data:`FORMATS`.
         bits: Bits of a weight; None where nothing is quantized.
         group_size: Columns that share a scale; -1 or None: a row.
+        symmetric: The grid is symmetric.
         act_order: Columns are quantized by falling Hessian diagonal.
         static_groups: Groups are runs of columns all the same.
 
@@ -57,6 +59,12 @@ def check_recipe(
                 f"save_format=gptq is read with group_size {_listed(_GPTQ_GROUPS)}, and group_size="
                 f"{group}. Use one of these, save_format=compressed-tensors, or {_DENSE}."
             )
+    elif not symmetric:
+        raise settings_error(
+            "save_format=compressed-tensors with symmetric=false: transformers does not load packed"
+            " zero points (it expects them unpacked). Leave symmetric out, use save_format=gptq, or"
+            f" {_DENSE}."
+        )
     elif act_order and not static_groups and group != -1:
         raise settings_error(
             "save_format=compressed-tensors takes groups as runs of columns, and act_order=true "

@@ -9,8 +9,8 @@ weights that were evaluated, or nothing is written.
   ``scales`` float16 ``[groups, out]``, ``g_idx`` int32 ``[in]``. Symmetric models are of version 1,
   which stores zero points less one and is what everybody reads. Asymmetric ones may have a zero
   point of 0, which version 1 cannot hold: they are ``gptq_v2``, which stores them as they are.
-* compressed-tensors, ``pack-quantized``: ``weight_packed``, ``weight_scale``, ``weight_shape`` and,
-  where asymmetric, ``weight_zero_point``, packed by its own library.
+* compressed-tensors, ``pack-quantized``: ``weight_packed``, ``weight_scale``, ``weight_shape``,
+  packed by its own library; symmetric alone, for transformers does not load packed zero points.
 """
 
 from __future__ import annotations
@@ -50,9 +50,11 @@ def pack_model(
     blocks = find_blocks(model)
     for matrix in (matrix for block in blocks for matrix in block.matrices):
         grid = grids[matrix.name]
-        pack = _gptq_tensors if storage == "gptq" else _compressed_tensors
         del state[f"{matrix.name}.weight"]
-        packed = pack(matrix, grid, symmetric)
+        if storage == "gptq":
+            packed = _gptq_tensors(matrix, grid, symmetric)
+        else:
+            packed = _compressed_tensors(matrix, grid)
         state |= {f"{matrix.name}.{name}": tensor for name, tensor in packed.items()}
     grid = next(iter(grids.values()))
     columns = len(grid.g_idx)
@@ -69,7 +71,7 @@ def pack_model(
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and id(module) not in inside and name not in kept
     ]
-    return state, _compressed_tensors_config(grid.num_bits, size, symmetric, kept)
+    return state, _compressed_tensors_config(grid.num_bits, size, kept)
 
 
 def _gptq_tensors(
@@ -90,9 +92,7 @@ def _gptq_tensors(
     }
 
 
-def _compressed_tensors(
-    matrix: WeightMatrix, grid: QuantizationGrid, symmetric: bool
-) -> dict[str, Tensor]:
+def _compressed_tensors(matrix: WeightMatrix, grid: QuantizationGrid) -> dict[str, Tensor]:
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
     weight = matrix.view()
@@ -102,17 +102,12 @@ def _compressed_tensors(
     middle = 2 ** (grid.num_bits - 1)
     # The library's integers are signed: less the middle of ours.
     signed = (codes.to(torch.int16) - middle).to(torch.int8)
-    zero_point = (grid.zero_point.to(torch.int16) - middle).to(torch.int8)
-    steps = signed.to(scale.dtype) - zero_point[:, columns].to(scale.dtype)
-    _require_same(matrix, steps * scale[:, columns], weight)
-    tensors = {
+    _require_same(matrix, signed.to(scale.dtype) * scale[:, columns], weight)
+    return {
         "weight_packed": pack_to_int32(signed, grid.num_bits),
         "weight_scale": scale,
         "weight_shape": torch.tensor(weight.shape),
     }
-    if not symmetric:
-        tensors["weight_zero_point"] = pack_to_int32(zero_point, grid.num_bits, packed_dim=0)
-    return tensors
 
 
 def _require_same(matrix: WeightMatrix, dequantized: Tensor, weight: Tensor) -> None:
@@ -144,9 +139,7 @@ def _gptq_config(
     }
 
 
-def _compressed_tensors_config(
-    bits: int, group_size: int, symmetric: bool, kept: list[str]
-) -> dict[str, Any]:
+def _compressed_tensors_config(bits: int, group_size: int, kept: list[str]) -> dict[str, Any]:
     from compressed_tensors.quantization import (
         QuantizationArgs,
         QuantizationConfig,
@@ -156,7 +149,7 @@ def _compressed_tensors_config(
 
     weights = QuantizationArgs(
         num_bits=bits,
-        symmetric=symmetric,
+        symmetric=True,
         strategy="channel" if group_size == -1 else "group",
         group_size=None if group_size == -1 else group_size,
     )
