@@ -263,8 +263,7 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         rows = [size.rows(length) for length in range(longest + 1)]
         if together:
             rows = fewest(rows)
-        limit = runner.longest_shared()
-        fits = limit is None or longest <= limit
+        fits = runner.fits(longest)
         first = np.frombuffer(requests[0][0], dtype=">u4").astype(np.int64)
         reuse = fits and runner.can_share(first.tolist())
         if together:

@@ -63,7 +63,7 @@ class Runner:
         self.softmax_dtype = softmax_dtype
         self._autocast = autocast
         self._windows: tuple[Window, ...] | None = None
-        self._looked = self._checked = False
+        self._looked = self._checked = self._told_long = False
         parameters = inspect.signature(model.forward).parameters
         any_name = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
         self._takes_use_cache = any_name or "use_cache" in parameters
@@ -109,12 +109,28 @@ class Runner:
             reason,
         )
 
-    def longest_shared(self) -> int | None:
-        """Tokens up to which the beginning of a row does not depend on the row's length.
+    def fits(self, longest: int) -> bool:
+        """Whether rows are so short that their beginning does not depend on their length.
 
         Positions of some models (dynamic and long RoPE scaling) are computed otherwise for rows
         beyond a length; a prefix computed for a short row must not be continued to a long one.
+
+        Args:
+            longest: Tokens of the longest row.
         """
+        limit = self._longest_shared()
+        if limit is None or longest <= limit:
+            return True
+        if not self._told_long:
+            self._told_long = True
+            _LOGGER.warning(
+                "Common prefixes of prompts are computed anew for every prompt: beyond %d tokens, "
+                "positions of %s depend on the length of the whole row.",
+                limit, type(self.model).__name__,
+            )  # fmt: skip
+        return False
+
+    def _longest_shared(self) -> int | None:
         config = getattr(self.model.config, "text_config", None) or self.model.config
         rope = getattr(config, "rope_parameters", None) or {}
         limits = []

@@ -256,7 +256,10 @@ def test_positions_that_depend_on_the_length(caplog: pytest.LogCaptureFixture) -
     )  # fmt: skip
     requests = random_requests()
     lm = evaluator(model, batch_size=1)
-    assert furthest(score(lm, requests), plain_loop(model, requests, 90)) < 1e-4
+    with caplog.at_level(logging.WARNING, "lmkick_plugin"):
+        assert furthest(score(lm, requests), plain_loop(model, requests, 90)) < 1e-4
+        score(lm, requests)
+    assert caplog.text.count("beyond 40 tokens") == 1
     short = [(text, context[-20:], continuation) for text, context, continuation in requests[:8]]
     short = [(t, [7] * 15 + c[-4:], k) for t, c, k in short]
     before = dict(lm.scored_tokens)
