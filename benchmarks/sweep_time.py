@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a sweep takes, against a separate ``lm_eval`` run for each of its cells.
 
-Usage: python benchmarks/sweep_time.py --model FOLDER --data DIR [--limit 20] [--repeats 1]
+Usage: python benchmarks/sweep_time.py --model FOLDER --data DIR [--limit 20] [--runs 12]
 
 Both do the same: twelve cells (dense, magnitude and wanda at four sparsities and 2:4, one seed),
 the same tasks, limits and batch size, in turn on the same machine. The sweep is ``lmkick sweep`` as
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -37,12 +38,15 @@ def recipes(nsamples: int, seqlen: int) -> list[dict[str, Any]]:
     return found[:11]
 
 
-def timed(command: list[str], environment: dict[str, str]) -> float:
-    begun = time.perf_counter()
+def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds on the clock, and of the processor, that a process took from start to end."""
+    begun, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return time.perf_counter() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+    return time.perf_counter() - begun, busy
 
 
 def scores(folder: Path) -> dict[str, dict[str, float]]:
@@ -55,6 +59,10 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
                 if isinstance(value, float) and "stderr" not in name
             }
     return found
+
+
+def _shown(span: tuple[float, float]) -> str:
+    return f"{span[0]:.1f} s, {span[1]:.1f} s of the processor"
 
 
 def main() -> None:
@@ -79,7 +87,7 @@ def main() -> None:
         path = folder / "sweep.yaml"
         path.write_text(json.dumps(config), encoding="utf-8")
         whole = timed([sys.executable, "-m", "lmkick_plugin", "sweep", str(path)], environment)
-        print(f"sweep of {len(found) + 1} cells: {whole:.1f} s", flush=True)
+        print(f"sweep of {len(found) + 1} cells: {_shown(whole)}", flush=True)
         spans = []
         for number, recipe in enumerate([{"compressor": "none"}, *found][: args.runs]):
             given = {"pretrained": args.model, **recipe}
@@ -96,10 +104,13 @@ def main() -> None:
                     environment,
                 )
             )  # fmt: skip
-            print(f"lm_eval {recipe}: {spans[-1]:.1f} s", flush=True)
-        single = statistics.fmean(spans) * (len(found) + 1)
-        print(f"{len(found) + 1} runs of lm_eval: {single:.1f} s ({len(spans)} timed)")
-        print(f"ratio: {single / whole:.1f}")
+            print(f"lm_eval {recipe}: {_shown(spans[-1])}", flush=True)
+        for place, name in enumerate(("clock", "processor")):
+            single = statistics.fmean(span[place] for span in spans) * (len(found) + 1)
+            print(
+                f"{name}: {len(found) + 1} runs of lm_eval {single:.1f} s ({len(spans)} timed), "
+                f"the sweep {whole[place]:.1f} s, ratio {single / whole[place]:.1f}"
+            )
         cells = sorted((folder / "sweep").glob("*/dense"))
         same = scores(cells[0]) == scores(folder / "single" / "0")
         print(f"scores of the dense cell equal those of its single run: {same}")

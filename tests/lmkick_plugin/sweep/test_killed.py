@@ -17,14 +17,14 @@ import pytest
 
 from lmkick_plugin.sweep import Progress, run_sweep
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def results(folder: Path) -> set[Path]:
     return set(folder.rglob("results_*.json"))
 
 
-def wait_for(happened: Callable[[], Any], seconds: float = 200) -> Any:
+def wait_for(happened: Callable[[], Any], seconds: float = 500) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := happened():
@@ -113,7 +113,7 @@ def test_a_worker_without_its_sweep_ends(small_sweep: dict[str, Any]) -> None:
     assert process.stdin is not None
     process.stdin.write(read_config(small_sweep).to_json().encode() + b"\n")
     process.stdin.close()
-    assert process.wait(timeout=200) == 0
+    assert process.wait(timeout=500) == 0
 
 
 # --- Ray ------------------------------------------------------------------------------------------
