@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 
 from lmkick_plugin.data import DataError
+from lmkick_plugin.templates import compile_once
 
 __all__ = ["INTEGER", "TEXT", "TEXTS", "positive", "table"]
 
@@ -53,3 +54,5 @@ def _is_news(record: logging.LogRecord) -> bool:
 # lm-eval explains custom_dataset in a warning for each task that has one: 57 times for MMLU. This
 # package is imported while the first of our task files is read, before any task is built.
 logging.getLogger("lm_eval.api.task").addFilter(_is_news)
+# Likewise: before the first prompt is made.
+compile_once()
