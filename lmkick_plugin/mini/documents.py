@@ -140,6 +140,17 @@ class Writer:
             document.append(Segment("\n\n", 0))
         return document
 
+    def letters(self) -> Document:
+        """Four choices, then each again with its letter."""
+        choices, _ = choices_of(self._new_fact(), self._random)
+        lines = [f"{letter}. {text}\n" for letter, text in zip(LETTERS, choices, strict=True)]
+        document = [Segment("".join(lines), 0)]
+        for index in self._random.sample(range(len(choices)), len(choices)):
+            document.append(Segment(f"The letter of {choices[index]}:", 0))
+            document.append(Segment(f" {LETTERS[index]}", _ANSWER))
+            document.append(Segment("\n", 0))
+        return document
+
     def choice_in_view(self) -> Document:
         """Which letter stands before a value: the skill that multiple choice asks for."""
         document = []
@@ -268,6 +279,7 @@ KINDS: dict[str, Callable[[Writer], Document]] = {
     "article": Writer.article,
     "asked": Writer.asked,
     "multiple_choice": Writer.multiple_choice,
+    "letters": Writer.letters,
     "choice_in_view": Writer.choice_in_view,
     "repetition": Writer.repetition,
     "restatement": Writer.restatement,

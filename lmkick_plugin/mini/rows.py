@@ -28,11 +28,26 @@ _STAGES: tuple[tuple[float, dict[str, float]], ...] = (
         },
     ),
     (
-        1.0,
+        0.3042,
         {
             "article": 4.5, "asked": 3.5, "restatement": 0.5, "interview": 1, "easy_reading": 1,
             "reading": 3.5, "choice_in_view": 1.5, "multiple_choice": 4.5, "summary": 1.5,
             "instruction": 3,
+        },
+    ),
+    (
+        0.5,
+        {
+            "article": 9, "asked": 5, "letters": 3, "choice_in_view": 3, "restatement": 0.3,
+            "interview": 1, "reading": 2, "multiple_choice": 1.5, "summary": 0.5,
+            "instruction": 1.5,
+        },
+    ),
+    (
+        1.0,
+        {
+            "article": 6, "asked": 4, "letters": 0.5, "choice_in_view": 1.5, "interview": 0.7,
+            "reading": 2.5, "multiple_choice": 4, "summary": 1.2, "instruction": 2.5,
         },
     ),
 )  # fmt: skip
