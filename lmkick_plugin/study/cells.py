@@ -19,7 +19,9 @@ __all__ = ["Bench", "Evaluation", "finished", "run_cell"]
 
 _DONE = "cell.json"
 # Say how fast and where, not what.
-_NOT_COMPARED = frozenset({"batch_size", "device", "resume_dir"})
+_NOT_COMPARED = frozenset(
+    {"batch_size", "device", "resume_dir", "compress_cache", "compress_cache_gb"}
+)
 
 
 class Bench(NamedTuple):

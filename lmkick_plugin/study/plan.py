@@ -26,7 +26,8 @@ _COMPRESSION = frozenset(
     {
         "sparsity", "pattern", "bits", "group_size", "symmetric", "act_order", "static_groups",
         "wanda_variant", "dampening_frac", "block_size", "true_sequential", "calibration",
-        "nsamples", "seqlen", "seed", "resume_dir",
+        "nsamples", "seqlen", "seed", "resume_dir", "save_compressed", "save_format",
+        "compress_cache", "compress_cache_gb",
     }
 )  # fmt: skip
 
@@ -92,8 +93,9 @@ def plan(
             if kind != "seeds":
                 changed[kind] = value
             name = f"seed={seed}" if kind == "seeds" else f"{kind}={slug(value)},seed={seed}"
-            if "resume_dir" in changed:  # which belongs to one compression
-                changed["resume_dir"] = f"{changed['resume_dir']}/{name}"
+            for folder in ("resume_dir", "save_compressed"):  # which belong to one compression
+                if folder in changed:
+                    changed[folder] = f"{changed[folder]}/{name}"
             cells.append(Cell(value, seed, changed, name))
     return cells
 

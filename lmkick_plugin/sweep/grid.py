@@ -22,7 +22,12 @@ __all__ = ["DENSE", "SPEED", "Cell", "list_cells", "slug"]
 
 DENSE = "dense"
 #: Arguments that say how fast and where, not what.
-SPEED = frozenset({"batch_size", "max_batch_size", "device", "resume_dir", "compress_cache"})
+SPEED = frozenset(
+    {
+        "batch_size", "max_batch_size", "device", "resume_dir", "compress_cache",
+        "compress_cache_gb",
+    }
+)  # fmt: skip
 # Each cell gets a folder of its own below the one that is named.
 _FOLDERS = ("resume_dir", "save_compressed")
 
