@@ -65,9 +65,11 @@ def test_a_sweep_killed_at_any_point_goes_on(small_sweep: dict[str, Any], tmp_pa
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_for(lambda: len(results(output)) >= 2 or process.poll() is not None)
-    process.kill()
-    process.wait()
+    try:
+        wait_for(lambda: len(results(output)) >= 2 or process.poll() is not None)
+    finally:
+        process.kill()
+        process.wait()
     before = {each: each.stat().st_mtime_ns for each in results(output)}
     assert 2 <= len(before) < 6
     told: list[Progress] = []
