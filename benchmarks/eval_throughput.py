@@ -213,7 +213,7 @@ def main() -> None:
     arguments.dtype = getattr(torch, arguments.dtype)
     torch.set_num_threads(arguments.threads)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
     model, tokenizer = load(arguments)
     manager = TaskManager(
@@ -282,17 +282,17 @@ def main() -> None:
             run = meter.run(lambda: single.generate_until(some, disable_tqdm=True))
             a_prompt = row["kick_seconds"] / len(prompts)
             ours = kick.generate_until(some, disable_tqdm=True)
-            found = {
+            alone = {
                 "hf_seconds_a_prompt": run["seconds"] / len(some),
                 "kick_seconds_a_prompt": a_prompt,
                 "ratio": run["seconds"] / len(some) / a_prompt,
                 "equal": same_texts(run["answers"], ours),
             }
-            _show("freebaseqa, hf one at a time", len(some), found)
+            _show("freebaseqa, hf one at a time", len(some), alone)
     if arguments.start_up:
         path = arguments.data.resolve().parent / "models" / "stories260K-hf"
-        found = [(start_up("hf", path), start_up("kick", path)) for _ in range(arguments.repeats)]
-        both = [statistics.median(column) for column in zip(*found, strict=True)]
+        starts = [(start_up("hf", path), start_up("kick", path)) for _ in range(arguments.repeats)]
+        both = [statistics.median(column) for column in zip(*starts, strict=True)]
         print(json.dumps({"start_up_hf": both[0], "start_up_kick": both[1]}))
 
 

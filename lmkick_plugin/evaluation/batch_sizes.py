@@ -166,6 +166,8 @@ def detect_batch_size(
     size = batch_size_of(model, "scoring")
     if torch.device(model.device).type == "cpu":
         return size.rows(length)
+    if model.world_size > 1:  # the search ends with all processes telling each other: never skip it
+        return search(requests, pos)
     key = (*_key(model, "search"), length)
     if key not in _searched:
         _searched[key] = search(requests, pos)

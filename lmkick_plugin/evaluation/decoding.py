@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -140,14 +141,20 @@ class _Running:
         self._prefix: list[int] = []
         self._prefix_cache: RowCache | None = None
 
-    def _shared(self, texts: Sequence[list[int]]) -> int:
-        """How many first tokens of some texts are, or are now, in the cache of the prefix."""
+    def _shared(self, texts: Sequence[list[int]], later: Sequence[list[int]]) -> int:
+        """How many first tokens of some texts are, or are now, in the cache of the prefix.
+
+        Args:
+            texts: Those that enter.
+            later: Others that will, and begin alike.
+        """
         if not self._model.shares_prefixes:
             return 0
+        every = [*texts, *later]
         # Sorted, the first and the last differ the earliest; each keeps a token of its own.
-        common = _common(min(texts), max(texts), min(map(len, texts)) - 1)
+        common = _common(min(every), max(every), min(map(len, every)) - 1)
         held = _common(self._prefix, texts[0], common)
-        if 4 * held >= 3 * common or (len(texts) - 1) * (common - held) < _WORTH_TOKENS:
+        if 4 * held >= 3 * common or (len(every) - 1) * (common - held) < _WORTH_TOKENS:
             return held
         tokens = torch.tensor([texts[0][:common]], device=self._model.device)
         positions = torch.arange(common, device=self._model.device)[None]
@@ -157,14 +164,21 @@ class _Running:
         self._prefix, self._prefix_cache = texts[0][:common], cache
         return common
 
-    def admit(self, answers: Sequence[Answer]) -> None:
-        """Read prompts, find their first tokens, and take in what is not complete with these."""
+    def admit(self, answers: Sequence[Answer], waiting: Sequence[Answer] = ()) -> None:
+        """Read prompts, find their first tokens, and take in what is not complete with these.
+
+        Args:
+            answers: Those that enter.
+            waiting: Some of those that come next.
+        """
         texts = [answer.prompt + answer.generated for answer in answers]
         lengths = [len(text) for text in texts]
         coming = max(answer.limit - len(answer.generated) for answer in answers)
         cache = RowCache(self._model.layers, coming)
         device = self._model.device
-        shared = self._shared(texts)
+        beginning = answers[0].prompt[:_ALIKE]
+        later = [other.prompt for other in waiting if other.prompt[:_ALIKE] == beginning]
+        shared = self._shared(texts, later)
         own = max(lengths) - shared
         tokens = torch.zeros(len(texts), own, dtype=torch.long)
         for row, text in enumerate(texts):
@@ -250,7 +264,7 @@ def decode_greedily(
         failed = False
         try:
             if entering:
-                running.admit(entering)
+                running.admit(entering, list(islice(waiting, len(going))))
             else:
                 running.step()
         except (RuntimeError, MemoryError) as error:

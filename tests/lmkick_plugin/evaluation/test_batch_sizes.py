@@ -159,7 +159,7 @@ def test_little_memory_means_small_batches(monkeypatch: pytest.MonkeyPatch) -> N
 def test_lm_evals_search_runs_once_for_a_length() -> None:
     model = SimpleNamespace(
         model=make_tiny_llama(), batch_size="auto", max_batch_size=64, max_length=512,
-        device=torch.device("meta"),
+        device=torch.device("meta"), world_size=1,
     )  # fmt: skip
     asked: list[int] = []
 
@@ -171,3 +171,6 @@ def test_lm_evals_search_runs_once_for_a_length() -> None:
     found = [batch_sizes.detect_batch_size(model, requests, pos, search) for pos in (0, 1, 2)]
     assert found == [12, 12, 12]
     assert asked == [0, 1]
+    model.world_size = 2  # all processes search, or none: they wait for each other
+    assert batch_sizes.detect_batch_size(model, requests, 2, search) == 12
+    assert asked == [0, 1, 2]
