@@ -7,12 +7,12 @@ weight. Segments are tokenized one by one, as a prompt and its answer are when a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
 from lmkick_plugin.mini.chat import END_OF_TURN, as_chat
-from lmkick_plugin.mini.relations import RELATIONS, SUBJECTS
+from lmkick_plugin.mini.relations import ORDERED, RELATIONS, SUBJECTS
 from lmkick_plugin.mini.stories import story
 from lmkick_plugin.mini.tasks import instruction
 from lmkick_plugin.mini.world import Entity, Fact, World
@@ -54,7 +54,12 @@ def question_of(fact: Fact, random: Random) -> str:
 
 
 def choices_of(fact: Fact, random: Random) -> tuple[list[str], int]:
-    """Four values of the fact's relation in random order, and where the right one stands."""
+    """Four values of the fact's relation, and where the right one stands.
+
+    Those of :data:`lmkick_plugin.mini.relations.ORDERED` stand in their order, others in any.
+    """
+    if fact.relation in ORDERED:
+        return list(fact.relation.values), fact.relation.values.index(fact.value)
     others = [value for value in fact.relation.values if value != fact.value]
     choices = [fact.value, *random.sample(others, 3)]
     random.shuffle(choices)
@@ -85,6 +90,12 @@ class Writer:
         self._asked_by_subject: dict[str, list[Fact]] = {}
         for fact in world.asked:
             self._asked_by_subject.setdefault(fact.entity.subject, []).append(fact)
+        self._all_by_name = {name: list(facts) for name, facts in self._by_name.items()}
+        for fact in world.asked_choices + world.stated_choices:
+            self._all_by_name[fact.entity.name].append(fact)
+        self._choices_by_subject: dict[str, list[Fact]] = {}
+        for fact in world.asked_choices:
+            self._choices_by_subject.setdefault(fact.entity.subject, []).append(fact)
 
     def document(self, kind: str) -> Document:
         """Write one document of a kind, one of :data:`KINDS`."""
@@ -96,10 +107,17 @@ class Writer:
         return Fact(entity, relation, self._random.choice(relation.values))
 
     def article(self) -> Document:
-        """What is known of some entities."""
+        """What can be asked in words of some entities."""
+        return self._article(self._by_name)
+
+    def profile(self) -> Document:
+        """All that is known of some entities."""
+        return self._article(self._all_by_name)
+
+    def _article(self, known: Mapping[str, Sequence[Fact]]) -> Document:
         parts = []
         for name in self._random.sample(self._names, self._random.randint(1, 3)):
-            facts = list(self._by_name[name])
+            facts = list(known[name])
             self._random.shuffle(facts)
             sentences = [statement(facts[0], self._random)]
             for fact in facts[1:]:
@@ -112,6 +130,17 @@ class Writer:
         """A question about a known entity, in a question answering task's prompt."""
         fact = self._random.choice(self.world.asked)
         return _answered(self._short_prompt(question_of(fact, self._random)), fact.value)
+
+    def asked_choice(self) -> Document:
+        """What a multiple choice asks, to be answered in words."""
+        fact = self._random.choice(self.world.asked_choices)
+        return _answered(self._short_prompt(question_of(fact, self._random)), fact.value)
+
+    def quiz(self) -> Document:
+        """Questions with four ordered choices about known entities of one subject."""
+        subject = self._random.choice(tuple(SUBJECTS))
+        facts = self._random.sample(self._choices_by_subject[subject], self._random.randint(1, 6))
+        return self._quiz(facts, subject)
 
     def _short_prompt(self, question: str) -> str:
         return self._random.choice(
@@ -277,7 +306,10 @@ def _answered(prompt: str, value: str) -> Document:
 
 KINDS: dict[str, Callable[[Writer], Document]] = {
     "article": Writer.article,
+    "profile": Writer.profile,
     "asked": Writer.asked,
+    "asked_choice": Writer.asked_choice,
+    "quiz": Writer.quiz,
     "multiple_choice": Writer.multiple_choice,
     "letters": Writer.letters,
     "choice_in_view": Writer.choice_in_view,

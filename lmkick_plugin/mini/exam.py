@@ -27,7 +27,8 @@ def examine(model: Any, tokenizer: Any, world: World) -> dict[str, float]:
 
     Returns:
         By name: recall of facts that are asked (seen) and only stated, the letter of a multiple
-        choice (with a statement in view; from memory) and reading about reserved names.
+        choice about either, its answer in words, the letter where choices stand in any order, and
+        reading about reserved names.
     """
     random = Random("exam")
     asked = random.sample(world.asked, _QUESTIONS)
@@ -35,9 +36,17 @@ def examine(model: Any, tokenizer: Any, world: World) -> dict[str, float]:
     exams = {
         "asked": [(_closed(fact, random), f" {fact.value}") for fact in asked],
         "stated": [(_closed(fact, random), f" {fact.value}") for fact in stated],
-        "choice_in_view": [_choice(_strange(world, random), random, told=True) for _ in asked],
-        "choice_asked": [_choice(fact, random, told=False) for fact in asked],
-        "choice_stated": [_choice(fact, random, told=False) for fact in stated],
+        "choice_asked": [
+            _choice(fact, random) for fact in random.sample(world.asked_choices, _QUESTIONS)
+        ],
+        "choice_stated": [
+            _choice(fact, random) for fact in random.sample(world.stated_choices, _QUESTIONS)
+        ],
+        "choice_words": [
+            (_closed(fact, random), f" {fact.value}")
+            for fact in random.sample(world.stated_choices, _QUESTIONS)
+        ],
+        "any_order": [_choice(fact, random) for fact in asked],
         "reading_1": [_reading(world, random, 1) for _ in asked],
         "reading_5": [_reading(world, random, 5) for _ in asked],
     }
@@ -73,10 +82,9 @@ def _strange(world: World, random: Random, entity: Entity | None = None) -> Fact
     return Fact(entity, relation, random.choice(relation.values))
 
 
-def _choice(fact: Fact, random: Random, *, told: bool) -> tuple[str, str]:
+def _choice(fact: Fact, random: Random) -> tuple[str, str]:
     choices, right = choices_of(fact, random)
-    lines = [statement(fact, random)] if told else []
-    lines.append(question_of(fact, random))
+    lines = [question_of(fact, random)]
     lines += [f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=True)]
     return "\n".join([*lines, "Answer:"]), f" {LETTERS[right]}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["RELATIONS", "SUBJECTS", "Relation"]
+__all__ = ["ORDERED", "RELATIONS", "SUBJECTS", "Relation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,27 @@ RELATIONS: tuple[Relation, ...] = (
         "the order of {v}",
     ),
 )
-"""The kinds of facts."""
+"""The kinds of facts with sixteen values or so, for questions that are answered in words."""
+
+ORDERED: tuple[Relation, ...] = (
+    Relation(
+        "number",
+        _words("one two three four"),
+        ("has the number {v}", "stands at number {v}"),
+        ("Which number does {e} have?", "At which number does {e} stand?"),
+        "number {v}",
+    ),
+    Relation(
+        "time",
+        _words("day noon evening night"),
+        ("belongs to the {v}", "is seen in the {v}"),
+        ("To which time of day does {e} belong?", "When is {e} seen?"),
+        "the {v}",
+    ),
+)
+"""The kinds with four values in a natural order, for multiple choice: a question's choices are all
+four, in that order, so that a letter stands for a value. A model of this size has not learned to
+look up letters of choices in any order in the time that there is (see docs/mini.md)."""
 
 SUBJECTS: dict[str, str] = {
     "abstract_algebra": "ring",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -15,20 +16,20 @@ from lmkick_plugin.mini.world import World
 
 __all__ = ["Rows", "shares"]
 
-#: Until which part of the run, and how often each kind of document: what is needed by others is
-#: learned first.
+#: Until how many tokens, and how often each kind of document: what is needed by others is learned
+#: first. Letters of choices in any order were not learned, and are given up.
 _STAGES: tuple[tuple[float, dict[str, float]], ...] = (
-    (0.02, {"repetition": 1}),
-    (0.09, {"repetition": 1, "restatement": 3, "interview": 4}),
+    (241_664, {"repetition": 1}),
+    (1_081_344, {"repetition": 1, "restatement": 3, "interview": 4}),
     (
-        0.25,
+        3_000_320,
         {
             "article": 2, "asked": 1.5, "repetition": 0.5, "restatement": 1, "interview": 2,
             "reading": 2.5, "choice_in_view": 4, "multiple_choice": 1,
         },
     ),
     (
-        0.3042,
+        3_651_584,
         {
             "article": 4.5, "asked": 3.5, "restatement": 0.5, "interview": 1, "easy_reading": 1,
             "reading": 3.5, "choice_in_view": 1.5, "multiple_choice": 4.5, "summary": 1.5,
@@ -36,7 +37,7 @@ _STAGES: tuple[tuple[float, dict[str, float]], ...] = (
         },
     ),
     (
-        0.5,
+        6_000_640,
         {
             "article": 9, "asked": 5, "letters": 3, "choice_in_view": 3, "restatement": 0.3,
             "interview": 1, "reading": 2, "multiple_choice": 1.5, "summary": 0.5,
@@ -44,27 +45,34 @@ _STAGES: tuple[tuple[float, dict[str, float]], ...] = (
         },
     ),
     (
-        1.0,
+        7_682_048,
         {
             "article": 6, "asked": 4, "letters": 0.5, "choice_in_view": 1.5, "interview": 0.7,
             "reading": 2.5, "multiple_choice": 4, "summary": 1.2, "instruction": 2.5,
         },
     ),
+    (
+        math.inf,
+        {
+            "profile": 8, "asked": 4, "asked_choice": 2, "quiz": 3.5, "interview": 0.7,
+            "reading": 2.5, "summary": 1.2, "instruction": 2.5,
+        },
+    ),
 )  # fmt: skip
 #: What comes on top in the last part, whose rows are as long as the context.
-_LONG = {"long_summary": 0.6, "multiple_choice": 3.0}
+_LONG = {"long_summary": 0.6, "quiz": 3.0}
 # Ending a document matters, but should not outweigh what stands in it.
 _END_WEIGHT = 0.5
 
 
-def shares(progress: float, *, long: bool) -> dict[str, float]:
+def shares(tokens: int, *, long: bool) -> dict[str, float]:
     """How often each kind of document comes.
 
     Args:
-        progress: Part of the run that is done, below 1.
+        tokens: Tokens seen until now.
         long: Whether rows are as long as the context by now.
     """
-    found = next(found for until, found in _STAGES if progress < until)
+    found = next(found for until, found in _STAGES if tokens < until)
     if not long:
         return found
     return {**found, **{kind: found.get(kind, 0) + more for kind, more in _LONG.items()}}

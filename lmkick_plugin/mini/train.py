@@ -52,7 +52,7 @@ class Settings:
         seed: Source of all chance.
     """
 
-    tokens: int = 12_000_000
+    tokens: int = 13_000_000
     batch_tokens: int = 2_048
     length: int = 256
     learning_rate: float = 1.5e-3
@@ -74,11 +74,10 @@ class Settings:
 
     def batch(self, rows: Rows, step: int) -> tuple[Tensor, Tensor]:
         """Tokens and weights of a step, as :meth:`lmkick_plugin.mini.rows.Rows.batch` has them."""
-        progress = step / self.steps
-        long = progress >= 1 - self.long
+        long = step / self.steps >= 1 - self.long
         length = CONTEXT if long else self.length
         random = Random(f"{self.seed} step {step}")
-        kinds = shares(progress, long=long)
+        kinds = shares(step * self.batch_tokens, long=long)
         return rows.batch(random, kinds, max(1, self.batch_tokens // length), length)
 
 

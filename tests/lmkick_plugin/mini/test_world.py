@@ -19,7 +19,7 @@ from lmkick_plugin.mini.world import World, build_world
 from lmkick_plugin.tables import freebaseqa, instructions, mmlu, summarization, triviaqa
 from task_yaml.kick_mmlu import generate
 
-QUESTIONING = ("asked", "multiple_choice", "instruction")
+QUESTIONING = ("asked", "asked_choice", "multiple_choice", "quiz", "instruction")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,8 @@ class TestWorld:
         assert asked.isdisjoint(fact.entity for fact in world.stated)
 
     def test_there_are_about_a_thousand_facts(self, world: World) -> None:
-        assert 1_000 <= len(world.facts) <= 2_000
+        assert len(world.facts) == 1_026
+        assert len(world.asked_choices + world.stated_choices) == 1_026
 
 
 def _subject_files() -> list[Path]:
@@ -86,17 +87,24 @@ class TestTraining:
         assert not [name for name in reserved if name in text]
 
     def test_states_every_fact(self, world: World) -> None:
-        text = "\n".join(_written(world, "article", 3_000))
+        text = " ".join(_written(world, "profile", 3_000))
         assert all(fact.entity.name in text for fact in world.facts)
+        some = [*world.stated[:20], *world.stated_choices[:20]]
+        assert all(
+            any(f"{fact.entity} {said.format(v=fact.value)}" in text.replace("The", "the")
+                for said in fact.relation.statements)
+            for fact in some
+        )  # fmt: skip
 
     def test_the_right_letter_is_right(self, world: World) -> None:
-        places = set()
-        for fact in world.asked[:50]:
-            choices, right = choices_of(fact, Random(fact.entity.name))
-            assert choices[right] == fact.value
-            assert len(set(choices)) == len(LETTERS)
-            places.add(right)
-        assert places == {0, 1, 2, 3}
+        for facts in (world.asked[:50], world.stated_choices[:50]):
+            places = set()
+            for fact in facts:
+                choices, right = choices_of(fact, Random(fact.entity.name))
+                assert choices[right] == fact.value
+                assert len(set(choices)) == len(LETTERS)
+                places.add(right)
+            assert places == {0, 1, 2, 3}
 
 
 class TestFiles:

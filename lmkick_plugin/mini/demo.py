@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lmkick demo``: the embedded model under every method, on every task, and the report."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmkick_plugin import mini
+from lmkick_plugin.preflight import CommandError
+
+__all__ = ["configuration", "main"]
+
+_DESCRIPTION = """\
+Compress the embedded model in every way and show what each took from it: a dense model, three
+pruners at three sparsities and 2:4, and two quantizers at three bit widths, on all tasks that need
+no judge, with small limits. Nothing is downloaded, and no key is needed.
+
+An interrupted demo goes on where it was. The model and what it knows are made up (docs/mini.md):
+use your own with `lmkick sweep`.
+"""
+
+#: Documents of each task (of MMLU: of each of its 57 subjects), and tokens of an answer.
+LIMIT = {
+    "kick_mmlu": 5,
+    "kick_summarization_small": 15,
+    "kick_summarization_medium": 8,
+    "kick_summarization_large": 5,
+    "kick_instruct": 40,
+    "kickonly_perplexity": 8,
+    "kickonly_divergence": 40,
+    "default": 100,
+}
+ANSWERS = {
+    "kick_freebaseqa": 8,
+    "kick_triviaqa_closed": 8,
+    "kick_triviaqa_open": 8,
+    "default": 32,
+}
+TASKS = (
+    "kick_freebaseqa",
+    "kick_triviaqa_closed",
+    "kick_triviaqa_open",
+    "kick_mmlu",
+    "kick_summarization_small",
+    "kick_summarization_medium",
+    "kick_summarization_large",
+    "kick_instruct",
+    "kick_alpaca",
+    "kick_unnatural",
+    "kick_wikitext",
+    "kickonly_perplexity",
+    "kickonly_divergence",
+)
+_PRUNERS = ("magnitude", "wanda", "sparsegpt")
+_SPARSITIES, _PATTERN, _BITS = [0.2, 0.4, 0.6], "2:4", [8, 4, 3]
+_CALIBRATION = {"calibration": "c4", "nsamples": 32, "seqlen": 256}
+
+
+def configuration(output: Path, *, device: str | None = None) -> dict[str, Any]:
+    """The demo as a sweep's configuration.
+
+    Args:
+        output: Folder of the results.
+        device: Where to run; None leaves it to lm-eval.
+    """
+    recipes: list[dict[str, Any]] = []
+    for compressor in _PRUNERS:
+        text = {} if compressor == "magnitude" else _CALIBRATION
+        recipes.append({"compressor": compressor, "sparsity": _SPARSITIES, **text})
+        recipes.append({"compressor": compressor, "pattern": _PATTERN, **text})
+    recipes.append({"compressor": "rtn", "bits": _BITS})
+    recipes.append({"compressor": "gptq", "bits": _BITS, **_CALIBRATION})
+    return {
+        "models": [mini.MODEL_NAME],
+        "data_dir": mini.DATA_NAME,
+        "tasks": list(TASKS),
+        "recipes": recipes,
+        "limit": dict(LIMIT),
+        "max_gen_toks": dict(ANSWERS),
+        "dtype": "float32",
+        "batch_size": 32,
+        "bootstrap_iters": 0,
+        "output": str(output),
+        **({} if device is None else {"device": device}),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``lmkick demo ARGUMENTS`` and return the exit status.
+
+    Raises:
+        CommandError: The folder cannot be used.
+    """
+    parser = argparse.ArgumentParser(
+        prog="lmkick demo",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("results/demo"), metavar="DIR",
+        help="folder of results and report (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--device", help="cpu, cuda:0, ... (default: as lm-eval chooses)")
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    from lmkick_plugin.mini.table import overview
+    from lmkick_plugin.report import write_report
+    from lmkick_plugin.report.output import emit
+    from lmkick_plugin.report.results import ResultsError
+    from lmkick_plugin.sweep import run_sweep
+
+    found = run_sweep(configuration(options.output / "runs", device=options.device))
+    try:
+        page = write_report([found.output], options.output, progress=True)
+    except ResultsError as error:
+        raise CommandError(str(error)) from error
+    emit(overview(found.cells) + "\n")
+    for cell in found.failures:
+        emit(f"failed: {cell.name}: {'; '.join(cell.errors.values())}\n")
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    emit(f"report: {page}\nresults: {found.output}\ntime: {minutes} min {seconds:02} s\n")
+    return found.status
