@@ -11,8 +11,8 @@ from random import Random
 import pytest
 
 from lmkick_plugin import mini
-from lmkick_plugin.mini.documents import LETTERS, Writer, choices_of
 from lmkick_plugin.mini.documents import KINDS as DOCUMENTS
+from lmkick_plugin.mini.documents import LETTERS, Writer, choices_of
 from lmkick_plugin.mini.files import FILES, write_data
 from lmkick_plugin.mini.relations import RELATIONS, SUBJECTS
 from lmkick_plugin.mini.world import World, build_world
