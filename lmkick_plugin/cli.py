@@ -218,7 +218,15 @@ def _study(arguments: Sequence[str]) -> int:
 
 
 # Name -> (function, help); a plain dict, in the order of the help text.
+def _demo(arguments: Sequence[str]) -> int:
+    """Show everything on the embedded model."""
+    from lmkick_plugin.mini import demo
+
+    return demo.main(arguments)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "demo": (_demo, "everything at once on an embedded small model, offline, in minutes"),
     "run": (_run, "compress (model kick) and evaluate: lm_eval run, checked first"),
     "compress": (_compress, "compress a model and save it: dense, GPTQ or compressed-tensors"),
     "ls": (_ls, "list tasks, groups or tags: lm_eval ls"),
