@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
@@ -36,8 +37,11 @@ from lm_eval.tasks import TaskManager
 
 from lmkick_plugin.model import KickLM
 
-#: hidden, inner, blocks, heads; the vocabulary is the tokenizer's.
+#: hidden, inner, blocks, heads
 SHAPES = {"llama-100m": (768, 2048, 12, 12), "llama-7b": (4096, 11008, 32, 32)}
+#: Llama's number of tokens. With GPT-2's 50,257, a small shape would be mostly head, which is where
+#: ``hf`` is slowest.
+VOCABULARY = 32000
 TASK_FOLDER = Path(__file__).resolve().parent.parent / "task_yaml"
 CONTEXT = 4096
 
@@ -50,8 +54,7 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
         model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=arguments.dtype)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     else:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "gpt2")
-        tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"})
+        tokenizer = cut_tokenizer(folder / "gpt2" / "tokenizer.json")
         hidden, inner, blocks, heads = SHAPES[arguments.shape]
         config = transformers.LlamaConfig(
             vocab_size=len(tokenizer),
@@ -65,8 +68,29 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
         )
         torch.manual_seed(0)
         with torch.device(arguments.device):
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=arguments.dtype)
+            model = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, dtype=arguments.dtype
+            )
     return model.to(arguments.device).eval(), tokenizer
+
+
+def cut_tokenizer(path: Path) -> Any:
+    """GPT-2's tokenizer without its last merges, so that it has :data:`VOCABULARY` tokens."""
+    state = json.loads(path.read_text(encoding="utf-8"))
+    tokens = VOCABULARY - 1  # and one that ends texts
+    state["model"]["vocab"] = {
+        token: number for token, number in state["model"]["vocab"].items() if number < tokens
+    }
+    state["model"]["merges"] = state["model"]["merges"][: tokens - 256]  # the rest are bytes
+    state["added_tokens"] = []
+    tokenizer = transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(state)),
+        eos_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )
+    if len(tokenizer) != VOCABULARY:
+        raise SystemExit(f"{path}: {len(tokenizer)} tokens are left, not {VOCABULARY}.")
+    return tokenizer
 
 
 def requests_of(manager: TaskManager, tasks: Sequence[str], count: int) -> list[Any]:
