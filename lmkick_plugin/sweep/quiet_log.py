@@ -6,8 +6,9 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any
 
 __all__ = ["talking_to"]
 
@@ -57,6 +58,17 @@ def _last(line: str, *, keep: bool = False) -> str:
     return shown + ("\r" if keep and head != line else "")
 
 
+def _point(handler: logging.StreamHandler[Any], stream: Any) -> None:
+    """Like ``setStream``, which fails where the stream so far has been closed by its owner."""
+    handler.acquire()
+    try:
+        with suppress(ValueError):
+            handler.flush()
+        handler.stream = stream
+    finally:
+        handler.release()
+
+
 @contextmanager
 def talking_to(path: Path) -> Iterator[None]:
     """Send what is printed, logged and drawn to a file for a while.
@@ -79,7 +91,7 @@ def talking_to(path: Path) -> Iterator[None]:
     silent = not any(one in streams for one in root.handlers)
     try:
         for one in streams:
-            one.setStream(log)
+            _point(one, log)
         if silent:
             root.addHandler(handler)
         with redirect_stdout(log), redirect_stderr(log):
@@ -87,5 +99,5 @@ def talking_to(path: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         for one, stream in zip(streams, before, strict=True):
-            one.setStream(stream)
+            _point(one, stream)
         log.close()

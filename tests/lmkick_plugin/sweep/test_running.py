@@ -380,6 +380,24 @@ def test_what_runs_under_the_bar_goes_to_the_log(
     assert "printed" not in capsys.readouterr().out
 
 
+def test_a_logger_whose_stream_is_closed_is_no_obstacle(tmp_path: Path) -> None:
+    import io
+    import logging
+
+    closed = io.StringIO()
+    handler = logging.StreamHandler(closed)
+    logger = logging.getLogger("lmkick.somebody.else")
+    logger.addHandler(handler)
+    closed.close()
+    try:
+        with talking_to(tmp_path / "log.txt"):
+            logger.warning("heard")
+        assert handler.stream is closed
+    finally:
+        logger.removeHandler(handler)
+    assert "heard" in (tmp_path / "log.txt").read_text()
+
+
 def test_errors_keep_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
