@@ -12,16 +12,18 @@ from typing import Any
 
 from lmkick_plugin import mini
 from lmkick_plugin.arguments import ARGUMENTS, Recipe
-from lmkick_plugin.values import settings_error, suggest
+from lmkick_plugin.values import is_unset, settings_error, suggest
 
 __all__ = [
     "base_revision",
+    "check_adapter",
     "check_hf_arguments",
     "check_model_kind",
     "check_placement",
     "check_pretrained",
     "config_error",
     "context_length",
+    "tokenizer_error",
 ]
 
 # Keyword arguments that transformers' from_pretrained takes by itself (it hands the rest to the
@@ -137,6 +139,36 @@ def check_placement(passed: Mapping[str, Any]) -> None:
             )
 
 
+def check_adapter(passed: Mapping[str, Any]) -> None:
+    """Refuse an adapter that is recognisably none before the weights it changes are loaded.
+
+    Args:
+        passed: Arguments left over by :func:`lmkick_plugin.arguments.parse_arguments`.
+
+    Raises:
+        SettingsError: The folder is not there, or holds no adapter.
+    """
+    name = passed.get("peft")
+    if is_unset(name):
+        return
+    path = Path(str(name))
+    if path.is_dir() and not (path / "adapter_config.json").is_file():
+        problem = "the folder holds no adapter_config.json"
+    elif _is_path(str(name)) and not path.is_dir():
+        problem = "no such folder"
+    else:
+        return
+    raise settings_error(
+        f"peft={name}: {problem}. Give the folder that peft saved an adapter in "
+        "(adapter_config.json and its weights), or an adapter of the Hub as OWNER/NAME."
+    )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be that of a folder: the Hub has NAME and OWNER/NAME."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
 def check_pretrained(pretrained: Any) -> None:
     """Refuse what is recognisably no model before the Hub is asked for it.
 
@@ -152,7 +184,7 @@ def check_pretrained(pretrained: Any) -> None:
     path = Path(mini.model_folder(pretrained)).expanduser()
     if path.is_dir():
         return
-    if pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1:
+    if _is_path(pretrained):
         raise settings_error(
             f"pretrained={pretrained}: no such folder. Give the folder of a saved model "
             "(config.json, weights, tokenizer), or a model of the Hub as NAME or OWNER/NAME."
@@ -170,6 +202,15 @@ def config_error(pretrained: str, cause: Exception) -> ValueError:
         f"pretrained={pretrained}: the model's config could not be fetched from the Hub. Check the "
         "name; without a network, give the folder of a saved model (config.json, weights, "
         f"tokenizer), or fill the Hub's cache first (hf download {pretrained}). Cause: {cause}"
+    )
+
+
+def tokenizer_error(name: object, cause: Exception) -> ValueError:
+    """The error to raise where a model's tokenizer could not be read, with what to do."""
+    return settings_error(
+        f"The tokenizer of {name} cannot be read. Copy its files (tokenizer.json or "
+        "tokenizer.model, tokenizer_config.json) into the model's folder, or give tokenizer=NAME: "
+        f"a folder, or a model of the Hub. Cause: {cause}"
     )
 
 

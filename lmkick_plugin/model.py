@@ -83,6 +83,7 @@ class KickLM(WatchedHFLM):
         others.check_gguf(pretrained, self._passed)
         checks.check_pretrained(pretrained)
         checks.check_placement(self._passed)
+        checks.check_adapter(self._passed)
         _ = self.recipe.seed  # several seeds: an error, before anything is loaded
         self._compressor = self.recipe.build_compressor()
         self._prebuilt = not isinstance(pretrained, str)
@@ -126,6 +127,13 @@ class KickLM(WatchedHFLM):
             super()._get_config(pretrained, **kwargs)
         except OSError as error:
             raise checks.config_error(pretrained, error) from error
+
+    def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **kwargs: Any) -> None:
+        try:
+            super()._create_tokenizer(pretrained, tokenizer, **kwargs)
+        except (OSError, ValueError) as error:
+            named = tokenizer if isinstance(tokenizer, str) else self._base_model
+            raise checks.tokenizer_error(named, error) from error
 
     def _get_backend(self, config: Any, **kwargs: Any) -> None:
         super()._get_backend(config=config, **kwargs)

@@ -74,11 +74,15 @@ def check_model_arguments(arguments: Mapping[str, Any]) -> None:
     """Parse the arguments of ``--model kick`` and build its compressor, without loading weights."""
     from lmkick_plugin.arguments import parse_arguments
     from lmkick_plugin.checkpoints.load_quantized import check_quantize
-    from lmkick_plugin.checks import check_pretrained
+    from lmkick_plugin.checkpoints.others import check_gguf
+    from lmkick_plugin.checks import check_adapter, check_placement, check_pretrained
 
     try:
-        check_pretrained(arguments.get("pretrained"))
         recipe, passed = parse_arguments(dict(arguments))
+        check_gguf(arguments.get("pretrained"), passed)
+        check_pretrained(arguments.get("pretrained"))
+        check_placement(passed)
+        check_adapter(passed)
         recipe.build_compressor()
         if recipe.quantize is not None:
             check_quantize(recipe.quantize, None, passed, prebuilt=False)

@@ -27,7 +27,12 @@ def check_target(folder: str | Path) -> Path:
     Raises:
         SettingsError: It is a file or not empty, or nothing can be written there.
     """
-    path = Path(folder).expanduser().absolute()
+    try:
+        path = Path(folder).expanduser().absolute()
+    except RuntimeError as error:
+        raise settings_error(
+            f"save_compressed={folder}: there is no user of that name. Choose another folder."
+        ) from error
     if path.is_symlink() and not path.exists():
         raise settings_error(f"save_compressed={folder} is a link to nowhere. Choose a new folder.")
     if path.exists() and not path.is_dir():

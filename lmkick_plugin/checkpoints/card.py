@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lmkick_plugin
+from lmkick_plugin import mini
 
 __all__ = ["model_card"]
 
@@ -64,7 +65,7 @@ def model_card(record: Mapping[str, Any], storage: str, size: int, custom_code: 
         custom_code: Whether the model brings code of its own.
     """
     base = str(record["base_model"])
-    local = Path(base).exists()
+    local = base == mini.MODEL_NAME or Path(base).exists()
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     if not local:
         # JSON is YAML: a name cannot end the line it stands in.

@@ -93,7 +93,11 @@ def main(args: argparse.Namespace) -> int:
         check_target(args.output)
     except SettingsError as error:
         raise CommandError(str(error).replace("save_compressed=", "--output ")) from error
-    check_model_arguments(arguments)
+    try:
+        check_model_arguments(arguments)
+    except CommandError as error:
+        # They came as options of their own.
+        raise CommandError(str(error).removeprefix("--model_args: ")) from error
 
     import torch
     from lm_eval.utils import setup_logging

@@ -107,19 +107,21 @@ def check_model(storage: str, model: nn.Module) -> None:
     for block in find_blocks(model):
         for matrix in block.matrices:
             rows, columns = matrix.view().shape
-            problem = None
+            problem, remedy = None, "Save it dense"
             if matrix.expert is not None:
                 problem = "is one of several experts in one parameter"
             elif matrix.transposed:
                 problem = "is stored transposed (Conv1D)"
             elif storage == "gptq" and (rows % WORD or columns % WORD):
                 problem = f"is {rows} x {columns}, and {WORD} has to divide both"
+                remedy = "Use save_format=compressed-tensors, or save it dense"
             elif storage == "gptq" and not _fits_float16(getattr(matrix.module, "bias", None)):
                 problem = "has a bias that float16 rounds (with dtype=float16 it would not)"
+                remedy = "Use save_format=compressed-tensors, or save it dense"
             if problem is not None:
                 raise UnsupportedModelError(
-                    f"{matrix.name} {problem}, which the format {storage} cannot hold. Save it "
-                    "dense (save_format=dense; --format dense)."
+                    f"{matrix.name} {problem}, which the format {storage} cannot hold. "
+                    f"{remedy} (save_format=dense; --format dense)."
                 )
         others = other_linears(block)
         if storage == "gptq" and others:

@@ -329,6 +329,19 @@ class TestBeforeWeights:
         with pytest.raises(SettingsError, match=message):
             KickLM(pretrained=pretrained, **CPU)
 
+    def test_no_adapter(self, tiny_model_dir: Path, tmp_path: Path) -> None:
+        for folder, message in (
+            (tmp_path, "holds no adapter_config.json"),
+            (tmp_path / "absent", "no such folder"),
+        ):
+            with pytest.raises(SettingsError, match=rf"peft={folder}: .*{message}.*OWNER/NAME"):
+                KickLM(pretrained=str(tiny_model_dir), peft=str(folder), **CPU)
+
+    def test_no_tokenizer(self, tmp_path: Path) -> None:
+        make_tiny_llama().config.save_pretrained(tmp_path)
+        with pytest.raises(SettingsError, match=rf"tokenizer of {tmp_path}.*tokenizer=NAME"):
+            KickLM(pretrained=str(tmp_path), **CPU)
+
 
 def test_an_object_takes_no_loading_arguments() -> None:
     with pytest.raises(SettingsError, match="given as an object"):

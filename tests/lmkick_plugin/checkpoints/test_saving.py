@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from compressors import NM, Magnitude, SettingsError, UnsupportedModelError, compress_model
 from lmkick_plugin import checkpoints
 from lmkick_plugin.checkpoints import saving
+from lmkick_plugin.checkpoints.card import model_card
 from lmkick_plugin.cli import main
 from lmkick_plugin.model import KickLM
 from tests.conftest import make_tiny_llama, make_tiny_tokenizer
@@ -300,7 +301,46 @@ def test_the_command(
     assert main(given) == 2
     assert f"--output {folder} is not empty" in capsys.readouterr().err
     assert main([*given[:-1], str(tmp_path / "b"), "--bits", "4"]) == 2
-    assert "bits='4' does not go with compressor=magnitude" in capsys.readouterr().err
+    assert "lmkick compress: bits='4' does not go with comp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--pretrained": "a/b.gguf"}, "is a GGUF file. Give its folder and its name"),
+        ({"--peft": "./absent"}, "peft=./absent: no such folder"),
+        ({"--output": "~no-such-user/x"}, "--output ~no-such-user/x: there is no user"),
+        ({"--device": "cuda:77"}, "device=cuda:77: torch"),
+        ({"--model-args": "quantize=bnb-nf4"}, "quantize='bnb-nf4' does not go with"),
+        ({"--format": "gptq"}, "save_format=gptq stores integers"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_one_line(
+    changed: dict[str, str],
+    message: str,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    no_weights: None,
+) -> None:
+    given = {
+        "--pretrained": str(tiny_model_dir), "--compressor": "magnitude", "--pattern": "2:4",
+        "--output": str(tmp_path / "saved"), "--device": "cpu", **changed,
+    }  # fmt: skip
+    assert main(["compress", *(part for pair in given.items() for part in pair)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("lmkick compress: ")
+    assert "--model_args" not in line
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_names_a_base_model_of_the_hub_only() -> None:
+    model = make_tiny_llama()
+    record = saving._record(model, None)
+    for name, named in (("Qwen/Qwen3-0.6B", True), ("kick-mini", False), ("/tmp", False)):
+        card = model_card({**record, "base_model": name}, "dense", 1, custom_code=False)
+        assert ("base_model:" in card) == named
 
 
 def test_a_model_that_is_quantized_is_not_saved_again(tmp_path: Path) -> None:
