@@ -46,7 +46,15 @@ KEYS = [
     "versions",
 ]
 SETTINGS = ["static_groups", "wanda_variant", "dampening_frac", "block_size", "true_sequential"]
-OURS = [*SETTINGS, "prefix_reuse", "save_format", "from_cache", "layer_summary", "layers", "checkpoint"]
+OURS = [
+    *SETTINGS,
+    "prefix_reuse",
+    "save_format",
+    "from_cache",
+    "layer_summary",
+    "layers",
+    "checkpoint",
+]
 QUANTIZATION = ["num_bits", "group_size", "symmetric", "act_order"]
 CALIBRATION = ["calibration", "nsamples", "seqlen"]
 
