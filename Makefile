@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo    prune a small model and show what it lost (MODEL=, DATA=, DEVICE=, PRUNE=, LIMIT=)
+# make demo    what every method takes from a small embedded model, and the report (DEVICE=)
 # make test    all tests, offline
 # make check   format, lint, types, layering, doctests, contents of the wheel
 # All of them first make the environment in .venv, from any Python 3.10 or newer (PYTHON=).
@@ -9,11 +9,6 @@ VENV ?= .venv
 EXTRAS ?= test,judge,report,bitsandbytes,compressed-tensors,gguf
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-
-MODEL ?= HuggingFaceTB/SmolLM2-135M
-PRUNE ?= compressor=wanda,pattern=2:4,nsamples=32,seqlen=512
-DEMO_TASKS ?= kick_freebaseqa,kickonly_perplexity
-LIMIT ?= 50
 
 # One thread: the tests' models are tiny, and threads that wait for each other cost more than they do.
 OMP_NUM_THREADS ?= 1
@@ -33,14 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-# The dense model, then the pruned one. DATA=DIR reads tasks and calibration text from local files.
+# Nothing is downloaded: model and data are part of the package.
 demo: $(STAMP)
-	@for arguments in compressor=none $(PRUNE); do \
-		echo "== $(MODEL), $$arguments"; \
-		$(if $(DATA),LMKICK_DATA_DIR='$(DATA)') $(BIN)/lmkick run --model kick \
-			--model_args "pretrained=$(MODEL),$$arguments" --tasks $(DEMO_TASKS) --limit $(LIMIT) \
-			$(if $(DEVICE),--device $(DEVICE)) --output_path results/demo || exit 1; \
-	done
+	@$(OFFLINE) $(BIN)/lmkick demo --output results/demo $(if $(DEVICE),--device $(DEVICE))
 
 test: $(STAMP)
 	@$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_ARGS)

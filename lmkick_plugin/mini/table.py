@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmkick_plugin.report.output import render_table
 from lmkick_plugin.report.scores import HEADLINES
@@ -42,8 +42,18 @@ def overview(cells: Sequence[CellResult]) -> str:
     rows = []
     for cell in cells:
         scores = [_score(cell.results.get(task), task) for task in _COLUMNS]
-        rows.append([cell.name.rpartition("/")[2], *scores])
+        rows.append([_label(cell.recipe), *scores])
     return render_table(["", *_COLUMNS.values()], rows)
+
+
+def _label(recipe: Mapping[str, Any]) -> str:
+    if not recipe:
+        return "dense"
+    if "bits" in recipe:
+        level = f"{recipe['bits']} bits"
+    else:
+        level = f"{recipe['sparsity']:.0%}" if "sparsity" in recipe else str(recipe["pattern"])
+    return f"{recipe['compressor']} {level}"
 
 
 def _score(path: Path | None, task: str) -> str:
