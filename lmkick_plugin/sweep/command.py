@@ -10,7 +10,9 @@ from typing import Any
 from lmkick_plugin.preflight import CommandError
 from lmkick_plugin.report.output import emit, plain
 from lmkick_plugin.sweep.config import EXECUTORS, read_config
+from lmkick_plugin.sweep.plan import SweepPlan
 from lmkick_plugin.sweep.running import SweepResult, open_plan, run_plan
+from lmkick_plugin.sweep.tasks import TaskShelf
 
 __all__ = ["add_arguments", "main"]
 
@@ -81,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     )  # fmt: skip
     changes: dict[str, Any] = {name: getattr(args, name) for name in names}
     try:
-        plan, shelf = open_plan(read_config(args.config, **changes), retry_failed=args.retry_failed)
+        plan, shelf = _open(args, changes)
         emit(plan.text())
         if args.dry_run:
             return 0
@@ -93,6 +95,14 @@ def main(args: argparse.Namespace) -> int:
         return _INTERRUPTED
     emit("\n".join(_ending(found)))
     return found.status
+
+
+def _open(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[SweepPlan, TaskShelf]:
+    config = read_config(args.config, **changes)
+    try:
+        return open_plan(config, retry_failed=args.retry_failed)
+    except ValueError as error:  # recipes and models, which only the plan looks into
+        raise CommandError(f"{args.config}: {error}") from error
 
 
 def _ending(found: SweepResult) -> Sequence[str]:

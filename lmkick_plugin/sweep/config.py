@@ -7,6 +7,7 @@ The schema is :class:`SweepConfig`; ``docs/sweep.md`` has it as a table.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from lmkick_plugin.values import (
 __all__ = ["EXECUTORS", "SweepConfig", "read_config"]
 
 EXECUTORS = ("process", "gpus", "ray")
+_DTYPES = ("auto", "float32", "float16", "bfloat16", "float64", "float", "half", "double")
 
 Limits = float | int | Mapping[str, float | int] | None
 
@@ -286,8 +288,24 @@ def _chat(name: str, value: Any) -> str:
 
 def _batch_size(name: str, value: Any) -> int | str:
     if isinstance(value, str) and value.startswith("auto"):
+        if not re.fullmatch(r"auto(:\d+(\.\d+)?)?", value):
+            raise settings_error(
+                f"{name}={value!r}: expected a whole number of at least 1, auto, or auto:4 (looked "
+                "for four times)."
+            )
         return value
     return read_int(name, value, low=1)
+
+
+def _dtype(name: str, value: Any) -> str:
+    return read_choice(name, read_text(name, value).removeprefix("torch."), _DTYPES)
+
+
+def _folder(name: str, value: Any) -> str:
+    found = Path(read_text(name, value)).expanduser()
+    if not found.is_dir():
+        raise settings_error(f"{name}={value!r}: there is no such folder.")
+    return str(found)
 
 
 def _gpus(name: str, value: Any) -> float:
@@ -328,7 +346,7 @@ _READERS: dict[str, Any] = {
     "dense": read_bool,
     "data_dir": read_text,
     "model_args": _named,
-    "dtype": read_text,
+    "dtype": _dtype,
     "device": read_text,
     "batch_size": _batch_size,
     "max_batch_size": _at_least_one,
@@ -340,7 +358,7 @@ _READERS: dict[str, Any] = {
     "max_gen_toks": _tokens,
     "bootstrap_iters": _at_least_zero,
     "metadata": _named,
-    "include_path": read_text,
+    "include_path": _folder,
     "executor": _executor,
     "workers": _at_least_one,
     "gpus_per_cell": _gpus,

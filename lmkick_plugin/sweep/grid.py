@@ -221,6 +221,8 @@ def _model_arguments(config: SweepConfig, number: int, model: Mapping[str, Any])
         common["data_dir"] = config.data_dir
     for place, given in (("model_args", config.model_args), (f"models[{number}]", model)):
         for name in given:
+            if place == "model_args" and name == "pretrained":
+                raise settings_error("model_args.pretrained: models names the models.")
             if name in ("batch_size", "max_batch_size", "device"):
                 raise settings_error(f"{place}.{name}: write it at the top, for the whole sweep.")
             ours = ARGUMENTS.get(name)

@@ -136,8 +136,7 @@ class SweepPlan:
             table,
             "",
             f"{len(self.cells)} cells of {len(self.tasks)} tasks below {self.config.output}: "
-            f"{len(self.cells) - left} done, {left} to do"
-            + (f", about {_span(self.seconds_left)} by what was finished" if left else ""),
+            f"{len(self.cells) - left} done, {left} to do" + (self._estimate() if left else ""),
             f"tasks: {' '.join(self.tasks)}",
         ]
         if failed and not self.retry_failed:
@@ -145,6 +144,12 @@ class SweepPlan:
         if self.repeated:
             lines.append(f"{self.repeated} points of the grid stood there twice and count once")
         return "\n".join(lines)
+
+    def _estimate(self) -> str:
+        seconds = self.seconds_left
+        if seconds is None:
+            return "; how long that takes shows when the first cells are done"
+        return f", about {_span(seconds)} by what was finished"
 
     def _state(self, planned: PlannedCell) -> str:
         pending = self.pending(planned)
@@ -159,7 +164,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _span(seconds: float | None) -> str:
     if seconds is None:
-        return "unknown time"
+        return "?"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

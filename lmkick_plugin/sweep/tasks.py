@@ -19,6 +19,7 @@ _GENERATION = (
     "kick_unnatural",
     "kickonly_mtbench",
 )
+_OURS = ("kick_", "kickonly_", "llmkick_")
 
 
 def asks_for_answers(task: str) -> bool:
@@ -51,14 +52,22 @@ def task_manager(
     register()
     folders = [TASK_FOLDER, *([include_path] if include_path else [])]
     ours = TaskManager(include_path=folders, include_defaults=False, metadata=metadata)
-    if all(ours.match_tasks([name]) for name in names):
+    unknown = [name for name in names if not ours.match_tasks([name])]
+    if not unknown:
         return ours
+    for name in unknown:
+        if name.startswith(_OURS):  # spares who mistyped one the reading of lm-eval's files
+            raise _no_task(name, ours)
     manager = TaskManager(include_path=include_path, metadata=metadata)
     for name in names:
         if not manager.match_tasks([name]):
-            hint = suggest(name, manager.all_tasks)
-            raise CommandError(f"no task {name!r}. {hint}`lmkick ls tasks` lists them")
+            raise _no_task(name, manager)
     return manager
+
+
+def _no_task(name: str, manager: Any) -> CommandError:
+    hint = suggest(name, manager.all_tasks)
+    return CommandError(f"no task {name!r}. {hint}`lmkick ls tasks` lists them")
 
 
 class TaskShelf:

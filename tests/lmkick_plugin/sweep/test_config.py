@@ -211,6 +211,32 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recipes: [{compressor: wanda, sparsty: 0.5}]", "recipes[0].sparsty: there is no such"),
+        ("recipes: [{compressor: wanda, sparsity: [0.5, 2]}]", "recipes[0] with sparsity=2: "),
+        ("model_args: {pretrained: c/d}", "model_args.pretrained: models names"),
+        ("batch_size: automatic", "batch_size='automatic'"),
+        ("dtype: float17", "dtype='float17' is unknown. Did you mean 'float1"),
+        ("include_path: no/such", "include_path='no/such': there is no such folder"),
+        ("recipes: [{compressor: wanda, sparsity: .nan}]", "recipes: "),
+    ],
+)
+def test_a_wrong_setting_is_named_with_file_and_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(f"models: [a/b]\ntasks: [kick_wikitext]\noutput: o\n{text}", encoding="utf-8")
+    assert cli.main(["sweep", str(path), "--dry-run"]) == 2
+    assert f"{path}: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["auto", "auto:4", 8, "8"])
+def test_batch_sizes(size: Any) -> None:
+    assert str(config(batch_size=size).batch_size) == str(size)
+
+
 def test_an_unknown_task_is_suggested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("models: [a/b]\ntasks: [kick_mlmu]\noutput: o", encoding="utf-8")

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +18,14 @@ import pytest
 
 from lmkick_plugin.sweep import Progress, run_sweep
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def results(folder: Path) -> set[Path]:
     return set(folder.rglob("results_*.json"))
 
 
-def wait_for(happened: Callable[[], Any], seconds: float = 500) -> Any:
+def wait_for(happened: Callable[[], Any], seconds: float = 120) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := happened():
@@ -115,7 +116,7 @@ def test_a_worker_without_its_sweep_ends(small_sweep: dict[str, Any]) -> None:
     assert process.stdin is not None
     process.stdin.write(read_config(small_sweep).to_json().encode() + b"\n")
     process.stdin.close()
-    assert process.wait(timeout=500) == 0
+    assert process.wait(timeout=120) == 0
 
 
 # --- Ray ------------------------------------------------------------------------------------------
@@ -135,18 +136,20 @@ def test_a_killed_ray_worker_is_replaced(small_sweep: dict[str, Any]) -> None:
                 continue
         return found
 
-    def kill() -> None:
-        wait_for(lambda: results(output))
-        os.kill(min(actors()), signal.SIGKILL)
+    killed: list[int] = []
 
-    import threading
+    def kill() -> None:
+        wait_for(lambda: results(output) and actors())
+        killed.append(min(actors()))
+        os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     try:
         found = run_sweep({**small_sweep, "executor": "ray", "workers": 2}, progress=False)
     finally:
-        killer.join()
+        killer.join(120)
+    assert killed
     one_result_for_each(small_sweep, found)
     assert not ray.is_initialized()
     assert list(output.glob(".ray-probe-*")) == []
