@@ -9,7 +9,7 @@
 - ``exchange``: requests shared between processes by their tokens;
 - ``encoding``: texts encoded many at a time;
 - ``scoring``: what lm-eval calls: log-likelihoods, plain and rolling;
-- ``generation``: what it calls for answers; ``greedy_kinds``, ``decoding``, ``row_cache`` and
-  ``stop_strings`` are its parts;
+- ``generation``: what it calls for answers; ``greedy_kinds``, ``decoding``, ``running_batch``,
+  ``row_cache`` and ``stop_strings`` are its parts;
 - ``batch_sizes``: rows of a batch, given or found.
 """

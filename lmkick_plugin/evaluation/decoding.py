@@ -7,235 +7,22 @@ it is done, and as soon as that pays, prompts that wait take the places that are
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
 
-import torch
-from torch import Tensor
-
+from lmkick_plugin.evaluation import running_batch
 from lmkick_plugin.evaluation.batch_sizes import BatchSize, give_back_memory, is_out_of_memory
-from lmkick_plugin.evaluation.row_cache import RowCache
-from lmkick_plugin.evaluation.stop_strings import StopStrings
+from lmkick_plugin.evaluation.running_batch import (
+    ALIKE,
+    Answer,
+    GreedyModel,
+    Running,
+    common_length,
+)
 
-__all__ = ["Answer", "Counts", "GreedyModel", "decode_greedily"]
-
-#: Free places are filled when they are a quarter of all, or when this many tokens can go in: then
-#: the forward pass is worth its while.
-_WORTH_TOKENS = 512
-#: Prompts that begin with so many equal tokens are answered together.
-_ALIKE = 64
-
-
-@dataclass(slots=True)
-class Answer:
-    """A prompt and what has been generated for it.
-
-    Attributes:
-        prompt: Token ids, at least one.
-        limit: Most tokens to generate.
-        ends: Token ids that end the answer.
-        stops: Strings that end it.
-        generated: The answer so far, with what ended it.
-        complete: Whether it has ended.
-    """
-
-    prompt: list[int]
-    limit: int
-    ends: frozenset[int]
-    stops: StopStrings
-    generated: list[int] = field(default_factory=list)
-    complete: bool = False
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the prompt and of the longest possible answer."""
-        return len(self.prompt) + self.limit
-
-    def add(self, token: int) -> None:
-        """Append a token, and see whether it is the last one."""
-        self.generated.append(token)
-        self.complete = (
-            len(self.generated) >= self.limit
-            or token in self.ends
-            or self.stops.reached(self.generated)
-        )
-
-
-@dataclass(slots=True)
-class Counts:
-    """Work done: tokens that went through the model with padding, and forward passes."""
-
-    tokens: int = 0
-    passes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GreedyModel:
-    """What a forward pass needs.
-
-    Attributes:
-        forward: The transformers model.
-        device: Where its inputs go.
-        layers: Number of layers that keep keys and values.
-        shares_prefixes: Whether a row may have masked columns inside, between what it shares with
-            others and its own: its positions are given, and every column sees all before it.
-        takes_positions: Whether it accepts ``position_ids``; else it finds them in the mask.
-        extra: Further arguments of each call.
-        while_decoding: Makes a context for passes of one token a row.
-        counts: What has been computed.
-    """
-
-    forward: Callable[..., Any]
-    device: torch.device
-    layers: int
-    takes_positions: bool
-    shares_prefixes: bool
-    extra: dict[str, Any]
-    while_decoding: Callable[[], AbstractContextManager[Any]] = nullcontext
-    counts: Counts = field(default_factory=Counts)
-
-    def next_tokens(
-        self, tokens: Tensor, mask: Tensor | None, positions: Tensor, cache: RowCache
-    ) -> Tensor:
-        """One forward pass.
-
-        Args:
-            tokens: int64 ``[rows, new columns]``.
-            mask: int64 ``[rows, all columns]``, 0 where there is no token; None where all are.
-            positions: int64 as ``tokens``.
-            cache: What came before; the new columns are added.
-
-        Returns:
-            int64 ``[rows]``: the most likely next tokens, found as ``generate`` finds them.
-        """
-        arguments = {"position_ids": positions} if self.takes_positions else {}
-        output = self.forward(
-            input_ids=tokens,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            return_dict=True,
-            **arguments,
-            **self.extra,
-        )
-        self.counts.tokens += tokens.numel()
-        self.counts.passes += 1
-        logits: Tensor = output.logits[:, -1]
-        return logits.to(device=self.device, dtype=torch.float32).argmax(dim=-1)
-
-
-class _Running:
-    """The rows that are being answered, and their cache."""
-
-    def __init__(self, model: GreedyModel) -> None:
-        self._model = model
-        self.rows: list[Answer] = []
-        self._lengths: list[int] = []
-        self._sizes = torch.zeros(0, dtype=torch.long, device=model.device)
-        self._next = torch.zeros(0, dtype=torch.long, device=model.device)
-        self._cache: RowCache | None = None
-        self._prefix: list[int] = []
-        self._prefix_cache: RowCache | None = None
-
-    def _shared(self, texts: Sequence[list[int]], later: Sequence[list[int]]) -> int:
-        """How many first tokens of some texts are, or are now, in the cache of the prefix.
-
-        Args:
-            texts: Those that enter.
-            later: Others that will, and begin alike.
-        """
-        if not self._model.shares_prefixes:
-            return 0
-        every = [*texts, *later]
-        # Sorted, the first and the last differ the earliest; each keeps a token of its own.
-        common = _common(min(every), max(every), min(map(len, every)) - 1)
-        held = _common(self._prefix, texts[0], common)
-        if 4 * held >= 3 * common or (len(every) - 1) * (common - held) < _WORTH_TOKENS:
-            return held
-        tokens = torch.tensor([texts[0][:common]], device=self._model.device)
-        positions = torch.arange(common, device=self._model.device)[None]
-        self._prefix, self._prefix_cache = [], None
-        cache = RowCache(self._model.layers, 0)
-        self._model.next_tokens(tokens, None, positions, cache)
-        self._prefix, self._prefix_cache = texts[0][:common], cache
-        return common
-
-    def admit(self, answers: Sequence[Answer], waiting: Sequence[Answer] = ()) -> None:
-        """Read prompts, find their first tokens, and take in what is not complete with these.
-
-        Args:
-            answers: Those that enter.
-            waiting: Some of those that come next.
-        """
-        texts = [answer.prompt + answer.generated for answer in answers]
-        lengths = [len(text) for text in texts]
-        coming = max(answer.limit - len(answer.generated) for answer in answers)
-        cache = RowCache(self._model.layers, coming)
-        device = self._model.device
-        beginning = answers[0].prompt[:_ALIKE]
-        later = [other.prompt for other in waiting if other.prompt[:_ALIKE] == beginning]
-        shared = self._shared(texts, later)
-        own = max(lengths) - shared
-        tokens = torch.zeros(len(texts), own, dtype=torch.long)
-        for row, text in enumerate(texts):
-            tokens[row, own - len(text) + shared :] = torch.tensor(text[shared:])
-        sizes = torch.tensor(lengths, device=device)
-        gaps = max(lengths) - sizes
-        columns = torch.arange(own, device=device)[None] - gaps[:, None]
-        mask = None
-        if min(lengths) < max(lengths):
-            mask = (columns >= 0).to(torch.long)
-            mask = torch.cat([mask.new_ones(len(texts), shared), mask], dim=1)
-        if shared and self._prefix_cache is not None:
-            cache.repeat(self._prefix_cache, len(texts), shared, own)
-        # As in generate: what is masked has position 0.
-        positions = torch.where(columns >= 0, columns + shared, 0)
-        chosen = self._model.next_tokens(tokens.to(device), mask, positions, cache)
-        if shared and mask is not None:
-            cache.close_gaps(shared, gaps)
-        kept = _take(answers, chosen)
-        if not kept:
-            return
-        if len(kept) < len(answers):
-            cache.keep(kept, max(lengths[row] for row in kept))
-            chosen, sizes = chosen[kept], sizes[kept]
-        self.rows += [answers[row] for row in kept]
-        self._lengths += [lengths[row] for row in kept]
-        self._sizes = torch.cat([self._sizes, sizes])
-        self._next = torch.cat([self._next, chosen])
-        if self._cache is None:
-            self._cache = cache
-        else:
-            self._cache.join(cache)
-
-    def step(self) -> None:
-        """One more token for every row; those that are complete with it leave."""
-        if self._cache is None:
-            return
-        positions = self._sizes[:, None]
-        self._sizes = self._sizes + 1
-        self._lengths = [length + 1 for length in self._lengths]
-        width = max(self._lengths)
-        mask = None
-        if min(self._lengths) < width:
-            columns = torch.arange(width, device=self._model.device)[None]
-            mask = (columns >= width - self._sizes[:, None]).to(torch.long)
-        with self._model.while_decoding():
-            self._next = self._model.next_tokens(self._next[:, None], mask, positions, self._cache)
-        kept = _take(self.rows, self._next)
-        if len(kept) == len(self.rows):
-            return
-        self.rows = [self.rows[row] for row in kept]
-        self._lengths = [self._lengths[row] for row in kept]
-        self._sizes, self._next = self._sizes[kept], self._next[kept]
-        if kept:
-            self._cache.keep(kept, max(self._lengths))
-        else:
-            self._cache = None
+__all__ = ["decode_greedily"]
 
 
 def decode_greedily(
@@ -256,7 +43,7 @@ def decode_greedily(
         RuntimeError: Memory does not suffice for a single row (or what the allocator raises).
     """
     waiting = deque(_in_order(answers))
-    running = _Running(model)
+    running = Running(model)
     while waiting or running.rows:
         longest = max(answer.longest for answer in [*running.rows, *list(waiting)[:1]])
         entering = _next_in(waiting, running, size.rows(longest), together=model.shares_prefixes)
@@ -268,14 +55,18 @@ def decode_greedily(
             else:
                 running.step()
         except (RuntimeError, MemoryError) as error:
-            if len(going) == 1 or not is_out_of_memory(error):
+            if (len(going) == 1 and not model.shares_prefixes) or not is_out_of_memory(error):
                 raise
             failed = True
         if failed:
+            if len(going) == 1:
+                # The row alone may fit, where what it shares with others beside it does not.
+                model = dataclasses.replace(model, shares_prefixes=False)
             # Some layers may have taken the step and some not: all rows read their texts again.
-            running = _Running(model)
+            running = Running(model)
             waiting.extendleft(answer for answer in reversed(going) if not answer.complete)
-            size.ran_out(len(going), longest)
+            if len(going) > 1:
+                size.ran_out(len(going), longest)
             give_back_memory()
         elif entering:
             size.fitted(len(going), longest)
@@ -286,18 +77,12 @@ def _in_order(answers: Sequence[Answer]) -> list[Answer]:
     """The longest first, but those that begin alike together."""
     alike: dict[tuple[int, ...], list[Answer]] = {}
     for answer in sorted(answers, key=lambda answer: (-answer.longest, answer.prompt)):
-        alike.setdefault(tuple(answer.prompt[:_ALIKE]), []).append(answer)
+        alike.setdefault(tuple(answer.prompt[:ALIKE]), []).append(answer)
     return [answer for group in alike.values() for answer in group]
 
 
-def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
-    """Number of equal tokens at the beginning, at most so many."""
-    most = min(most, len(one), len(other))
-    return next((at for at in range(most) if one[at] != other[at]), most)
-
-
 def _next_in(
-    waiting: deque[Answer], running: _Running, rows: int, *, together: bool
+    waiting: deque[Answer], running: Running, rows: int, *, together: bool
 ) -> list[Answer]:
     """Take from those that wait, if that pays now.
 
@@ -311,12 +96,12 @@ def _next_in(
     if free <= 0:
         return []
     tokens = sum(len(waiting[index].prompt) for index in range(free))
-    if running.rows and 4 * free < rows and tokens < _WORTH_TOKENS:
+    if running.rows and 4 * free < rows and tokens < running_batch.WORTH_TOKENS:
         return []
     count = 0
     while together and count < free:
         alike = _alike(waiting, count, rows)
-        if alike[1] >= _WORTH_TOKENS:
+        if alike[1] >= running_batch.WORTH_TOKENS:
             count = count or alike[0]
             break
         count += alike[0]
@@ -326,22 +111,11 @@ def _next_in(
 
 def _alike(waiting: deque[Answer], first: int, most: int) -> tuple[int, int]:
     """How many of those that wait begin like one of them, and the tokens that sharing saves."""
-    beginning = waiting[first].prompt[:_ALIKE]
+    beginning = waiting[first].prompt[:ALIKE]
     end = first + 1
     last = min(first + most, len(waiting))
-    while end < last and waiting[end].prompt[:_ALIKE] == beginning:
+    while end < last and waiting[end].prompt[:ALIKE] == beginning:
         end += 1
     prompts = [waiting[index].prompt for index in range(first, end)]
-    shared = _common(min(prompts), max(prompts), min(map(len, prompts)) - 1)
+    shared = common_length(min(prompts), max(prompts), min(map(len, prompts)) - 1)
     return len(prompts), (len(prompts) - 1) * shared
-
-
-def _take(answers: Sequence[Answer], tokens: Tensor) -> list[int]:
-    """Give each answer its token.
-
-    Returns:
-        The numbers of those that are not complete.
-    """
-    for answer, token in zip(answers, tokens.tolist(), strict=True):
-        answer.add(token)
-    return [row for row, answer in enumerate(answers) if not answer.complete]

@@ -24,8 +24,9 @@ from lm_eval.models.utils import (
 from tqdm import tqdm
 
 from lmkick_plugin.evaluation.batch_sizes import batch_size_of
-from lmkick_plugin.evaluation.decoding import Answer, decode_greedily
+from lmkick_plugin.evaluation.decoding import decode_greedily
 from lmkick_plugin.evaluation.greedy_kinds import Greedy, find_greedy
+from lmkick_plugin.evaluation.running_batch import Answer
 from lmkick_plugin.evaluation.stop_strings import StopStrings
 
 __all__ = ["generate_until"]
@@ -94,24 +95,25 @@ class _Plan:
 def _plan(lm: Any, settings: Any) -> _Plan | str:
     """How requests of certain settings are answered, or why not here."""
     if not isinstance(settings, dict) or "max_length" in settings:
-        return "max_length is given"
+        return _say_plain("max_length is among the task's settings")
     normal = normalize_gen_kwargs(settings, lm.max_gen_toks)
     limit = int(normal.pop("max_gen_toks"))
     normal.pop("until")
     if not 0 < limit < lm.max_length:
-        return f"max_gen_toks is {limit}"
+        return _say_plain(f"max_gen_toks is {limit}")
     greedy = find_greedy(lm, normal, limit)
     if isinstance(greedy, str):
-        _say_plain(greedy)
-        return greedy
+        return _say_plain(greedy)
     return _Plan(lm, settings, greedy)
 
 
 @functools.lru_cache(maxsize=64)
-def _say_plain(reason: str) -> None:
+def _say_plain(reason: str) -> str:
+    """Write a reason to the log, once; returns it."""
     _LOGGER.info(
         "Generation as in hf, a batch at a time, because of this model or task: %s.", reason
     )
+    return reason
 
 
 class _Job:

@@ -18,7 +18,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.utils import GenerationMixin
 
-from lmkick_plugin.evaluation.decoding import GreedyModel
+from lmkick_plugin.evaluation.running_batch import GreedyModel
 
 __all__ = ["Greedy", "find_greedy"]
 

@@ -148,12 +148,30 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             plain: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
             return plain
         windows = [self._windows_of(request.args[0]) for request in requests]
-        asked = [window for each in windows for window in each]
-        answers = self._score(asked, "rolling", disable_tqdm)
-        totals = []
-        for request, each in zip(requests, windows, strict=True):
-            totals.append(sum(answers[window][0] for window in each))
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, totals[-1])
+        texts: dict[Request, list[int]] = {}
+        for index, each in enumerate(windows):
+            for window in dict.fromkeys(each):
+                texts.setdefault(window, []).append(index)
+        missing = [len(set(each)) for each in windows]
+        known: dict[Request, float] = {}
+        totals = [0.0] * len(requests)
+
+        def finish(index: int) -> None:
+            totals[index] = sum(known[window] for window in windows[index])
+            arguments = requests[index].args
+            self.cache_hook.add_partial("loglikelihood_rolling", arguments, totals[index])
+
+        def note(window: Request, answer: Answer) -> None:
+            known[window] = answer[0]
+            for index in texts[window]:
+                missing[index] -= 1
+                if not missing[index]:
+                    finish(index)
+
+        for index, each in enumerate(windows):
+            if not each:  # an empty text
+                finish(index)
+        self._score([*texts], "rolling", disable_tqdm, note)
         return totals
 
     def window_log_likelihoods(self, windows: Sequence[Sequence[int]]) -> list[float]:

@@ -7,6 +7,7 @@ positions: whatever is mixed up between rows or columns changes the next token.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lmkick_plugin.evaluation import decoding
+from lmkick_plugin.evaluation import decoding, row_cache, running_batch
 from lmkick_plugin.evaluation.batch_sizes import BatchSize
-from lmkick_plugin.evaluation.decoding import Answer, GreedyModel, decode_greedily
+from lmkick_plugin.evaluation.decoding import decode_greedily
 from lmkick_plugin.evaluation.row_cache import RowCache
+from lmkick_plugin.evaluation.running_batch import Answer, GreedyModel
 
 VOCABULARY = 11
 END = 0
@@ -199,12 +201,12 @@ def test_what_prompts_share_is_read_once(
         for kind, own, limit in kinds
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "_WORTH_TOKENS", worth)
+        patch.setattr(running_batch, "WORTH_TOKENS", worth)
         assert decode(answers, rows, Reader()) == [alone(answer) for answer in answers]
 
 
 def test_a_shared_beginning_costs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_WORTH_TOKENS", 60)
+    monkeypatch.setattr(running_batch, "WORTH_TOKENS", 60)
     beginning = [1 + at % 9 for at in range(50)]
     answers = [
         Answer([*beginning, 1 + n % 10, 1 + n % 7][: 51 + n % 2], 3, frozenset(), NoStops())  # type: ignore[arg-type]
@@ -217,6 +219,49 @@ def test_a_shared_beginning_costs_once(monkeypatch: pytest.MonkeyPatch) -> None:
         list(decode_greedily(model, answers, BatchSize(4, "generation")))
         assert [answer.generated for answer in answers] == [alone(answer) for answer in answers]
     assert counted[0].counts.tokens < counted[1].counts.tokens / 5
+
+
+def test_memory_holds_one_batch_and_one_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a batch of ``hf`` grows to, with a little room, and what rows have in common."""
+    rows, room, beginning = 6, 4, [1 + at % 9 for at in range(40)]
+    answers = [
+        Answer([*beginning, 1 + n % 10, 1 + n % 7], 5 + n % 16, frozenset({END}), NoStops())  # type: ignore[arg-type]
+        for n in range(40)
+    ]
+    monkeypatch.setattr(running_batch, "WORTH_TOKENS", 60)
+    monkeypatch.setattr(row_cache, "_MOST_ROOM", room)
+    caches: weakref.WeakSet[RowCache] = weakref.WeakSet()
+    begin = RowCache.__init__
+
+    def noting(cache: RowCache, layers: int, coming: int) -> None:
+        begin(cache, layers, coming)
+        caches.add(cache)
+
+    monkeypatch.setattr(RowCache, "__init__", noting)
+    held: list[int] = []
+
+    class Measured(Reader):
+        def __call__(self, **how: Any) -> Any:
+            output = super().__call__(**how)
+            buffers = [buffer for cache in caches for buffer in cache._parts[1]._buffers[:1]]
+            held.append(sum(buffer.shape[0] * buffer.shape[2] for buffer in buffers))
+            return output
+
+    assert decode(answers, rows, Measured()) == [alone(answer) for answer in answers]
+    longest = max(answer.longest for answer in answers)
+    assert rows * longest / 2 < max(held) <= rows * (longest + room) + len(beginning)
+
+
+def test_a_row_that_fits_only_without_what_it_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(running_batch, "WORTH_TOKENS", 10)
+    monkeypatch.setattr(RowCache, "repeat", failing)
+    for answer in (answers := some_answers()):
+        answer.prompt = [1, 2, 3, 4, 5, 6, 7, 8, *answer.prompt]
+    assert decode(answers, 4, reader := Reader()) == [alone(answer) for answer in answers]
+    assert (1, 8) in reader.calls  # what is shared has been read
 
 
 def test_a_single_row_that_does_not_fit_is_an_error() -> None:
