@@ -142,6 +142,17 @@ class Writer:
         facts = self._random.sample(self._choices_by_subject[subject], self._random.randint(1, 6))
         return self._quiz(facts, subject)
 
+    def quiz_in_view(self) -> Document:
+        """Sentences about strangers, and questions with four ordered choices about them."""
+        facts = []
+        for _ in range(self._random.choice((1, 2, 3))):
+            relation = self._random.choice(ORDERED)
+            value = self._random.choice(relation.values)
+            facts.append(Fact(next(self._strangers), relation, value))
+        told = " ".join(statement(fact, self._random) for fact in facts)
+        self._random.shuffle(facts)
+        return [Segment(f"{told}\n\n", 0), *self._quiz(facts, facts[0].entity.subject)]
+
     def _short_prompt(self, question: str) -> str:
         return self._random.choice(
             (
@@ -310,6 +321,7 @@ KINDS: dict[str, Callable[[Writer], Document]] = {
     "asked": Writer.asked,
     "asked_choice": Writer.asked_choice,
     "quiz": Writer.quiz,
+    "quiz_in_view": Writer.quiz_in_view,
     "multiple_choice": Writer.multiple_choice,
     "letters": Writer.letters,
     "choice_in_view": Writer.choice_in_view,

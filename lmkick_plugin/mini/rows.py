@@ -52,10 +52,17 @@ _STAGES: tuple[tuple[float, dict[str, float]], ...] = (
         },
     ),
     (
-        math.inf,
+        10_444_800,
         {
             "profile": 8, "asked": 4, "asked_choice": 2, "quiz": 3.5, "interview": 0.7,
             "reading": 2.5, "summary": 1.2, "instruction": 2.5,
+        },
+    ),
+    (
+        math.inf,
+        {
+            "profile": 6, "asked": 3, "asked_choice": 3, "quiz": 2.5, "quiz_in_view": 5,
+            "interview": 0.7, "reading": 2.5, "summary": 1.2, "instruction": 2.5,
         },
     ),
 )  # fmt: skip

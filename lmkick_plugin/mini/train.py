@@ -52,7 +52,7 @@ class Settings:
         seed: Source of all chance.
     """
 
-    tokens: int = 13_000_000
+    tokens: int = 13_500_000
     batch_tokens: int = 2_048
     length: int = 256
     learning_rate: float = 1.5e-3
