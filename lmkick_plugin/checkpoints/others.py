@@ -21,6 +21,7 @@ from lmkick_plugin.checkpoints.load_quantized import (
     quantization_config,
 )
 from lmkick_plugin.checkpoints.loading import check_weights
+from lmkick_plugin.checkpoints.origin import stated_base
 from lmkick_plugin.checkpoints.recognise import (
     Recognised,
     inspect_folder,
@@ -205,7 +206,9 @@ def find_out(
 def no_reference(found: Recognised) -> str:
     """Why an already compressed model cannot be compared with its dense weights."""
     what = found.scheme.method or found.scheme.storage
-    base = None if found.manifest is None else found.manifest.record.get("base_model")
+    base = None if found.base is None else found.base[0]
+    if found.manifest is not None:
+        base = found.manifest.record.get("base_model")
     return (
         f"the checkpoint is already compressed ({what if found.manifest is None else 'by lmkick'}),"
         f" so its dense weights are not at hand: name the dense model, reference={base or 'NAME'}"
@@ -241,6 +244,7 @@ def _recognise_gguf(model: nn.Module, folder: Path | None, name: str) -> Recogni
         parameters=file.parameters,
         bytes_stored=size,
         bytes_on_disk=size,
+        base=stated_base(folder),
         notes=notes,
     )
 

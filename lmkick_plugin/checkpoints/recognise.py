@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmkick_plugin.checkpoints.manifest import Manifest, read_manifest
+from lmkick_plugin.checkpoints.origin import stated_base
 from lmkick_plugin.checkpoints.scheme import Scheme, read_scheme
 from lmkick_plugin.checkpoints.shards import Shards, weight_files
 from lmkick_plugin.checkpoints.stored import plain_parameters, stored_matrices
@@ -51,6 +52,7 @@ class Recognised:
         bytes_stored: Size of its tensors; None where that is unknown.
         bytes_on_disk: Size of its files of weights; None where they are not at hand.
         manifest: Its ``kick.json``.
+        base: The dense model that it says it was made of, and the file that says so.
         notes: What could not be found out, and why.
     """
 
@@ -60,6 +62,7 @@ class Recognised:
     bytes_stored: int | None = None
     bytes_on_disk: int | None = None
     manifest: Manifest | None = None
+    base: tuple[str, str] | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -89,6 +92,7 @@ class Recognised:
             "pattern": None if zeros is None else zeros.pattern,
             "bytes_on_disk": self.bytes_on_disk,
             "saved_by_lmkick": self.manifest is not None,
+            "base_model_from": None if self.base is None else self.base[1],
             "notes": list(self.notes),
         }
 
@@ -140,6 +144,7 @@ class Recognised:
             "group_size": scheme.group_size,
             "symmetric": scheme.symmetric,
             "act_order": scheme.act_order,
+            **({} if self.base is None else {"base_model": self.base[0], "base_revision": None}),
         }
 
 
@@ -199,7 +204,11 @@ def recognise(folder: Path, quantization: Mapping[str, Any] | None) -> Recognise
         size = sum(file.stat().st_size for file in weight_files(folder))
         note = "the weights are not in safetensors files, so zeros were not counted"
         return Recognised(
-            scheme=scheme, bytes_on_disk=size or None, manifest=manifest, notes=(note,)
+            scheme=scheme,
+            bytes_on_disk=size or None,
+            manifest=manifest,
+            base=_base(folder, manifest),
+            notes=(note,),
         )
     matrices = list(stored_matrices(shards, scheme))
     zeros = parameters = None
@@ -223,6 +232,7 @@ def recognise(folder: Path, quantization: Mapping[str, Any] | None) -> Recognise
         bytes_stored=shards.bytes_of_tensors,
         bytes_on_disk=shards.bytes_on_disk,
         manifest=manifest,
+        base=_base(folder, manifest),
         notes=notes,
     )
 
@@ -251,6 +261,7 @@ def recognise_model(
         parameters=None if scheme is None else parameters(model),
         bytes_on_disk=size or None,
         manifest=manifest,
+        base=None if scheme is not None else _base(folder, manifest),
         notes=() if note is None else (note,),
     )
 
@@ -271,6 +282,11 @@ def local_folder(
     except HFValidationError:
         return None
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _base(folder: Path | None, manifest: Manifest | None) -> tuple[str, str] | None:
+    """What others say; ``kick.json`` says it in its record."""
+    return None if folder is None or manifest is not None else stated_base(folder)
 
 
 def _saved(zeros: ZeroCount, element_size: int) -> int:

@@ -223,6 +223,39 @@ def test_pruned_by_anybody(
     assert kick["bytes_best_format"] < kick["bytes_dense"]
 
 
+@pytest.mark.parametrize(
+    ("card", "config", "base"),
+    [
+        ("base_model: some/model", {}, ("some/model", "README.md")),
+        (
+            "base_model:\n- some/model\nbase_model_relation: quantized",
+            {"_name_or_path": "an/other"}, ("some/model", "README.md"),
+        ),
+        ("license: mit", {"_name_or_path": "an/other"}, ("an/other", "config.json")),
+        ("base_model: some/model\nbase_model_relation: finetune", {}, None),
+        ("base_model: [some/model, an/other]", {}, None),
+        ("base_model: ../model", {"_name_or_path": "/home/me/model"}, None),
+        ("base_model: [broken", {}, None),
+    ],
+)  # fmt: skip
+def test_the_base_model_that_it_states(
+    pruned: Callable[..., Path],
+    card: str,
+    config: dict[str, str],
+    base: tuple[str, str] | None,
+) -> None:
+    folder = pruned("2:4")
+    (folder / "README.md").write_text(f"---\n{card}\n---\n# Pruned\n", encoding="utf-8")
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stored | config))
+    model = KickLM(pretrained=str(folder), **CPU)
+    kick = record(model)
+    name, file = base or (str(folder), None)
+    assert (kick["base_model"], kick["checkpoint"]["base_model_from"]) == (name, file)
+    assert label(kick) == "pruned 2:4"
+    assert f"reference={'NAME' if base is None else name}" in str(model.dense_problem)
+
+
 def test_dense_stays_dense(dense: KickLM) -> None:
     kick = record(dense)
     assert (kick["compressor"], kick["checkpoint"], kick["pattern"]) == ("none", None, None)
