@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin.report.failed_cells import failed_cells
 from lmkick_plugin.report.output import plain
 from lmkick_plugin.report.record_fields import RECORD_FIELDS
 from lmkick_plugin.report.results import NULLS, RECIPE, ResultsError, ResultsFile
@@ -232,7 +233,8 @@ def collect(paths: Sequence[Path], *, labels: Mapping[Path, str] | None = None) 
         labels: See `read_labels`.
 
     Returns:
-        The runs by model. Files that cannot be read are named and skipped.
+        The runs by model. Files that cannot be read are named and skipped; what a sweep recorded
+        as failed is named too.
 
     Raises:
         ResultsError: A path does not exist, nothing can be read in all of them, or a label is
@@ -240,15 +242,16 @@ def collect(paths: Sequence[Path], *, labels: Mapping[Path, str] | None = None) 
     """
     named = read_labels(labels)
     files, skipped = _files(paths)
+    failed = [line for path in paths if path.is_dir() for line in failed_cells(path)]
     if not files:
         where = ", ".join(map(str, paths)) or "no folder"
-        broken = "".join(f"\n  {line}" for line in skipped)
+        broken = "".join(f"\n  {line}" for line in [*skipped, *failed])
         raise ResultsError(
             f"{where}: no lm-eval results in it (results_<time>.json, written by lm_eval with"
             f" --output_path){broken}"
         )
     cells: list[Cell] = []
-    notes: list[str] = []
+    notes = list(failed)
     for folder, members in _by_label(files, named).items():
         fields = {} if folder is None else named[folder]
         for run in group_runs(members, source=", ".join(map(str, paths))):

@@ -62,6 +62,35 @@ def test_a_curve_need_not_be_monotonic(grid: Path) -> None:
     assert found.first_failing is curve.levels[1]
 
 
+def test_what_a_sweep_could_not_evaluate_is_named(grid: Path) -> None:
+    for number, content in enumerate(
+        [
+            {"cell": "m/gptq", "error": {"type": "RuntimeError", "message": "no\x1b[31m memory"}},
+            {
+                "cell": "m/wanda",
+                "error": None,
+                "tasks": {
+                    "kick_mmlu": {"state": "failed", "error": {"type": "OSError", "message": ""}},
+                    "kick_freebaseqa": {"state": "done"},
+                },
+            },
+            {"cell": "m/fine", "error": None, "tasks": {"kick_mmlu": {"state": "done"}}},
+            ["somebody else's file of that name"],
+        ]
+    ):
+        (grid / str(number)).mkdir()
+        (grid / str(number) / "cell.json").write_text(json.dumps(content), encoding="utf-8")
+    (grid / "0" / "deeper").mkdir()
+    (grid / "0" / "deeper" / "cell.json").write_text('{"cell": "half', encoding="utf-8")
+    model, task = collect([grid]).notes
+    assert "m/gptq: failed, so it is missing here: RuntimeError: no?[31m memory" in model
+    assert "m/wanda: kick_mmlu failed: OSError" in task
+    for path in grid.rglob("results_*.json"):
+        path.unlink()
+    with pytest.raises(ResultsError, match="m/gptq: failed"):
+        collect([grid])
+
+
 def test_seeds_are_one_level(write: Writer) -> None:
     facts(write, "r/dense", 0.6, record(), model_name="big-7b")
     for seed, share in ((0, 0.6), (1, 0.3)):
