@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["WORD", "pack_rows", "unpack_rows"]
+__all__ = ["WORD", "pack_rows"]
 
 #: Bits of a word; rows come in multiples of it, so that every width fills whole words.
 WORD = 32
@@ -39,16 +39,3 @@ def pack_rows(codes: Tensor, num_bits: int) -> Tensor:
     # The same 32 bits, read as a signed number.
     signed = torch.where(words >= 2 ** (WORD - 1), words - 2**WORD, words)
     return signed.to(torch.int32).reshape(-1, codes.shape[1])
-
-
-def unpack_rows(words: Tensor, num_bits: int) -> Tensor:
-    """Undo :func:`pack_rows`; uint8 ``[rows, columns]``."""
-    groups = words.to(torch.int64).reshape(-1, num_bits, words.shape[1]) & (2**WORD - 1)
-    codes = words.new_empty((len(groups), WORD, words.shape[1]), dtype=torch.uint8)
-    for index in range(WORD):
-        word, shift = divmod(index * num_bits, WORD)
-        value = groups[:, word] >> shift
-        if shift + num_bits > WORD:
-            value = value | (groups[:, word + 1] << (WORD - shift))
-        codes[:, index] = (value & (2**num_bits - 1)).to(torch.uint8)
-    return codes.reshape(-1, words.shape[1])

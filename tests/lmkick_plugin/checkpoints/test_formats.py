@@ -27,7 +27,8 @@ from compressors import (
 from compressors.integers import QuantizationGrid
 from lmkick_plugin import checkpoints
 from lmkick_plugin.checkpoints import formats
-from lmkick_plugin.checkpoints.packing import pack_rows, unpack_rows
+from lmkick_plugin.checkpoints.packing import pack_rows
+from lmkick_plugin.checkpoints.unpack import unpack_words
 from lmkick_plugin.model import KickLM
 from tests.conftest import make_tiny_tokenizer
 from tests.tiny_models import make
@@ -95,7 +96,7 @@ def test_words_hold_codes_bit_by_bit(num_bits: int) -> None:
     assert (words.dtype, words.shape) == (torch.int32, (2 * num_bits, 3))
     for column in range(3):
         assert bits_of(words[:, column], num_bits) == codes[:, column].tolist()
-    assert torch.equal(unpack_rows(words, num_bits), codes)
+    assert torch.equal(unpack_words(words, num_bits, len(codes)), codes)
 
 
 @pytest.mark.parametrize(
