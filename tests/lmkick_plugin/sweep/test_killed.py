@@ -122,8 +122,12 @@ def test_a_worker_without_its_sweep_ends(small_sweep: dict[str, Any]) -> None:
 # --- Ray ------------------------------------------------------------------------------------------
 
 
-def test_a_killed_ray_worker_is_replaced(small_sweep: dict[str, Any]) -> None:
+def test_a_killed_ray_worker_is_replaced(
+    small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'lmkick[ray]'")
+    # Ray gives its workers way to everything else; on a busy machine they would come to nothing.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     output = Path(small_sweep["output"])
 
     def actors() -> list[int]:
