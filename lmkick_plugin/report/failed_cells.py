@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmkick_plugin.report.output import plain
+from lmkick_plugin.report.runs import is_hidden
 
 __all__ = ["failed_cells"]
 
@@ -26,7 +27,7 @@ def failed_cells(folder: Path) -> list[str]:
     """
     lines = []
     for path in sorted(folder.rglob(_NAME)):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        if is_hidden(path.relative_to(folder)):
             continue
         try:
             data = json.loads(path.read_text(encoding="utf-8"))

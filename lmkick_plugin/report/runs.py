@@ -11,6 +11,7 @@ newer one counts.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from lmkick_plugin.report.output import plain
 from lmkick_plugin.report.results import NAME, NULLS, ResultsError, ResultsFile
 
-__all__ = ["Run", "find_results", "group_runs", "load_run"]
+__all__ = ["Run", "find_results", "group_runs", "is_hidden", "load_run"]
 
 _ALIASES = {"sparsity": "requested_sparsity", "bits": "num_bits", "pretrained": "model_name"}
 
@@ -68,6 +69,18 @@ class Run:
         return next((score for score in scores if score is not None), None)
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a file lies in a folder that is not meant to be looked into.
+
+    lm-eval names folders after models, and ``../models/mine`` becomes ``..__models__mine``,
+    ``./mine`` becomes ``.__mine``: these are as good as any.
+
+    Args:
+        path: Relative to the folder that was asked for.
+    """
+    return any(re.match(r"\.(?!\.|__)", part) for part in path.parts)
+
+
 def find_results(folder: Path) -> tuple[list[ResultsFile], list[str]]:
     """Read every results file under a folder.
 
@@ -82,7 +95,7 @@ def find_results(folder: Path) -> tuple[list[ResultsFile], list[str]]:
     for path in sorted(folder.rglob("*.json")):
         if not NAME.match(path.name) or not path.is_file():
             continue
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        if is_hidden(path.relative_to(folder)):
             continue
         try:
             files.append(ResultsFile.read(path))

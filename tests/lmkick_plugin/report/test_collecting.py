@@ -62,6 +62,17 @@ def test_a_curve_need_not_be_monotonic(grid: Path) -> None:
     assert found.first_failing is curve.levels[1]
 
 
+def test_results_of_models_in_relative_folders_are_found(grid: Path) -> None:
+    """lm-eval calls the folder of ``../models/mine`` so; what is being written lies elsewhere."""
+    for number, name in enumerate(["..__models__mine", ".__mine", ".unfinished"]):
+        path = next((grid / f"wanda-0.{2 * (number + 1)}").rglob("results_*.json"))
+        folder = grid / "moved" / name
+        folder.mkdir(parents=True)
+        path.rename(folder / path.name)
+    (model,) = collect([grid]).models
+    assert [cell.label for cell in model.cells] == ["big-7b wanda 20 %", "big-7b wanda 40 %"]
+
+
 def test_what_a_sweep_could_not_evaluate_is_named(grid: Path) -> None:
     for number, content in enumerate(
         [
