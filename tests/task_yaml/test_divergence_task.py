@@ -298,15 +298,17 @@ def test_settings_that_make_no_sense(
 # --- a whole run ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reuse", [True, False])
 def test_with_a_compressed_model(
-    evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tiny_model_dir: Path
+    evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tiny_model_dir: Path, reuse: bool
 ) -> None:
     from lmkick_plugin.model import KickLM
 
     monkeypatch.setattr(serving, "_models", weakref.WeakSet())
     model = KickLM(
-        pretrained=str(tiny_model_dir), compressor="magnitude", sparsity=0.5, device="cpu"
-    )
+        pretrained=str(tiny_model_dir), compressor="magnitude", sparsity=0.5, device="cpu",
+        prefix_reuse=reuse,
+    )  # fmt: skip
     result = evaluate(model, TASK)
     scores = result["results"][TASK]
     assert 0 < scores["jsd,none"] < scores["kl,none"]

@@ -35,11 +35,14 @@ def server() -> Iterator[FaultServer]:
         yield state
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[True, False], ids=["reuse", "no-reuse"])
 def run(
-    stories_model: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    stories_model: Path,
+    data_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., dict[str, Any]]:
-    """``lm_eval run --model kick``, in process, with what it writes."""
+    """``lm_eval run --model kick``, in process, with what it writes; once as ``hf`` computes."""
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
@@ -56,7 +59,8 @@ def run(
         with mock.patch("lm_eval.evaluator.add_env_info"):
             result: dict[str, Any] = simple_evaluate(
                 model="kick",
-                model_args=f"pretrained={stories_model},dtype=float32{model}",
+                model_args=f"pretrained={stories_model},dtype=float32,prefix_reuse={request.param}"
+                + model,
                 tasks=list(tasks),
                 task_manager=manager,
                 evaluation_tracker=tracker,
