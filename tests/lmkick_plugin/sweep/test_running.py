@@ -218,6 +218,29 @@ def test_dense_weights_are_restored_after_a_compression_that_broke_off(
         assert scores(paths[0]) == scores(paths[1])
 
 
+def test_a_quantized_cell_does_not_get_the_shared_dense_weights(
+    small_sweep: dict[str, Any], loads: list[str]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs pip install 'lmkick[bitsandbytes]'")
+    magnitude = small_sweep["recipes"][0]
+    small_sweep |= {
+        "recipes": [magnitude, {"quantize": "bnb-int8"}, {**magnitude, "sparsity": 0.25}],
+        "tasks": ["kickonly_perplexity"],
+    }
+    found = run_sweep(small_sweep, progress=False)
+    assert [cell.state for cell in found.cells] == ["done"] * 4
+    dense, half, quantized, quarter = (
+        record(cell.results["kickonly_perplexity"]) for cell in found.cells
+    )
+    assert len(loads) == 3  # once for all before, for the quantized cell, and after it
+    assert (quantized["compressor"], quantized["num_bits"]) == ("bnb-int8", 8)
+    assert quantized["weights_sha256"] != dense["weights_sha256"]
+    assert quantized["bytes_best_format"] < dense["bytes_best_format"]
+    # Neither does the cell after it start from quantized weights.
+    assert quarter["total_parameters"] == half["total_parameters"] == dense["total_parameters"]
+    assert 0.2 < quarter["achieved_sparsity"] < 0.3
+
+
 def test_other_weights_under_the_same_name_are_noticed(
     small_sweep: dict[str, Any], tmp_path: Path
 ) -> None:
