@@ -85,6 +85,7 @@ def dense(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.fixture
 def settings(server: FaultServer, dense: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    server.requests.clear()
     return {
         "judge_model": "strong",
         "judge_base_url": server.url,
