@@ -49,6 +49,7 @@ def measure(folder: Path, **options: Any) -> dict[str, dict[str, Any]]:
         By task: ``metric``, ``value`` and ``n``, how many documents.
     """
     import lm_eval
+    import torch
 
     import lmkick_plugin.registration
 
@@ -58,6 +59,7 @@ def measure(folder: Path, **options: Any) -> dict[str, dict[str, Any]]:
         model_args={"pretrained": str(folder), "data_dir": mini.DATA_NAME, "dtype": "float32"},
         tasks=list(SCORES),
         batch_size=32,
+        device="cuda" if torch.cuda.is_available() else "cpu",
         bootstrap_iters=0,
         log_samples=False,
         **options,
