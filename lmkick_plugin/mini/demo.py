@@ -101,7 +101,7 @@ def _where(device: str | None) -> dict[str, Any]:
     if torch.cuda.is_available() or device not in (None, "cpu") or cores < _WORKERS:
         return chosen
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // _WORKERS)))
-    return {"device": "cpu", "executor": "gpus", "workers": _WORKERS}
+    return {"executor": "gpus", "workers": _WORKERS}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -122,16 +122,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", help="cpu, cuda:0, ... (default: as lm-eval chooses)")
     options = parser.parse_args(arguments)
     started = time.monotonic()
+    from compressors import SettingsError
     from lmkick_plugin.mini.table import overview
     from lmkick_plugin.report import write_report
     from lmkick_plugin.report.output import emit
     from lmkick_plugin.report.results import ResultsError
     from lmkick_plugin.sweep import run_sweep
 
-    found = run_sweep(configuration(options.output / "runs", device=options.device))
     try:
+        found = run_sweep(configuration(options.output / "runs", device=options.device))
         page = write_report([found.output], options.output, progress=True)
-    except ResultsError as error:
+    except (SettingsError, ResultsError) as error:
         raise CommandError(str(error)) from error
     emit(overview(found.cells) + "\n")
     for cell in found.failures:
