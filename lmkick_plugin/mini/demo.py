@@ -84,6 +84,7 @@ def configuration(output: Path, *, device: str | None = None) -> dict[str, Any]:
         "recipes": recipes,
         "limit": dict(LIMIT),
         "max_gen_toks": dict(ANSWERS),
+        "metadata": {"new_tokens": 16},  # of kickonly_divergence
         "dtype": "float32",
         "batch_size": 32,
         "bootstrap_iters": 0,
