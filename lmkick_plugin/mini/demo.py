@@ -33,7 +33,7 @@ LIMIT = {
     "kick_instruct": 40,
     "kick_wikitext": 50,
     "kickonly_perplexity": 4,
-    "kickonly_divergence": 8,
+    "kickonly_divergence": 40,
     "default": 100,
 }
 ANSWERS = {
@@ -84,7 +84,11 @@ def configuration(output: Path, *, device: str | None = None) -> dict[str, Any]:
         "recipes": recipes,
         "limit": dict(LIMIT),
         "max_gen_toks": dict(ANSWERS),
-        "metadata": {"new_tokens": 16},  # of kickonly_divergence
+        # Of kickonly_divergence: articles one by one, where the whole text would be one document.
+        "metadata": {
+            "divergence_text": str(mini.DATA / "wikitext" / "test.jsonl"),
+            "new_tokens": 8,
+        },
         "dtype": "float32",
         "batch_size": 32,
         "bootstrap_iters": 0,
