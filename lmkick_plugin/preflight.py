@@ -96,7 +96,8 @@ def check_data_dir(folder: str | None) -> None:
     found = data_directory(folder)
     if found is not None and not found.is_dir():
         raise CommandError(
-            f"data_dir={found}: no such directory; leave it out to read from the Hugging Face Hub"
+            f"data_dir={folder or found}: no such directory; leave it out to read from the "
+            "Hugging Face Hub"
         )
 
 

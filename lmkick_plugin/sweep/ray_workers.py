@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +59,11 @@ class Cell:
         set_environment(variables)
         self._config = SweepConfig.from_json(config)
         shared = Path(probe).is_file()
-        self._own = None if shared else tempfile.TemporaryDirectory(prefix="lmkick-sweep-")
-        self._output = self._config.output_path if self._own is None else Path(self._own.name)
+        self._own = None if shared else Path(tempfile.mkdtemp(prefix="lmkick-sweep-"))
+        if self._own is not None:
+            # An actor is never told that it is done: its folder goes when it does.
+            weakref.finalize(self, shutil.rmtree, self._own, ignore_errors=True)
+        self._output = self._own or self._config.output_path
         self._worker: CellWorker | None = None
 
     def run(self, order: str) -> dict[str, Any]:

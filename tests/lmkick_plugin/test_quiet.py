@@ -49,6 +49,6 @@ def test_rolling_shows_one_bar(model: Any, capfd: pytest.CaptureFixture[str]) ->
         assert bars == 0
         # One line, drawn over and over, that ends full.
         assert shown.count("\n") == 1
-        assert shown.rstrip().split("\r")[-1].startswith("rolling log-likelihood: 100%")
+        assert shown.rstrip().split("\r")[-1].startswith("log-likelihoods (rolling): 100%")
     else:
         assert bars > 1
