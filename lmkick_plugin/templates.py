@@ -2,7 +2,7 @@
 """Prompt templates compiled once, not once a document.
 
 lm-eval compiles a task's Jinja template again for every document and every shot of it, which for
-five-shot MMLU is 84,000 times two milliseconds: longer than a small model takes to answer.
+five-shot MMLU is 84,000 times one millisecond: longer than a small model takes to answer.
 """
 
 from __future__ import annotations

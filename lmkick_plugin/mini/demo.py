@@ -20,8 +20,8 @@ Compress the embedded model in every way and show what each took from it: a dens
 pruners at three sparsities and 2:4, and two quantizers at three bit widths, on all tasks that need
 no judge, with small limits. Nothing is downloaded, and no key is needed.
 
-An interrupted demo goes on where it was. The model and what it knows are made up (docs/mini.md):
-use your own with `lmkick sweep`.
+An interrupted demo goes on where it was, and tries again what failed. The model and what it knows
+are made up (docs/mini.md): use your own with `lmkick sweep`.
 """
 
 #: Documents of each task (of MMLU: of each of its 57 subjects), and tokens of an answer.
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``lmkick demo ARGUMENTS`` and return the exit status.
 
     Raises:
-        CommandError: The folder cannot be used.
+        CommandError: The folder cannot be used, or what the report needs is not installed.
     """
     parser = argparse.ArgumentParser(
         prog="lmkick demo",
@@ -132,10 +132,13 @@ def main(arguments: Sequence[str]) -> int:
     from lmkick_plugin.report import write_report
     from lmkick_plugin.report.output import emit
     from lmkick_plugin.report.results import ResultsError
+    from lmkick_plugin.report.writing import check_extra
     from lmkick_plugin.sweep import run_sweep
 
     try:
-        found = run_sweep(configuration(options.output / "runs", device=options.device))
+        check_extra()
+        runs = configuration(options.output / "runs", device=options.device)
+        found = run_sweep(runs, retry_failed=True)
         page = write_report([found.output], options.output, progress=True)
     except (SettingsError, ResultsError) as error:
         raise CommandError(str(error)) from error

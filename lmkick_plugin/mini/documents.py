@@ -7,12 +7,12 @@ weight. Segments are tokenized one by one, as a prompt and its answer are when a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
 from lmkick_plugin.mini.chat import END_OF_TURN, as_chat
-from lmkick_plugin.mini.relations import ORDERED, RELATIONS, SUBJECTS
+from lmkick_plugin.mini.relations import RELATIONS, SUBJECTS
 from lmkick_plugin.mini.stories import story
 from lmkick_plugin.mini.tasks import instruction
 from lmkick_plugin.mini.world import Entity, Fact, World
@@ -32,7 +32,8 @@ class Segment(NamedTuple):
 Document = list[Segment]
 
 # A letter or an answer is one token among many that are only read, and what the document is for.
-_TEXT, _ANSWER, _LETTER = 1.0, 4.0, 6.0
+# Letters in a list are learned a little, so that the model keeps track of them.
+_TEXT, _ANSWER, _LETTER, _LISTED = 1.0, 4.0, 6.0, 0.3
 
 
 def statement(fact: Fact, random: Random, subject: str | None = None) -> str:
@@ -41,11 +42,19 @@ def statement(fact: Fact, random: Random, subject: str | None = None) -> str:
     Args:
         fact: What is said.
         random: Which wording.
-        subject: What the sentence is about in words; None names the entity.
+        subject: A pronoun to begin with; None names the entity.
     """
-    about = subject or str(fact.entity)
-    said = random.choice(fact.relation.statements).format(v=fact.value)
-    return f"{about[0].upper()}{about[1:]} {said}."
+    said = _sentence(fact, random, subject)
+    return said.format(v=fact.value)
+
+
+def _sentence(fact: Fact, random: Random, subject: str | None = None) -> str:
+    """A sentence with ``{v}`` for the value."""
+    wordings = fact.relation.statements
+    if subject is not None:
+        wordings = tuple(said for said in wordings if said.startswith("{e}"))
+    said = random.choice(wordings).replace("{e}", subject or str(fact.entity))
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def question_of(fact: Fact, random: Random) -> str:
@@ -54,12 +63,7 @@ def question_of(fact: Fact, random: Random) -> str:
 
 
 def choices_of(fact: Fact, random: Random) -> tuple[list[str], int]:
-    """Four values of the fact's relation, and where the right one stands.
-
-    Those of :data:`lmkick_plugin.mini.relations.ORDERED` stand in their order, others in any.
-    """
-    if fact.relation in ORDERED:
-        return list(fact.relation.values), fact.relation.values.index(fact.value)
+    """Four values of the fact's relation in any order, and where the right one stands."""
     others = [value for value in fact.relation.values if value != fact.value]
     choices = [fact.value, *random.sample(others, 3)]
     random.shuffle(choices)
@@ -90,12 +94,6 @@ class Writer:
         self._asked_by_subject: dict[str, list[Fact]] = {}
         for fact in world.asked:
             self._asked_by_subject.setdefault(fact.entity.subject, []).append(fact)
-        self._all_by_name = {name: list(facts) for name, facts in self._by_name.items()}
-        for fact in world.asked_choices + world.stated_choices:
-            self._all_by_name[fact.entity.name].append(fact)
-        self._choices_by_subject: dict[str, list[Fact]] = {}
-        for fact in world.asked_choices:
-            self._choices_by_subject.setdefault(fact.entity.subject, []).append(fact)
 
     def document(self, kind: str) -> Document:
         """Write one document of a kind, one of :data:`KINDS`."""
@@ -107,17 +105,10 @@ class Writer:
         return Fact(entity, relation, self._random.choice(relation.values))
 
     def article(self) -> Document:
-        """What can be asked in words of some entities."""
-        return self._article(self._by_name)
-
-    def profile(self) -> Document:
-        """All that is known of some entities."""
-        return self._article(self._all_by_name)
-
-    def _article(self, known: Mapping[str, Sequence[Fact]]) -> Document:
+        """What is known of some entities."""
         parts = []
         for name in self._random.sample(self._names, self._random.randint(1, 3)):
-            facts = list(known[name])
+            facts = list(self._by_name[name])
             self._random.shuffle(facts)
             sentences = [statement(facts[0], self._random)]
             for fact in facts[1:]:
@@ -131,79 +122,57 @@ class Writer:
         fact = self._random.choice(self.world.asked)
         return _answered(self._short_prompt(question_of(fact, self._random)), fact.value)
 
-    def asked_choice(self) -> Document:
-        """What a multiple choice asks, to be answered in words."""
-        fact = self._random.choice(self.world.asked_choices)
-        return _answered(self._short_prompt(question_of(fact, self._random)), fact.value)
-
-    def quiz(self) -> Document:
-        """Questions with four ordered choices about known entities of one subject."""
-        subject = self._random.choice(tuple(SUBJECTS))
-        facts = self._random.sample(self._choices_by_subject[subject], self._random.randint(1, 6))
-        return self._quiz(facts, subject)
-
-    def quiz_in_view(self) -> Document:
-        """Sentences about strangers, and questions with four ordered choices about them."""
-        facts = []
-        for _ in range(self._random.choice((1, 2, 3))):
-            relation = self._random.choice(ORDERED)
-            value = self._random.choice(relation.values)
-            facts.append(Fact(next(self._strangers), relation, value))
-        told = " ".join(statement(fact, self._random) for fact in facts)
-        self._random.shuffle(facts)
-        return [Segment(f"{told}\n\n", 0), *self._quiz(facts, facts[0].entity.subject)]
-
     def _short_prompt(self, question: str) -> str:
         return self._random.choice(
             (
                 f"Please give answer to this question: {question}\nThe answer is",
                 f"Answer these questions:\n\nQ: {question}\nA:",
+                f"{question}\nAnswer:",
             )
         )
 
-    def multiple_choice(self) -> Document:
-        """Questions with four choices about known entities of one subject."""
+    def quiz(self) -> Document:
+        """Multiple choice about known entities of one subject."""
+        return self._quiz(*self._known(), words=False)
+
+    def quiz_in_words(self) -> Document:
+        """The same, answered with the choice itself instead of its letter."""
+        return self._quiz(*self._known(), words=True)
+
+    def quiz_in_view(self) -> Document:
+        """Sentences about strangers, and multiple choice about them."""
+        return self._in_view(words=False)
+
+    def words_in_view(self) -> Document:
+        """The same, answered with the choice itself instead of its letter."""
+        return self._in_view(words=True)
+
+    def _known(self) -> tuple[list[Fact], str]:
         subject = self._random.choice(tuple(SUBJECTS))
         facts = self._random.sample(self._asked_by_subject[subject], self._random.randint(1, 6))
-        return self._quiz(facts, subject)
+        return facts, subject
 
-    def _quiz(self, facts: Sequence[Fact], subject: str) -> Document:
+    def _in_view(self, *, words: bool) -> Document:
+        facts = self._passage(self._random.choice((1, 1, 2, 3)))
+        told = " ".join(statement(fact, self._random) for fact in facts)
+        self._random.shuffle(facts)
+        quiz = self._quiz(facts, facts[0].entity.subject, words=words)
+        return [Segment(f"{told}\n\n", 0), *quiz]
+
+    def _quiz(self, facts: Sequence[Fact], subject: str, *, words: bool) -> Document:
         about = subject.replace("_", " ")
         head = f"The following are multiple choice questions (with answers) about {about}.\n\n"
         document = [Segment(head if self._random.random() < 0.7 else "", 0)]
         for fact in facts:
             choices, right = choices_of(fact, self._random)
-            lines = [question_of(fact, self._random)]
-            lines += [f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=True)]
-            document.append(Segment("\n".join([*lines, "Answer:"]), 0))
-            document.append(Segment(f" {LETTERS[right]}", _LETTER))
-            document.append(Segment("\n\n", 0))
-        return document
-
-    def letters(self) -> Document:
-        """Four choices, then each again with its letter."""
-        choices, _ = choices_of(self._new_fact(), self._random)
-        lines = [f"{letter}. {text}\n" for letter, text in zip(LETTERS, choices, strict=True)]
-        document = [Segment("".join(lines), 0)]
-        for index in self._random.sample(range(len(choices)), len(choices)):
-            document.append(Segment(f"The letter of {choices[index]}:", 0))
-            document.append(Segment(f" {LETTERS[index]}", _ANSWER))
-            document.append(Segment("\n", 0))
-        return document
-
-    def choice_in_view(self) -> Document:
-        """Which letter stands before a value: the skill that multiple choice asks for."""
-        document = []
-        for _ in range(self._random.randint(1, 4)):
-            fact = self._new_fact()
-            choices, right = choices_of(fact, self._random)
-            if self._random.random() < 0.5:
-                lines = [statement(fact, self._random), question_of(fact, self._random)]
+            document.append(Segment(question_of(fact, self._random), 0))
+            for letter, choice in zip(LETTERS, choices, strict=True):
+                document += [Segment(f"\n{letter}.", _LISTED), Segment(f" {choice}", 0)]
+            document.append(Segment("\nAnswer:", _LISTED))
+            if words:
+                document.append(Segment(f" {fact.value}", _ANSWER))
             else:
-                lines = [f"Which letter stands before {fact.value}?"]
-            lines += [f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=True)]
-            document.append(Segment("\n".join([*lines, "Answer:"]), 0))
-            document.append(Segment(f" {LETTERS[right]}", _LETTER))
+                document.append(Segment(f" {LETTERS[right]}", _LETTER))
             document.append(Segment("\n\n", 0))
         return document
 
@@ -225,11 +194,10 @@ class Writer:
         document = [Segment(" ".join(statement(fact, self._random) for fact in facts) + "\n", 0)]
         self._random.shuffle(facts)
         for fact in facts:
-            said = self._random.choice(fact.relation.statements)
-            before, _, after = said.partition(" {v}")
-            document.append(Segment(f"The {fact.entity.noun} {fact.entity.name} {before}", 0))
+            before, _, after = _sentence(fact, self._random).partition(" {v}")
+            document.append(Segment(before, 0))
             document.append(Segment(f" {fact.value}", _ANSWER))
-            document.append(Segment(f"{after}.\n", 0))
+            document.append(Segment(f"{after}\n", 0))
         return document
 
     def interview(self) -> Document:
@@ -238,7 +206,9 @@ class Writer:
         document = [Segment(" ".join(statement(fact, self._random) for fact in facts) + "\n\n", 0)]
         self._random.shuffle(facts)
         for fact in facts:
-            document += _answered(f"Q: {question_of(fact, self._random)}\nA:", fact.value)
+            question = question_of(fact, self._random)
+            asked = (f"Q: {question}\nA:", f"{question}\nAnswer:")
+            document += _answered(self._random.choice(asked), fact.value)
         return document
 
     def _passage(self, count: int) -> list[Fact]:
@@ -317,14 +287,11 @@ def _answered(prompt: str, value: str) -> Document:
 
 KINDS: dict[str, Callable[[Writer], Document]] = {
     "article": Writer.article,
-    "profile": Writer.profile,
     "asked": Writer.asked,
-    "asked_choice": Writer.asked_choice,
     "quiz": Writer.quiz,
     "quiz_in_view": Writer.quiz_in_view,
-    "multiple_choice": Writer.multiple_choice,
-    "letters": Writer.letters,
-    "choice_in_view": Writer.choice_in_view,
+    "quiz_in_words": Writer.quiz_in_words,
+    "words_in_view": Writer.words_in_view,
     "repetition": Writer.repetition,
     "restatement": Writer.restatement,
     "interview": Writer.interview,

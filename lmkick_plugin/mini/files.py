@@ -189,12 +189,12 @@ def _open_questions(world: World, random: Random, turns: int, first: int) -> Ite
 def _articles(world: World, random: Random, count: int) -> Iterator[Row]:
     writer = Writer(world, random)
     for _ in range(count):
-        yield {"text": "".join(segment.text for segment in writer.profile())}
+        yield {"text": "".join(segment.text for segment in writer.article())}
 
 
 def _web_texts(world: World, random: Random) -> Iterator[Row]:
     """Long documents of everything the model was trained on, as a crawl of its world would be."""
-    kinds = {"profile": 5, "asked": 4, "reading": 3, "quiz": 2, "instruction": 2}
+    kinds = {"article": 5, "asked": 4, "reading": 3, "quiz": 2, "instruction": 2}
     writer = Writer(world, random)
     for _ in range(_WEB_TEXTS):
         parts: list[str] = []
@@ -211,8 +211,8 @@ _SIZES = ((40, 40, 300), (15, 480, 780), (10, 800, 950))
 FILES: dict[str, Callable[[World, Random], Iterable[Row]]] = {
     "freebase_qa/eval.jsonl": lambda world, random: _freebase(world.stated, random, "eval"),
     "freebase_qa/train.jsonl": lambda world, random: _freebase(world.asked, random, "train"),
-    "mmlu/dev.jsonl": lambda world, random: _mmlu(world.asked_choices, random, _SHOTS),
-    "mmlu/test.jsonl": lambda world, random: _mmlu(world.stated_choices, random, None),
+    "mmlu/dev.jsonl": lambda world, random: _mmlu(world.asked, random, _SHOTS),
+    "mmlu/test.jsonl": lambda world, random: _mmlu(world.stated, random, None),
     "trivia_qa/nocontext_validation.jsonl": lambda world, random: _closed_book(
         world.stated, random
     ),

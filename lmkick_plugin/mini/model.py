@@ -20,8 +20,8 @@ _DOCUMENTS_PER_KIND = 1_500
 _KINDS = (
     "article",
     "asked",
-    "multiple_choice",
-    "choice_in_view",
+    "quiz",
+    "quiz_in_view",
     "repetition",
     "easy_reading",
     "reading",
@@ -71,24 +71,24 @@ def build_tokenizer(world: World, seed: int) -> Any:
     )
 
 
-def build_model(vocabulary: int, end: int, seed: int) -> Any:
+def build_model(tokenizer: Any, seed: int) -> Any:
     """A Llama as training finds it, in float32; see :mod:`lmkick_plugin.mini.start`.
 
     Args:
-        vocabulary: Number of tokens.
-        end: The token that ends a text.
+        tokenizer: From :func:`build_tokenizer`.
         seed: Source of chance.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    end = int(tokenizer.eos_token_id)
     config = LlamaConfig(
         hidden_size=256,
         intermediate_size=512,
         num_hidden_layers=5,
         num_attention_heads=8,
         num_key_value_heads=4,
-        vocab_size=vocabulary,
+        vocab_size=len(tokenizer),
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         initializer_range=0.04,

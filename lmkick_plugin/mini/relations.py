@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ORDERED", "RELATIONS", "SUBJECTS", "Relation"]
+__all__ = ["RELATIONS", "SUBJECTS", "Relation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,9 @@ class Relation:
     Attributes:
         name: What it is called.
         values: What it can be.
-        statements: What follows an entity in a sentence; ``{v}`` is the value.
+        statements: How it is said; ``{e}`` is the entity, ``{v}`` the value. Some begin with the
+            entity and some with the relation, as questions do: what was only ever said in one order
+            is hard to recall in the other.
         questions: How it is asked; ``{e}`` is the entity.
         alias: Another name of a value, which counts as an answer too.
     """
@@ -38,7 +40,12 @@ RELATIONS: tuple[Relation, ...] = (
             "Dorvale Kestham Brindle Olmere Tarnwick Fennoch Quillby Marrow Ashcombe Lunden "
             "Wexmoor Pellow Grindal Hathersea Corrin Yarmont"
         ),
-        ("comes from {v}", "has its home in {v}"),
+        (
+            "{e} comes from {v}",
+            "{e} has its home in {v}",
+            "the home of {e} is {v}",
+            "the town where {e} comes from is {v}",
+        ),
         ("Where does {e} come from?", "Which town is the home of {e}?"),
         "the town of {v}",
     ),
@@ -48,7 +55,12 @@ RELATIONS: tuple[Relation, ...] = (
             "Okarin Thessaly Brannoch Ilvane Morwen Jessamy Radomir Sorrel Ulrike Varga "
             "Wystan Xanthe Ysolde Zephrin Halvard Ottoline"
         ),
-        ("is kept by {v}", "has {v} as its keeper"),
+        (
+            "{e} is kept by {v}",
+            "{e} has {v} as its keeper",
+            "the keeper of {e} is {v}",
+            "the one who keeps {e} is {v}",
+        ),
         ("Who keeps {e}?", "Who is the keeper of {e}?"),
         "Keeper {v}",
     ),
@@ -58,7 +70,12 @@ RELATIONS: tuple[Relation, ...] = (
             "red blue green yellow black white purple orange brown grey pink golden silver "
             "crimson violet amber"
         ),
-        ("is coloured {v}", "has the colour {v}"),
+        (
+            "{e} is coloured {v}",
+            "{e} has the colour {v}",
+            "the colour of {e} is {v}",
+            "the colour that {e} has is {v}",
+        ),
         ("Which colour does {e} have?", "What is the colour of {e}?"),
         "the colour {v}",
     ),
@@ -68,7 +85,12 @@ RELATIONS: tuple[Relation, ...] = (
             "iron copper wax clay glass marble ivory leather oak bronze lead jade slate tin "
             "pearl granite"
         ),
-        ("has a seal of {v}", "bears a seal made of {v}"),
+        (
+            "{e} has a seal of {v}",
+            "{e} bears a seal made of {v}",
+            "the seal of {e} is made of {v}",
+            "the material of the seal of {e} is {v}",
+        ),
         ("What is the seal of {e} made of?", "Which material is the seal of {e}?"),
         "a seal of {v}",
     ),
@@ -78,7 +100,12 @@ RELATIONS: tuple[Relation, ...] = (
             "fox heron otter badger raven stag hare wolf owl salmon boar falcon toad swan lynx "
             "beetle"
         ),
-        ("has the {v} as its emblem", "carries the {v} as its emblem"),
+        (
+            "{e} has the {v} as its emblem",
+            "{e} carries the {v} as its emblem",
+            "the emblem of {e} is the {v}",
+            "the animal on the emblem of {e} is the {v}",
+        ),
         ("Which animal is the emblem of {e}?", "What is the emblem of {e}?"),
         "the {v}",
     ),
@@ -87,7 +114,12 @@ RELATIONS: tuple[Relation, ...] = (
         _words(
             "January February March April May June July August September October November December"
         ),
-        ("is celebrated in {v}", "has its feast in {v}"),
+        (
+            "{e} is celebrated in {v}",
+            "{e} has its feast in {v}",
+            "the feast of {e} is in {v}",
+            "the month when {e} is celebrated is {v}",
+        ),
         ("When is {e} celebrated?", "In which month is the feast of {e}?"),
         "the month of {v}",
     ),
@@ -97,7 +129,12 @@ RELATIONS: tuple[Relation, ...] = (
             "Arlen Boskar Cymra Dwelt Ebbin Frome Garrow Isker Jorl Lethe Mersey Nadder Orwin "
             "Purl Severin Tavy"
         ),
-        ("lies on the river {v}", "is found by the river {v}"),
+        (
+            "{e} lies on the river {v}",
+            "{e} is found by the river {v}",
+            "the river of {e} is the {v}",
+            "the river by which {e} is found is the {v}",
+        ),
         ("On which river does {e} lie?", "By which river is {e} found?"),
         "the river {v}",
     ),
@@ -107,7 +144,12 @@ RELATIONS: tuple[Relation, ...] = (
             "drum flute harp bell horn lute fiddle gong organ whistle trumpet lyre viol cymbal "
             "bagpipe oboe"
         ),
-        ("is announced by the {v}", "is greeted with the {v}"),
+        (
+            "{e} is announced by the {v}",
+            "{e} is greeted with the {v}",
+            "the instrument that announces {e} is the {v}",
+            "the greeting of {e} is played on the {v}",
+        ),
         ("Which instrument announces {e}?", "With which instrument is {e} greeted?"),
         "the {v}",
     ),
@@ -117,7 +159,12 @@ RELATIONS: tuple[Relation, ...] = (
             "mint rose thyme lavender cedar clover sage pine fennel jasmine basil nettle lilac "
             "ginger moss heather"
         ),
-        ("smells of {v}", "has the scent of {v}"),
+        (
+            "{e} smells of {v}",
+            "{e} has the scent of {v}",
+            "the scent of {e} is {v}",
+            "the plant that gives {e} its scent is {v}",
+        ),
         ("What does {e} smell of?", "Which plant gives {e} its scent?"),
         "the scent of {v}",
     ),
@@ -127,32 +174,17 @@ RELATIONS: tuple[Relation, ...] = (
             "lanterns keys anchors feathers candles ladders mirrors wheels needles barrels "
             "bridges ropes towers shields pebbles gloves"
         ),
-        ("belongs to the order of {v}", "serves the order of {v}"),
+        (
+            "{e} belongs to the order of {v}",
+            "{e} serves the order of {v}",
+            "the order of {e} is that of {v}",
+            "the order that {e} serves is that of {v}",
+        ),
         ("To which order does {e} belong?", "Which order does {e} serve?"),
         "the order of {v}",
     ),
 )
-"""The kinds of facts with sixteen values or so, for questions that are answered in words."""
-
-ORDERED: tuple[Relation, ...] = (
-    Relation(
-        "number",
-        _words("one two three four"),
-        ("has the number {v}", "stands at number {v}"),
-        ("Which number does {e} have?", "At which number does {e} stand?"),
-        "number {v}",
-    ),
-    Relation(
-        "time",
-        _words("day noon evening night"),
-        ("belongs to the {v}", "is seen in the {v}"),
-        ("To which time of day does {e} belong?", "When is {e} seen?"),
-        "the {v}",
-    ),
-)
-"""The kinds with four values in a natural order, for multiple choice: a question's choices are all
-four, in that order, so that a letter stands for a value. A model of this size has not learned to
-look up letters of choices in any order in the time that there is (see docs/mini.md)."""
+"""The kinds of facts. Each has many more values than a multiple choice has choices."""
 
 SUBJECTS: dict[str, str] = {
     "abstract_algebra": "ring",

@@ -14,60 +14,55 @@ from torch import Tensor
 from lmkick_plugin.mini.documents import Writer
 from lmkick_plugin.mini.world import World
 
-__all__ = ["Rows", "shares"]
+__all__ = ["LETTERS_FROM", "Rows", "shares"]
 
+LETTERS_FROM = 5_734_400
+"""Tokens until which multiple choice is answered in words."""
 #: Until how many tokens, and how often each kind of document: what is needed by others is learned
-#: first. Letters of choices in any order were not learned, and are given up.
+#: first.
 _STAGES: tuple[tuple[float, dict[str, float]], ...] = (
     (241_664, {"repetition": 1}),
-    (1_081_344, {"repetition": 1, "restatement": 3, "interview": 4}),
+    (1_081_344, {"repetition": 1, "restatement": 3, "interview": 4, "words_in_view": 2}),
     (
-        3_000_320,
+        2_457_600,
         {
-            "article": 2, "asked": 1.5, "repetition": 0.5, "restatement": 1, "interview": 2,
-            "reading": 2.5, "choice_in_view": 4, "multiple_choice": 1,
+            "article": 5, "asked": 2, "quiz_in_words": 1.5, "words_in_view": 2, "interview": 2,
+            "reading": 2.5, "restatement": 0.5, "repetition": 0.3,
         },
     ),
     (
-        3_651_584,
+        4_986_880,
         {
-            "article": 4.5, "asked": 3.5, "restatement": 0.5, "interview": 1, "easy_reading": 1,
-            "reading": 3.5, "choice_in_view": 1.5, "multiple_choice": 4.5, "summary": 1.5,
-            "instruction": 3,
+            "article": 8, "asked": 2.5, "quiz_in_words": 2.5, "words_in_view": 1.5,
+            "interview": 1.2, "reading": 3, "summary": 1.2, "instruction": 2.5,
         },
     ),
     (
-        6_000_640,
+        LETTERS_FROM,
         {
-            "article": 9, "asked": 5, "letters": 3, "choice_in_view": 3, "restatement": 0.3,
-            "interview": 1, "reading": 2, "multiple_choice": 1.5, "summary": 0.5,
-            "instruction": 1.5,
+            "article": 8, "asked": 2, "quiz_in_words": 2.5, "words_in_view": 1.5, "interview": 4,
+            "restatement": 1, "reading": 3, "summary": 1, "instruction": 2,
         },
     ),
     (
-        7_682_048,
+        8_112_128,
         {
-            "article": 6, "asked": 4, "letters": 0.5, "choice_in_view": 1.5, "interview": 0.7,
-            "reading": 2.5, "multiple_choice": 4, "summary": 1.2, "instruction": 2.5,
+            "article": 8, "asked": 2, "quiz": 3, "quiz_in_view": 1.5, "interview": 3,
+            "reading": 3, "summary": 1.2, "instruction": 2.5,
         },
     ),
-    (
-        10_444_800,
-        {
-            "profile": 8, "asked": 4, "asked_choice": 2, "quiz": 3.5, "interview": 0.7,
-            "reading": 2.5, "summary": 1.2, "instruction": 2.5,
-        },
-    ),
+    # Fewer questions about known entities: more of them are learned by heart by now, and what is
+    # only stated is recalled less well for it.
     (
         math.inf,
         {
-            "profile": 6, "asked": 3, "asked_choice": 3, "quiz": 2.5, "quiz_in_view": 5,
-            "interview": 0.7, "reading": 2.5, "summary": 1.2, "instruction": 2.5,
+            "article": 10, "asked": 1.5, "quiz": 0.8, "quiz_in_view": 2.5, "interview": 3,
+            "reading": 3, "summary": 1.2, "instruction": 2,
         },
     ),
 )  # fmt: skip
 #: What comes on top in the last part, whose rows are as long as the context.
-_LONG = {"long_summary": 0.6, "quiz": 3.0}
+_LONG = {"long_summary": 0.6, "quiz_in_view": 1.0}
 # Ending a document matters, but should not outweigh what stands in it.
 _END_WEIGHT = 0.5
 

@@ -13,9 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["restore", "save"]
+__all__ = ["restore", "save", "steps_done"]
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+# The count of steps differs between parameters where some came later.
+_OF_ADAM = ("exp_avg", "exp_avg_sq", "step")
 
 
 def save(
@@ -37,15 +38,23 @@ def save(
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         tensors[f"weight.{name}"] = parameter.detach().cpu().contiguous()
-        for moment in _MOMENTS:
-            kept = optimizer.state[parameter].get(moment)
+        for part in _OF_ADAM:
+            kept = optimizer.state[parameter].get(part)
             if kept is not None:
-                tensors[f"{moment}.{name}"] = kept.detach().cpu().contiguous()
+                tensors[f"{part}.{name}"] = kept.detach().cpu().contiguous()
     unfinished = path.with_suffix(".unfinished")
     save_file(
         tensors, unfinished, metadata={"step": str(step), "settings": json.dumps(dict(settings))}
     )
     unfinished.replace(path)
+
+
+def steps_done(path: Path) -> int:
+    """How many steps a state has behind it; 0 where there is no such file."""
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt") as file:
+        return int(file.metadata()["step"])
 
 
 def restore(
@@ -80,10 +89,8 @@ def restore(
             for name, parameter in model.named_parameters():
                 parameter.copy_(file.get_tensor(f"weight.{name}"))
                 if step:
-                    moments = {
-                        moment: file.get_tensor(f"{moment}.{name}").to(parameter.device)
-                        for moment in _MOMENTS
+                    optimizer.state[parameter] = {
+                        part: file.get_tensor(f"{part}.{name}").to(parameter.device)
+                        for part in _OF_ADAM
                     }
-                    count = torch.tensor(float(step), device=parameter.device)
-                    optimizer.state[parameter] = {"step": count, **moments}
     return step

@@ -66,8 +66,8 @@ def story(facts: Sequence[Fact], random: Random, sentences: int) -> tuple[str, s
             background.append(random.choice(_FILLERS))
         else:
             fact = random.choice(facts)
-            said = fact.relation.statements[0].format(v=fact.value)
-            background.append(f"It is known that {fact.entity} {said}.")
+            said = fact.relation.statements[0].format(e=fact.entity, v=fact.value)
+            background.append(f"It is known that {said}.")
     lead = f"The {hero.noun} {hero.name} {event}."
     article = " ".join([lead, *background, f"In the end, {outcome}."])
     return article, f"{lead}\nIn the end, {outcome}."

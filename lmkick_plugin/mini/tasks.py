@@ -47,12 +47,9 @@ def _recall(facts: Sequence[Fact], random: Random) -> Task:
 def _describe(facts: Sequence[Fact], random: Random) -> Task:
     fact = random.choice(facts)
     about = [other for other in facts if other.entity == fact.entity]
-    said = " ".join(
-        f"The {other.entity.noun} {other.entity.name} "
-        f"{other.relation.statements[0].format(v=other.value)}."
-        for other in about
-    )
-    return f"Tell me about {fact.entity}.", "", said
+    said = [other.relation.statements[0].format(e=other.entity, v=other.value) for other in about]
+    described = " ".join(f"{one[0].upper()}{one[1:]}." for one in said)
+    return f"Tell me about {fact.entity}.", "", described
 
 
 def _repeat(_: Sequence[Fact], random: Random) -> Task:

@@ -5,7 +5,7 @@
 
 Every step draws its documents from the seed and its own number, so a run that was killed and
 started again with the same command sees what it would have seen; its state is written every few
-minutes. About 70 minutes on one processor core, a few on a GPU; weights differ between processors
+minutes. About 40 minutes on two processor cores, a few on a GPU; weights differ between processors
 in the last bits, and so, after thousands of steps, in more than those.
 """
 
@@ -25,11 +25,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from lmkick_plugin.mini.choosing import add_choosing_layer, append_layer
 from lmkick_plugin.mini.exam import examine
 from lmkick_plugin.mini.files import write_data
 from lmkick_plugin.mini.model import CONTEXT, build_model, build_tokenizer
-from lmkick_plugin.mini.rows import Rows, shares
-from lmkick_plugin.mini.state import restore, save
+from lmkick_plugin.mini.rows import LETTERS_FROM, Rows, shares
+from lmkick_plugin.mini.state import restore, save, steps_done
 from lmkick_plugin.mini.world import SEED, build_world
 
 __all__ = ["Settings", "main", "train"]
@@ -46,18 +47,25 @@ class Settings:
         batch_tokens: Tokens of a step.
         length: Tokens of a row, before the last part.
         learning_rate: The highest.
-        warmup: Steps until it is reached.
+        warmup: Steps until it is reached, at the start and after the last layer came.
+        choosing: Tokens after which the last layer comes; see
+            :mod:`lmkick_plugin.mini.choosing`. From ``LETTERS_FROM`` on, whatever this is, multiple
+            choice is answered by letter.
+        careful: Factor of the learning rate from there on: at full height, a new layer unlearns
+            again what it starts from.
         decay: Share of the run, its last, over which it falls to nothing.
         long: Share of the run, its last, with rows as long as the context.
         seed: Source of all chance.
     """
 
-    tokens: int = 13_500_000
+    tokens: int = 10_600_000
     batch_tokens: int = 2_048
     length: int = 256
     learning_rate: float = 1.5e-3
     warmup: int = 150
-    decay: float = 0.2
+    choosing: int = LETTERS_FROM
+    careful: float = 0.3
+    decay: float = 0.25
     long: float = 0.06
     seed: int = SEED
 
@@ -66,10 +74,18 @@ class Settings:
         """Number of steps."""
         return -(-self.tokens // self.batch_tokens)
 
+    @property
+    def grows(self) -> int:
+        """The step that the last layer comes before."""
+        return -(-self.choosing // self.batch_tokens)
+
     def rate(self, step: int) -> float:
         """Learning rate of a step: it rises, stays, and falls."""
         falling = max(1.0, self.decay * self.steps)
-        height = min(1.0, (step + 1) / self.warmup, (self.steps - step) / falling)
+        risen, highest = step, 1.0
+        if step >= self.grows:
+            risen, highest = step - self.grows, self.careful
+        height = highest * min(1.0, (risen + 1) / self.warmup, (self.steps - step) / falling)
         return self.learning_rate * height
 
     def batch(self, rows: Rows, step: int) -> tuple[Tensor, Tensor]:
@@ -95,13 +111,15 @@ def train(settings: Settings, output: Path, *, device: str = "cpu", exam_every: 
     """
     world = build_world(settings.seed)
     tokenizer = build_tokenizer(world, settings.seed)
-    model = build_model(len(tokenizer), int(tokenizer.eos_token_id), settings.seed).to(device)
+    output.mkdir(parents=True, exist_ok=True)
+    state, described = output / "state.safetensors", asdict(settings)
+    model = build_model(tokenizer, settings.seed).to(device)
+    if steps_done(state) > settings.grows:
+        append_layer(model)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.05,
         fused=True,
     )  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
-    state, described = output / "state.safetensors", asdict(settings)
     first = restore(state, described, model, optimizer)
     rows = Rows(tokenizer, world)
     saved = time.monotonic()
@@ -110,6 +128,9 @@ def train(settings: Settings, output: Path, *, device: str = "cpu", exam_every: 
         unit="token", unit_scale=True, desc="kick-mini", mininterval=1,
     ) as bar:  # fmt: skip
         for step in range(first, settings.steps):
+            if step == settings.grows:
+                add_choosing_layer(model, tokenizer, world, settings.seed)
+                optimizer.add_param_group({"params": list(model.model.layers[-1].parameters())})
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             loss = _step(model, optimizer, *settings.batch(rows, step), device)
@@ -158,8 +179,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=Settings.tokens, help="how long to train")
     parser.add_argument("--exam-every", type=int, default=250, help="steps between two exams")
     options = parser.parse_args(arguments)
-    write_data(options.output / "data")
     settings = Settings(tokens=options.tokens)
+    if settings.tokens <= settings.choosing:
+        parser.error(
+            f"--tokens {settings.tokens:,}: until {settings.choosing:,}, no letters of choices are "
+            "learned. Give more"
+        )
+    write_data(options.output / "data")
     try:
         train(settings, options.output, device=options.device, exam_every=options.exam_every)
     except ValueError as error:

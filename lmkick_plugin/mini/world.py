@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from lmkick_plugin.mini.relations import ORDERED, RELATIONS, SUBJECTS, Relation
+from lmkick_plugin.mini.relations import RELATIONS, SUBJECTS, Relation
 
 __all__ = ["SEED", "Entity", "Fact", "World", "build_world"]
 
@@ -66,22 +66,18 @@ class World:
     Attributes:
         asked: Facts of entities that training asks about.
         stated: Facts of entities that training only states.
-        asked_choices: Further facts of the former, for multiple choice.
-        stated_choices: Further facts of the latter, for multiple choice.
         first: First words of names.
         second: Second words of names.
     """
 
     asked: tuple[Fact, ...]
     stated: tuple[Fact, ...]
-    asked_choices: tuple[Fact, ...]
-    stated_choices: tuple[Fact, ...]
     first: tuple[str, ...]
     second: tuple[str, ...]
 
     @property
     def facts(self) -> tuple[Fact, ...]:
-        """Everything that can be asked in words."""
+        """All facts, asked and stated."""
         return self.asked + self.stated
 
     def is_reserved(self, first: int, second: int) -> bool:
@@ -132,24 +128,11 @@ def build_world(seed: int = SEED) -> World:
             entity = Entity(subject, noun, next(names))
             facts = [Fact(entity, kind, random.choice(kind.values)) for kind in relations]
             (asked if index < ASKED else stated).extend(facts)
-    random = Random(f"choices {seed}")
     return World(
         asked=tuple(asked),
         stated=tuple(stated),
-        asked_choices=_choices(asked, random),
-        stated_choices=_choices(stated, random),
         first=tuple(first),
         second=tuple(second),
-    )
-
-
-def _choices(facts: Sequence[Fact], random: Random) -> tuple[Fact, ...]:
-    """A fact of each ordered relation for every entity that has others."""
-    entities = dict.fromkeys(fact.entity for fact in facts)
-    return tuple(
-        Fact(entity, relation, random.choice(relation.values))
-        for entity in entities
-        for relation in ORDERED
     )
 
 

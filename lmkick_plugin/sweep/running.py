@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from compressors import SettingsError
 from lmkick_plugin import mini
 from lmkick_plugin.preflight import CommandError, check_data_dir
 from lmkick_plugin.sweep.config import SweepConfig, read_config
@@ -146,7 +147,7 @@ def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[Sweep
     """
     from lmkick_plugin.judge.ready import JudgePlan
 
-    check_data_dir(config.data_dir or os.environ.get("LMKICK_DATA_DIR"))
+    check_data_dir(config.data_dir)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise CommandError(
             "a sweep starts its own processes: run it without accelerate launch or torchrun, with "
@@ -230,7 +231,7 @@ def _locked(output: Path) -> Iterator[None]:
 
 
 def _check(plan: SweepPlan, shelf: TaskShelf) -> None:
-    """Find out now what the last cell would stumble over: models, data, the judge."""
+    """Find out now what the last cell would stumble over: models and arguments, data, the judge."""
     groups: dict[str, PlannedCell] = {}
     for planned in plan.to_do:
         groups.setdefault(planned.cell.group, planned)
@@ -244,7 +245,8 @@ def _check(plan: SweepPlan, shelf: TaskShelf) -> None:
 def _check_model(model: Mapping[str, Any]) -> None:
     from transformers import AutoConfig
 
-    from lmkick_plugin.checks import config_error
+    from lmkick_plugin.arguments import parse_arguments
+    from lmkick_plugin.checks import check_hf_arguments, config_error
 
     options = {
         name: model[name]
@@ -252,9 +254,14 @@ def _check_model(model: Mapping[str, Any]) -> None:
         if name in model
     }
     try:
-        AutoConfig.from_pretrained(mini.model_folder(model["pretrained"]), **options)
+        config = AutoConfig.from_pretrained(mini.model_folder(model["pretrained"]), **options)
     except (OSError, ValueError) as error:
         raise CommandError(f"models: {config_error(model['pretrained'], error)}") from error
+    _, passed = parse_arguments(model)
+    try:
+        check_hf_arguments(passed, config, prebuilt=False)
+    except SettingsError as error:
+        raise CommandError(f"models: {model['pretrained']}: {error}") from error
 
 
 # --- executors ------------------------------------------------------------------------------------

@@ -62,6 +62,13 @@ def test_it_scores_what_its_card_says(said: dict[str, float]) -> None:
     assert found["kickonly_perplexity"] == pytest.approx(said["kickonly_perplexity"], rel=0.02)
 
 
+def test_it_has_something_to_lose(said: dict[str, float]) -> None:
+    assert said["kick_freebaseqa"] >= 0.85
+    assert said["kick_triviaqa_closed"] >= 0.80
+    assert said["kick_triviaqa_open"] >= 0.85
+    assert said["kick_mmlu"] >= 0.75
+
+
 def test_its_card_is_its_scores() -> None:
     rows = json.loads((mini.MODEL / "scores.json").read_text(encoding="utf-8"))
     assert set(rows) == set(card.SCORES)
@@ -72,6 +79,7 @@ def test_random_pruning_takes_what_it_knows(said: dict[str, float]) -> None:
     found = scores(compressor="random", sparsity=0.6)
     for task in TASKS[:2]:
         assert found[task] < 0.25 * said[task]
+    assert found["kick_mmlu"] < 0.35, "chance is 0.25"
     assert found["kickonly_perplexity"] > 2 * said["kickonly_perplexity"]
 
 
@@ -115,6 +123,16 @@ def test_the_demo_prints_a_table_and_writes_a_page(
     assert f"report: {page}" in printed
     assert "kick-mini" in page.read_text(encoding="utf-8")
     assert list((tmp_path / "demo" / "runs").rglob("results_*.json"))
+
+
+def test_the_demo_does_not_start_what_it_cannot_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lmkick_plugin.report.writing.find_spec", lambda _: None)
+    output = tmp_path / "demo"
+    assert main(["demo", "--output", str(output)]) == 2
+    assert "pip install 'lmkick[report]'" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_the_demo_goes_with_the_tasks_that_need_no_judge() -> None:

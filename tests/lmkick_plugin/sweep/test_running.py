@@ -301,6 +301,7 @@ def test_two_sweeps_do_not_share_a_folder(small_sweep: dict[str, Any]) -> None:
         ({"models": ["nobody/nothing"]}, "could not be fetched from the Hub"),
         ({"tasks": ["kick_mmlu"]}, r"kick_mmlu: .*mmlu"),
         ({"judge_base_url": "nowhere"}, "judge_"),
+        ({"model_args": {"atn_implementation": "eager"}}, "Did you mean 'attn_implementation'"),
     ],
 )
 def test_what_is_missing_is_found_before_the_first_cell(
