@@ -102,7 +102,7 @@ def add_choosing_layer(model: Any, tokenizer: Any, world: World, seed: int) -> N
     written = [tokenizer.encode(f" {letter}")[0] for letter in LETTERS]
     letters = normalize(embedding[written] * model.model.norm.weight, dim=-1)
     letters = (letters - letters.mean(0)) * _WRITTEN * float(stream.norm(dim=-1).mean())
-    values = fit.choices([torch.eye(size)[letter] for letter, _ in fit.said])
+    values = fit.choices([torch.eye(len(LETTERS))[letter] for letter, _ in fit.said])
     # Each group of heads shares keys and values; the first of them gets queries that fit.
     for head in range(config.num_key_value_heads):
         codes = _codes(_content(size), embedding, tokenizer, random)
@@ -114,7 +114,8 @@ def add_choosing_layer(model: Any, tokenizer: Any, world: World, seed: int) -> N
         attention.q_proj.weight[queries] = fit.answers(
             [_with_place(codes[text], size) for text in fit.found]
         )
-        attention.v_proj.weight[keys] = values
+        # The other values stay as they are, random: zeros on both sides would never learn.
+        attention.v_proj.weight[keys][: len(LETTERS)] = values
         attention.o_proj.weight[:, queries][:, : len(LETTERS)] = letters.T
 
 
