@@ -46,6 +46,7 @@ def scores(**recipe: Any) -> dict[str, float]:
         log_samples=False,
     )  # fmt: skip
     assert found["config"]["kick"]["base_model"] == "kick-mini"
+    assert found["config"]["kick"]["checkpoint"] is None, "taken for compressed by somebody else"
     return {task: found["results"][task][f"{card.SCORES[task]},none"] for task in TASKS}
 
 
