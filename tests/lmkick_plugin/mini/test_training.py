@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,10 @@ TINY = {
     "choosing": 3 * 256,
 }  # fmt: skip
 FEW_DOCUMENTS = 12
+WHOLE_QUESTION = re.compile(
+    r"(Please give answer to this question: .+\?\nThe answer is"
+    r"|Answer these questions:\n\nQ: .+\?\nA:|(Wh|In|On|By|To|With).+\?\nAnswer:) \w+\n"
+)
 
 RUN = f"""
 import json, os, signal, sys
@@ -185,7 +190,7 @@ def test_rows_keep_documents_whole_and_learn_only_what_is_marked(tokenizer: Any)
     for row, marked in zip(tokens, weights, strict=True):
         documents = tokenizer.decode(row).split("<|endoftext|>")
         asked = [text for text in documents if text]
-        assert all(text.startswith(("Please give", "Answer these")) for text in asked)
+        assert all(WHOLE_QUESTION.fullmatch(text) for text in asked)
         answers = [text.rstrip("\n").split(" ")[-1] for text in asked]
         learned = [tokenizer.decode([t]) for t, w in zip(row, marked, strict=True) if w > 1]
         assert [f" {answer}" for answer in answers] == learned
