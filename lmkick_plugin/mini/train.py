@@ -5,8 +5,8 @@
 
 Every step draws its documents from the seed and its own number, so a run that was killed and
 started again with the same command sees what it would have seen; its state is written every few
-minutes. About 40 minutes on two processor cores, a few on a GPU; weights differ between processors
-in the last bits, and so, after thousands of steps, in more than those.
+minutes. About 40 minutes on two processor cores (not measured on a GPU); weights differ between
+processors in the last bits, and so, after thousands of steps, in more than those.
 """
 
 from __future__ import annotations
