@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compression of large language models: pruning and quantization, one method a file.
 
-The methods need torch alone. What touches whole models or text (``compress_model``,
-``load_calibration`` and the reports) is imported when first asked for.
+Everything public is imported when first asked for, so that ``import compressors`` loads no torch.
 
 >>> Wanda(pattern=NM(2, 4))
 Wanda(pattern=NM(n=2, m=4), variant=False)
@@ -13,24 +12,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from compressors.base import (
-    CompressedWeight,
-    Compressor,
-    NumericalError,
-    SettingsError,
-    UnsupportedModelError,
-)
-from compressors.gptq import GPTQ
-from compressors.magnitude import Magnitude
-from compressors.patterns import NM, Unstructured
-from compressors.random import Random
-from compressors.rtn import RTN
-from compressors.sparsegpt import SparseGPT
-from compressors.wanda import Wanda
-
 if TYPE_CHECKING:
+    from compressors.base import CompressedWeight, Compressor
     from compressors.calibration import load_calibration
-    from compressors.driver import CompressionReport, LayerReport, compress_model
+    from compressors.driver import compress_model
+    from compressors.errors import (
+        LmkickError,
+        NumericalError,
+        SettingsError,
+        UnsupportedModelError,
+    )
+    from compressors.methods.gptq import GPTQ
+    from compressors.methods.magnitude import Magnitude
+    from compressors.methods.random import Random
+    from compressors.methods.rtn import RTN
+    from compressors.methods.sparsegpt import SparseGPT
+    from compressors.methods.wanda import Wanda
+    from compressors.patterns import NM, Unstructured
+    from compressors.report import CompressionReport, LayerReport
 
 __all__ = [
     "GPTQ",
@@ -40,6 +39,7 @@ __all__ = [
     "CompressionReport",
     "Compressor",
     "LayerReport",
+    "LmkickError",
     "Magnitude",
     "NumericalError",
     "Random",
@@ -52,12 +52,23 @@ __all__ = [
     "load_calibration",
 ]
 
-_LAZY = {
-    "CompressionReport": "compressors.report",
-    "LayerReport": "compressors.report",
-    "compress_model": "compressors.driver",
-    "load_calibration": "compressors.calibration",
-}
+_MODULES = {
+    "compressors.base": ("CompressedWeight", "Compressor"),
+    "compressors.calibration": ("load_calibration",),
+    "compressors.driver": ("compress_model",),
+    "compressors.errors": (
+        "LmkickError", "NumericalError", "SettingsError", "UnsupportedModelError",
+    ),
+    "compressors.methods.gptq": ("GPTQ",),
+    "compressors.methods.magnitude": ("Magnitude",),
+    "compressors.methods.random": ("Random",),
+    "compressors.methods.rtn": ("RTN",),
+    "compressors.methods.sparsegpt": ("SparseGPT",),
+    "compressors.methods.wanda": ("Wanda",),
+    "compressors.patterns": ("NM", "Unstructured"),
+    "compressors.report": ("CompressionReport", "LayerReport"),
+}  # fmt: skip
+_LAZY = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,33 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every compression method is: settings in, one weight matrix out, and three ways to fail."""
+"""Base of the compression methods, their result, and the checks they share."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+
+from compressors.errors import NumericalError, SettingsError
 
 __all__ = [
     "CompressedWeight",
     "Compressor",
-    "NumericalError",
-    "SettingsError",
-    "UnsupportedModelError",
+    "all_finite",
+    "apply_mask",
+    "is_integer",
+    "is_number",
+    "require_dampening",
+    "require_finite_weight",
 ]
-
-
-class SettingsError(ValueError):
-    """A setting, or calibration input, is wrong or contradicts another; raised before any work."""
-
-
-class UnsupportedModelError(ValueError):
-    """The model does not go with the request: no blocks found, widths that do not divide."""
-
-
-class NumericalError(RuntimeError):
-    """Numbers went bad: non-finite values, or a Hessian that no damping makes definite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +54,15 @@ class CompressedWeight:
     dampening: float | None = None
 
 
-class Compressor(Protocol):
+class Compressor(ABC):
     """A frozen dataclass of a method's settings, and its pure function of a weight."""
+
+    __slots__ = ()
 
     #: What the method needs to know of its inputs: a class of :mod:`compressors.statistics`.
     statistic: ClassVar[type[Any]]
 
+    @abstractmethod
     def check(self, name: str, out_features: int, in_features: int) -> None:
         """Raise :class:`UnsupportedModelError` if this shape does not go with the settings.
 
@@ -72,6 +70,7 @@ class Compressor(Protocol):
         which sizes would do.
         """
 
+    @abstractmethod
     def compress(self, weight: Tensor, stats: Any) -> CompressedWeight:
         """Compress one ``[out_features, in_features]`` matrix given the statistics of its input."""
 
@@ -80,6 +79,63 @@ class Compressor(Protocol):
 
         Comparison groups stay within each matrix: the results are those of :meth:`compress`.
         """
+        return [self.compress(weight, stats) for weight in weights]
 
     def fallback(self) -> Compressor:
         """The calibration-free method for a matrix whose input was (almost) never seen."""
+        return self
+
+
+def is_integer(value: object) -> bool:
+    """Whether ``value`` is an int, bool excluded."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is an int or float, and not a bool."""
+    return is_integer(value) or isinstance(value, float)
+
+
+def require_dampening(dampening_frac: object, block_size: object) -> None:
+    """Raise :class:`SettingsError` unless these are settings of the Hessian methods."""
+    if not (
+        is_number(dampening_frac)
+        and isinstance(dampening_frac, (int, float))
+        and 0 <= dampening_frac <= 1
+    ):
+        raise SettingsError(
+            f"dampening_frac={dampening_frac!r} has to be a number from 0 to 1: the share of the "
+            "Hessian's mean diagonal that is added to it (0.01 as published)"
+        )
+    if not (is_integer(block_size) and isinstance(block_size, int) and block_size >= 1):
+        raise SettingsError(
+            f"block_size={block_size!r} has to be an integer from 1 on: the number of columns "
+            "worked on at a time (128 as published)"
+        )
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no element is an infinity or NaN."""
+    # One pass without temporaries; finite values whose sum overflows are looked at again.
+    total = values.detach().sum(dtype=torch.float32)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(values).all())
+
+
+def require_finite_weight(weight: Tensor) -> None:
+    """Raise :class:`NumericalError` if ``weight`` holds an infinity or NaN."""
+    if not all_finite(weight):
+        raise NumericalError(
+            "the weight is not finite (it holds NaN or infinity) before any compression: check the "
+            "checkpoint, and load it in the dtype it was saved in"
+        )
+
+
+def apply_mask(weight: Tensor, keep: Tensor) -> CompressedWeight:
+    """Zero a weight outside its mask.
+
+    Args:
+        weight: ``[out_features, in_features]``; not modified.
+        keep: Bool, same shape, True where the weight stays.
+    """
+    # Several times faster than masked_fill or where on a CPU; adding 0 clears the sign of -0.
+    return CompressedWeight(weight=(weight.detach() * keep).add_(0.0), mask=keep)

@@ -26,8 +26,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from compressors.base import SettingsError
-from compressors.report import CompressionReport, LayerReport, write_atomically
+from compressors.errors import SettingsError
+from compressors.files import write_atomically
+from compressors.report import CompressionReport, LayerReport
 from compressors.resume import ResumeStore
 
 __all__ = ["CacheEntry", "CompressionCache", "entry_name", "software"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from compressors.base import SettingsError
+from compressors.errors import SettingsError
 
 __all__ = ["load_calibration"]
 

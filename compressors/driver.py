@@ -13,24 +13,25 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from compressors.base import Compressor, SettingsError
-from compressors.cache import CompressionCache, software
-from compressors.capture import capture
-from compressors.devices import BlockMover, concrete_device, home_device, synchronize
-from compressors.families import Block, check_supported, find_blocks
-from compressors.guards import (
+from compressors.base import Compressor
+from compressors.blocks.capture import capture
+from compressors.blocks.compress_group import Solver
+from compressors.blocks.find import Block, check_supported, find_blocks
+from compressors.blocks.forward import Passes, keep_hidden
+from compressors.blocks.input_hooks import collecting
+from compressors.blocks.offload import BlockMover, concrete_device, home_device, synchronize
+from compressors.blocks.preconditions import (
     check_calibration,
     check_finite,
     check_shapes,
     in_evaluation,
     memory_advice,
 )
-from compressors.inputs import collecting
-from compressors.integers import QuantizationGrid
-from compressors.passes import Passes, keep_hidden
+from compressors.cache import CompressionCache, software
+from compressors.errors import SettingsError
+from compressors.quantization_grid import QuantizationGrid
 from compressors.report import CompressionReport, LayerReport
 from compressors.resume import ResumeStore, fingerprint
-from compressors.solve import Solver
 from compressors.statistics import Hessian
 
 __all__ = ["BATCH_TOKENS", "CompressionReport", "LayerReport", "compress_model"]

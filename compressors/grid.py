@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressors.base import SettingsError, UnsupportedModelError
-from compressors.checks import is_integer
+from compressors.base import is_integer
+from compressors.errors import SettingsError, UnsupportedModelError
 
 __all__ = ["LEAST_STORED_SCALE", "Grid"]
 

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from compressors.base import SettingsError, UnsupportedModelError
-from compressors.checks import is_integer, is_number
+from compressors.base import is_integer, is_number
+from compressors.errors import SettingsError, UnsupportedModelError
 
 __all__ = ["NM", "Pattern", "Unstructured", "keep_largest", "kth_smallest", "require_pattern"]
 

@@ -7,15 +7,16 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from compressors.base import CompressedWeight, SettingsError
+from compressors.base import CompressedWeight
+from compressors.errors import SettingsError
+from compressors.files import write_atomically
 
-__all__ = ["CompressionReport", "LayerReport", "stored_bytes", "write_atomically", "write_table"]
+__all__ = ["CompressionReport", "LayerReport", "stored_bytes", "write_table"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,25 +169,4 @@ def write_table(report: CompressionReport, path: str | Path) -> None:
         text = buffer.getvalue()
     else:
         raise SettingsError(f"{path}: a table is written as .csv or .json; rename it")
-    write_atomically(path, text.encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even if the machine stops."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):
-        # The rename itself is on disk only once the directory is.
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    write_atomically(path, text)

@@ -22,10 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from compressors.base import Compressor, SettingsError
-from compressors.families import Block
-from compressors.integers import QuantizationGrid
-from compressors.report import LayerReport, write_atomically
+from compressors.base import Compressor
+from compressors.blocks.find import Block
+from compressors.errors import SettingsError
+from compressors.files import write_atomically
+from compressors.quantization_grid import QuantizationGrid
+from compressors.report import LayerReport
 
 __all__ = ["ResumeStore", "fingerprint"]
 

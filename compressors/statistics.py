@@ -13,9 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from compressors.base import NumericalError, SettingsError
-from compressors.checks import all_finite
-from compressors.products import add_gram
+from compressors.base import all_finite
+from compressors.errors import NumericalError, SettingsError
+from compressors.matmul import add_gram
 
 __all__ = ["ColumnNorm", "Hessian", "NoStatistic", "Statistic"]
 

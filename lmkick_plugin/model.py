@@ -13,20 +13,23 @@ import torch
 from lm_eval.api.model import CacheHook
 from torch import Tensor
 
-from lmkick_plugin import cache_guard, checks, mini, record, serving
-from lmkick_plugin.arguments import parse_arguments
-from lmkick_plugin.calibration import PreparedCalibration, prepare
-from lmkick_plugin.checkpoints import keeping, others
-from lmkick_plugin.checkpoints.recognise import Recognised
-from lmkick_plugin.data import data_directory
-from lmkick_plugin.fingerprint import WeightSurvey, require_same_weights, survey_weights
-from lmkick_plugin.placement import merge_adapter, refuse_offloaded, spread
-from lmkick_plugin.reference import Reference, check_reference
-from lmkick_plugin.truncation import fit_generation
-from lmkick_plugin.turns import answer_turns
-from lmkick_plugin.values import is_unset, settings_error
-from lmkick_plugin.watched import WatchedHFLM
-from lmkick_plugin.windows import score_windows
+from compressors.errors import SettingsError
+from lmkick_plugin import bundled
+from lmkick_plugin.checkpoints.detect import Recognised
+from lmkick_plugin.data.calibration import PreparedCalibration, prepare
+from lmkick_plugin.data.sources import data_directory
+from lmkick_plugin.inference import answer_cache, loaded_models
+from lmkick_plugin.inference.conversations import answer_turns
+from lmkick_plugin.inference.recording import WatchedHFLM
+from lmkick_plugin.inference.token_windows import score_windows
+from lmkick_plugin.inference.truncation import fit_generation
+from lmkick_plugin.loading import checks, compress, precompressed
+from lmkick_plugin.loading.placement import merge_adapter, refuse_offloaded, spread
+from lmkick_plugin.loading.reference import Reference, check_reference
+from lmkick_plugin.recipe.arguments import parse_arguments
+from lmkick_plugin.recipe.readers import is_unset
+from lmkick_plugin.record import build
+from lmkick_plugin.record.weights import WeightSurvey, require_same_weights, survey_weights
 
 if TYPE_CHECKING:
     from compressors import Compressor
@@ -38,7 +41,7 @@ class KickLM(WatchedHFLM):
     """A Hugging Face causal language model that is compressed, then evaluated.
 
     Takes every argument of lm-eval's ``hf`` model, and those of
-    :data:`lmkick_plugin.arguments.ARGUMENTS`. Arguments, the model's kind and the calibration text
+    :data:`lmkick_plugin.recipe.arguments.ARGUMENTS`. Arguments, model and calibration text
     are checked before any weights are loaded. Differences to ``hf``:
 
     1. ``softmax_dtype`` defaults to float32: in bfloat16, near-equal choices tie.
@@ -48,7 +51,7 @@ class KickLM(WatchedHFLM):
        devices. So it may be larger than a GPU.
     4. Processes on CPUs share the documents, as those on GPUs do.
     5. A model given as an object is compressed in place.
-    6. What prompts share is computed once (:mod:`lmkick_plugin.evaluation`), unless
+    6. What prompts share is computed once (:mod:`lmkick_plugin.inference`), unless
        ``prefix_reuse=false``, with which every answer is that of ``hf``, bit for bit.
 
     Under data parallel, every process loads and compresses the model by itself, and all stop
@@ -78,9 +81,9 @@ class KickLM(WatchedHFLM):
             RuntimeError: The weights changed after compression, or differ between processes.
         """
         if isinstance(pretrained, str):
-            pretrained = mini.model_folder(pretrained)
+            pretrained = bundled.model_folder(pretrained)
         self.recipe, self._passed = parse_arguments({"pretrained": pretrained, **kwargs})
-        others.check_gguf(pretrained, self._passed)
+        precompressed.check_gguf(pretrained, self._passed)
         checks.check_pretrained(pretrained)
         checks.check_placement(self._passed)
         checks.check_adapter(self._passed)
@@ -110,7 +113,7 @@ class KickLM(WatchedHFLM):
         if hasattr(self, "accelerator"):
             require_same_weights(self.weights.sha256, self.accelerator)
         if self._compressor is None:
-            self._recognised = others.find_out(
+            self._recognised = precompressed.find_out(
                 self._model,
                 self.recipe,
                 pretrained,
@@ -118,7 +121,7 @@ class KickLM(WatchedHFLM):
                 self._passed,
                 sha256=self.weights.sha256,
             )
-        serving.announce(self)
+        loaded_models.announce(self)
 
     # Before the weights: lm-eval calls these in this order.
 
@@ -139,17 +142,17 @@ class KickLM(WatchedHFLM):
         super()._get_backend(config=config, **kwargs)
         checks.check_hf_arguments(self._passed, config, prebuilt=self._prebuilt)
         checks.check_model_kind(self.recipe, config, self.backend, self._passed)
-        keeping.check_before_load(self.recipe, config, self._passed)
-        others.check_before_load(
+        compress.check_before_load(self.recipe, config, self._passed)
+        precompressed.check_before_load(
             self.recipe, self._passed["pretrained"], config, self._passed, prebuilt=self._prebuilt
         )
 
     def _create_model(self, pretrained: str, **kwargs: Any) -> None:
-        kwargs = others.loading_arguments(self.recipe, self.config, kwargs)
+        kwargs = precompressed.loading_arguments(self.recipe, self.config, kwargs)
         self._loaded_with = {"pretrained": pretrained, **kwargs}
         self._check_reference()
         if self._compressor is None:
-            with others.without_repeated_config():
+            with precompressed.without_repeated_config():
                 self._load(pretrained=pretrained, **kwargs)
             return
         calibration = self._load_calibration()
@@ -186,13 +189,13 @@ class KickLM(WatchedHFLM):
 
     def _write(self, nsamples: int, seqlen: int, seed: int) -> Tensor:
         """Let the model, which is still dense, write calibration text."""
-        from lmkick_plugin.self_text import write_text
+        from lmkick_plugin.data.calibration_generated import write_text
 
         # Not prefix_token_id: lm-eval knows that only once the model is there.
         tokens = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         start = next((token for token in tokens if token is not None), None)
         if start is None:
-            raise settings_error(
+            raise SettingsError(
                 "calibration=self: the tokenizer has neither a token that begins texts nor one "
                 "that ends them, so it is unknown how a text begins. Use another calibration."
             )
@@ -208,10 +211,10 @@ class KickLM(WatchedHFLM):
         tokens = None if calibration is None else calibration.tokens(self._write)
         if tokens is not None:
             self._calibration_shape = (int(tokens.shape[0]), int(tokens.shape[1]))
-        settings = keeping.driver_settings(self.recipe, self._is_main_process)
+        settings = compress.driver_settings(self.recipe, self._is_main_process)
         self._report = compress_model(
             self._model,
-            keeping.fit(self.recipe, compressor, self._model),
+            compress.fit(self.recipe, compressor, self._model),
             calibration=tokens,
             device=self._compression_device(),
             true_sequential=bool(self.recipe.true_sequential),
@@ -221,7 +224,7 @@ class KickLM(WatchedHFLM):
         self._compressed = survey_weights(self._model)
         if self._is_main_process:
             grids, kick = settings.get("grids"), self._record(self._compressed)
-            keeping.keep(self.recipe, self._model, self.tokenizer, grids, kick)
+            compress.keep(self.recipe, self._model, self.tokenizer, grids, kick)
 
     def _compression_device(self) -> torch.device | None:
         """Where to compress; None leaves each block where a device map has put it."""
@@ -247,7 +250,7 @@ class KickLM(WatchedHFLM):
                 or None) and ``max_window``.
 
         Returns:
-            For each, what :func:`lmkick_plugin.windows.score_windows` returns.
+            For each, what :func:`lmkick_plugin.inference.token_windows.score_windows` returns.
         """
         return [score_windows(self, text, **settings) for text, settings in map(_args, requests)]
 
@@ -255,7 +258,7 @@ class KickLM(WatchedHFLM):
         """Serve ``turns`` requests: conversations with the model's own earlier answers in them.
 
         Args:
-            requests: As :func:`lmkick_plugin.turns.answer_turns` takes them.
+            requests: As :func:`lmkick_plugin.inference.conversations.answer_turns` takes them.
 
         Returns:
             For each, the model's answers turn by turn.
@@ -264,20 +267,20 @@ class KickLM(WatchedHFLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """As in ``hf``, with what :class:`WatchedHFLM` adds."""
-        serving.note_answered(self, requests)
+        loaded_models.note_answered(self, requests)
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
     def _generate(self, requests: list[Any], *, disable_tqdm: bool) -> list[str]:
         plain = functools.partial(super()._generate, disable_tqdm=disable_tqdm)
         if not self.prefix_reuse:
             return plain(requests)
-        from lmkick_plugin.evaluation.generation import generate_until
+        from lmkick_plugin.inference.generation import generate_until
 
         return generate_until(self, requests, plain, disable_tqdm=disable_tqdm)
 
     def _detect_batch_size(self, requests: Any = None, pos: int = 0) -> int:
         """As in ``hf`` on a GPU; on a CPU, by memory and throughput instead of by trying."""
-        from lmkick_plugin.evaluation.batch_sizes import detect_batch_size
+        from lmkick_plugin.inference.batch_sizes import detect_batch_size
 
         return detect_batch_size(self, requests, pos, super()._detect_batch_size)
 
@@ -313,7 +316,7 @@ class KickLM(WatchedHFLM):
         if self._prebuilt and self._compressor is not None and self.recipe.reference is None:
             return "the model was given as an object and compressed in place"
         if self._lacks_reference and self._recognised is not None:
-            return others.no_reference(self._recognised)
+            return precompressed.no_reference(self._recognised)
         if self.world_size > 1:
             return "the run is data parallel"
         return None
@@ -330,7 +333,7 @@ class KickLM(WatchedHFLM):
         checkpoint again now, and let go afterwards: no other task pays for them.
 
         Args:
-            requests: As :func:`lmkick_plugin.diverging.measure` takes them.
+            requests: As :func:`lmkick_plugin.inference.divergence.measure` takes them.
 
         Returns:
             For each, what that function returns.
@@ -339,7 +342,7 @@ class KickLM(WatchedHFLM):
             SettingsError: The model was given as an object, so its dense weights are gone.
             RuntimeError: The weights are not those from before the measurement.
         """
-        from lmkick_plugin.diverging import measure
+        from lmkick_plugin.inference.divergence import measure
 
         with self._dense_reference() as reference:
             answers = measure(self, reference, requests)
@@ -366,7 +369,7 @@ class KickLM(WatchedHFLM):
             )
 
     def _dense_reference(self) -> AbstractContextManager[Reference]:
-        from lmkick_plugin import reference
+        from lmkick_plugin.loading import reference
 
         if self.recipe.reference is not None:
             other = reference.another_model(self, self.recipe.reference, self._passed)
@@ -377,12 +380,12 @@ class KickLM(WatchedHFLM):
             dense = reference.another_model(self, self._base_model, self._passed, **again)
             return nullcontext(dense)
         if self._lacks_reference and self._recognised is not None:
-            problem = others.no_reference(self._recognised)
-            raise settings_error(f"{problem[0].upper()}{problem[1:]}.")
+            problem = precompressed.no_reference(self._recognised)
+            raise SettingsError(f"{problem[0].upper()}{problem[1:]}.")
         if self._compressor is None:
             return nullcontext(reference.itself(self))
         if self._prebuilt:
-            raise settings_error(
+            raise SettingsError(
                 "The model was given as an object and compressed in place, so its dense weights "
                 "are gone. Give pretrained=NAME, or a dense model as reference=NAME."
             )
@@ -413,7 +416,7 @@ class KickLM(WatchedHFLM):
     def set_cache_hook(self, cache_hook: Any) -> None:
         """As in ``hf``; refuses a cache of answers that another model has filled."""
         if cache_hook.dbdict is not None:
-            already = cache_guard.guard_cache(cache_hook.dbdict, self._fingerprint())
+            already = answer_cache.guard_cache(cache_hook.dbdict, self._fingerprint())
             # Requests answered from the cache never get here, so cut prompts cannot be counted.
             self.truncation_known = not already
         super().set_cache_hook(cache_hook)
@@ -438,7 +441,7 @@ class KickLM(WatchedHFLM):
     @property
     def _base_model(self) -> str:
         if not self._prebuilt:
-            return mini.model_name(str(self._passed["pretrained"]))
+            return bundled.model_name(str(self._passed["pretrained"]))
         return str(getattr(self.config, "_name_or_path", "") or type(self.model).__name__)
 
     @property
@@ -460,7 +463,7 @@ class KickLM(WatchedHFLM):
         return info
 
     def _record(self, survey: WeightSurvey) -> dict[str, Any]:
-        return record.build_record(
+        return build.build_record(
             recipe=self.recipe,
             survey=survey,
             report=self._report,
@@ -468,7 +471,7 @@ class KickLM(WatchedHFLM):
             base_model=self._base_model,
             base_revision=self._base_revision,
             dtype=str(self.model.dtype).removeprefix("torch."),
-            device=record.device_name(torch.device(self.device)),
+            device=build.device_name(torch.device(self.device)),
             chat_template=self.chat_template_used,
             truncated_prompts=self.truncated_prompts,
         )

@@ -11,10 +11,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmkick_plugin.data import data_directory
+from lmkick_plugin.data.sources import data_directory
+from lmkick_plugin.terminal import CommandError
 
 __all__ = [
-    "CommandError",
     "check_data_dir",
     "check_model_arguments",
     "check_run",
@@ -23,10 +23,6 @@ __all__ = [
 
 # No task of lm-eval's starts like this.
 _OUR_PREFIXES = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
-
-
-class CommandError(Exception):
-    """What the user asked for cannot be done: shown without a traceback, exit status 2."""
 
 
 def check_run(options: argparse.Namespace) -> None:
@@ -72,10 +68,10 @@ def _mapping(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
 
 def check_model_arguments(arguments: Mapping[str, Any]) -> None:
     """Parse the arguments of ``--model kick`` and build its compressor, without loading weights."""
-    from lmkick_plugin.arguments import parse_arguments
-    from lmkick_plugin.checkpoints.load_quantized import check_quantize
-    from lmkick_plugin.checkpoints.others import check_gguf
-    from lmkick_plugin.checks import check_adapter, check_placement, check_pretrained
+    from lmkick_plugin.loading.checks import check_adapter, check_placement, check_pretrained
+    from lmkick_plugin.loading.precompressed import check_gguf
+    from lmkick_plugin.loading.quantize_on_load import check_quantize
+    from lmkick_plugin.recipe.arguments import parse_arguments
 
     try:
         recipe, passed = parse_arguments(dict(arguments))

@@ -9,11 +9,10 @@ nothing from here, and both functions then find their work done and do nothing. 
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+
+from lmkick_plugin.lm_eval_patches import apply_patches, scan_also
 
 __all__ = [
     "MODEL_NAME",
@@ -53,31 +52,6 @@ def register_model() -> None:
 
 
 def register_tasks() -> None:
-    """Let every task index that holds lm-eval's built-in tasks hold ours as well.
-
-    Ours come after the built-in ones and before those of ``--include_path``, so that a user's task
-    of the same name wins. Nothing is added where our folder is among the paths already (an entry
-    point or ``--include_path`` put it there), nor where the built-in tasks were not asked for.
-    """
-    # From sys.modules: while lm_eval.tasks is being imported it is not an attribute of lm_eval yet.
-    index_class = sys.modules["lm_eval.tasks._index"].TaskIndex
-    build = index_class.build
-    if getattr(build, "adds_lmkick", False):
-        return
-    index_class.build = staticmethod(_also_our_folder(build))
-
-
-def _also_our_folder(build: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Wrap ``TaskIndex.build(paths, **options)``."""
-    built_in = Path(str(sys.modules["lm_eval.tasks"].__file__)).resolve().parent
-
-    @functools.wraps(build)
-    def build_with_ours(paths: Iterable[Path], *args: Any, **options: Any) -> dict[str, Any]:
-        folders = list(paths)
-        resolved = [Path(folder).resolve() for folder in folders]
-        if built_in in resolved and TASK_FOLDER not in resolved:
-            folders.insert(resolved.index(built_in) + 1, TASK_FOLDER)
-        return build(folders, *args, **options)
-
-    build_with_ours.adds_lmkick = True  # type: ignore[attr-defined]
-    return build_with_ours
+    """Let lm-eval find our tasks, and apply our patches of it; only after ``lm_eval.tasks`` ran."""
+    scan_also(TASK_FOLDER)
+    apply_patches()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lmkick_plugin.arguments import ARGUMENTS, parse_arguments
 from lmkick_plugin.cli import COMMANDS, main
+from lmkick_plugin.recipe.arguments import ARGUMENTS, parse_arguments
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -126,9 +126,9 @@ def test_options_of_ours_are_known() -> None:
         for words in commands(page):
             if words[0] != "lmkick" or words[1] not in ("compare", "layers", "report", "export"):
                 continue
-            from lmkick_plugin.report import command, compare, export, layers
+            from lmkick_plugin.cli import compare, export, layers, report
 
             parser = argparse.ArgumentParser(exit_on_error=False)
-            ours = {"compare": compare, "layers": layers, "report": command, "export": export}
+            ours = {"compare": compare, "layers": layers, "report": report, "export": export}
             ours[words[1]].add_arguments(parser)
             parser.parse_args(words[2:])

@@ -21,20 +21,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lmkick_plugin.checkpoints.formats import FORMATS
 from lmkick_plugin.checkpoints.manifest import MANIFEST, Manifest, read_manifest
+from lmkick_plugin.recipe.formats import FORMATS
 
 if TYPE_CHECKING:
-    from lmkick_plugin.checkpoints.fitting import prepare
-    from lmkick_plugin.checkpoints.loading import load
-    from lmkick_plugin.checkpoints.saving import save
+    from lmkick_plugin.checkpoints.format_fit import prepare
+    from lmkick_plugin.checkpoints.read import load
+    from lmkick_plugin.checkpoints.write import save
 
 __all__ = ["FORMATS", "MANIFEST", "Manifest", "load", "prepare", "read_manifest", "save"]
 
 _LAZY = {
-    "load": "lmkick_plugin.checkpoints.loading",
-    "prepare": "lmkick_plugin.checkpoints.fitting",
-    "save": "lmkick_plugin.checkpoints.saving",
+    "load": "lmkick_plugin.checkpoints.read",
+    "prepare": "lmkick_plugin.checkpoints.format_fit",
+    "save": "lmkick_plugin.checkpoints.write",
 }
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmkick_plugin.values import settings_error
+from compressors.errors import SettingsError
 
 __all__ = ["MANIFEST", "Manifest", "SavedFile", "describe_file", "read_manifest"]
 
@@ -87,7 +87,7 @@ class Manifest:
             path = folder / name
             found = path.stat().st_size if path.is_file() else None
             if found != file.bytes:
-                raise settings_error(
+                raise SettingsError(
                     f"{path} {_state(found)}, and {MANIFEST} says it has {file.bytes} bytes: the "
                     "checkpoint is damaged or was copied in part. Copy it again, or save it anew."
                 )
@@ -111,11 +111,11 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise settings_error(f"{path} cannot be read: {error}. {_remedy()}") from error
+        raise SettingsError(f"{path} cannot be read: {error}. {_remedy()}") from error
     try:
         version = content["kick_json"]
         if version != _VERSION:
-            raise settings_error(
+            raise SettingsError(
                 f"{path} is of version {version!r}, and this lmkick reads {_VERSION}. Use the "
                 f"lmkick that wrote it, or delete {MANIFEST}: the model loads without it."
             )
@@ -125,9 +125,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         }
         return Manifest(str(content["storage"]), dict(content["record"]), files)
     except (KeyError, TypeError, AttributeError) as error:
-        raise settings_error(
-            f"{path} is no {MANIFEST} of lmkick: {error!r}. {_remedy()}"
-        ) from error
+        raise SettingsError(f"{path} is no {MANIFEST} of lmkick: {error!r}. {_remedy()}") from error
 
 
 def describe_file(path: Path) -> SavedFile:

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
-from lmkick_plugin.judge.conversation import Outcome
-from lmkick_plugin.judge.grading import LOWEST_SCORE, Item, Judge, Summary, Verdict, shared_judge
-from lmkick_plugin.judge.parser import parse_aspect_grades, parse_aspects, parse_pair, parse_single
+from lmkick_plugin.judge.judge import LOWEST_SCORE, Item, Judge, Summary, Verdict, shared_judge
+from lmkick_plugin.judge.parsing.parser import (
+    parse_aspect_grades,
+    parse_aspects,
+    parse_pair,
+    parse_single,
+)
 from lmkick_plugin.judge.prompts import Prompts
+from lmkick_plugin.judge.reply_store import Reply, ReplyStore, StoreError
+from lmkick_plugin.judge.request_runner import Outcome
 from lmkick_plugin.judge.settings import JudgeSettings
-from lmkick_plugin.judge.store import Reply, ReplyStore, StoreError
 
 __all__ = [
     "LOWEST_SCORE",

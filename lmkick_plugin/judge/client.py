@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from lmkick_plugin.judge.conversation import Budget, Conversation, Outcome, Request, complaint
-from lmkick_plugin.judge.faults import Dialect
+from lmkick_plugin.judge.endpoint_errors import Dialect
+from lmkick_plugin.judge.reply_store import ReplyStore, StoreError, request_key
+from lmkick_plugin.judge.request_runner import Budget, Conversation, Outcome, Request, complaint
 from lmkick_plugin.judge.settings import KEY_VARIABLES, JudgeSettings, api_key
-from lmkick_plugin.judge.store import ReplyStore, StoreError, request_key
 
 __all__ = ["ChatClient", "missing_requirement"]
 

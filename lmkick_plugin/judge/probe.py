@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 
 from lmkick_plugin.judge.client import missing_requirement
-from lmkick_plugin.judge.faults import classify
+from lmkick_plugin.judge.endpoint_errors import classify
 from lmkick_plugin.judge.settings import JudgeSettings, api_key
 
 __all__ = ["Probe", "probe"]

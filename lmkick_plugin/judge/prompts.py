@@ -22,7 +22,8 @@ from typing import Any
 
 import yaml
 
-from lmkick_plugin.values import settings_error, suggest
+from compressors.errors import SettingsError
+from lmkick_plugin.recipe.readers import suggest
 
 __all__ = ["PROMPT_VERSION", "Prompts", "boundary", "response_format"]
 
@@ -186,9 +187,9 @@ class Prompts:
             text = Path(path).expanduser().read_text(encoding="utf-8")
             given = yaml.safe_load(text)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise settings_error(f"judge_prompt={path}: cannot be read ({error}).") from error
+            raise SettingsError(f"judge_prompt={path}: cannot be read ({error}).") from error
         if not isinstance(given, dict) or not given:
-            raise settings_error(
+            raise SettingsError(
                 f"judge_prompt={path}: expected a mapping of names to texts. Names: "
                 f"{', '.join(_OURS)}."
             )
@@ -230,11 +231,11 @@ class Prompts:
 def _check(path: str, name: object, template: object) -> None:
     where = f"judge_prompt={path}: {name!r}"
     if name not in _OURS:
-        raise settings_error(
+        raise SettingsError(
             f"{where} is no prompt's name. {suggest(str(name), _OURS)}Names: {', '.join(_OURS)}."
         )
     if not isinstance(template, str) or not template.strip():
-        raise settings_error(f"{where}: expected text.")
+        raise SettingsError(f"{where}: expected text.")
     if name == "system":
         return
     single = str(name).startswith("single") or str(name).endswith("_single")
@@ -244,7 +245,7 @@ def _check(path: str, name: object, template: object) -> None:
         if match.group() in ("{{", "}}"):
             continue
         if match[1] is None or match[1] not in needed | _OPTIONAL:
-            raise settings_error(
+            raise SettingsError(
                 f"{where}: {match.group()} is no placeholder. Use "
                 f"{', '.join(sorted(f'{{{name}}}' for name in needed | _OPTIONAL))}; write a brace "
                 "that is meant as one twice."
@@ -252,7 +253,7 @@ def _check(path: str, name: object, template: object) -> None:
         found.add(match[1])
     if needed - found:
         missing = ", ".join(f"{{{item}}}" for item in sorted(needed - found))
-        raise settings_error(f"{where} lacks {missing}.")
+        raise SettingsError(f"{where} lacks {missing}.")
 
 
 def response_format(name: str) -> dict[str, Any]:

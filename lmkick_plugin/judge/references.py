@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lmkick_plugin.values import settings_error
+from compressors.errors import SettingsError
 
 __all__ = ["Reference", "Turns", "load_answers", "read_reference"]
 
@@ -61,7 +61,7 @@ def read_reference(text: str | None) -> Reference | None:
         return Reference("file", value)
     if kind == "model" and value:
         return Reference("model", value)
-    raise settings_error(
+    raise SettingsError(
         f"judge_reference={text}: expected file:PATH (JSON Lines of answers), model:NAME, dense or "
         "dense:RESULTS (results folder or samples file of an earlier run of the dense model)."
     )
@@ -91,26 +91,26 @@ def load_answers(path: Path | str) -> dict[str, Turns]:
                     continue
                 identity, turns = _read_row(json.loads(line), f"{path}, line {number}")
                 if answers.setdefault(identity, turns) != turns:
-                    raise settings_error(
+                    raise SettingsError(
                         f"{path}, line {number}: a second, different answer to {identity}."
                         " Keep one."
                     )
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise settings_error(f"{path}: no file of answers ({error}). Give JSON Lines.") from error
+        raise SettingsError(f"{path}: no file of answers ({error}). Give JSON Lines.") from error
     if not answers:
-        raise settings_error(f"{path} holds no answers.")
+        raise SettingsError(f"{path} holds no answers.")
     return answers
 
 
 def _read_row(row: Any, where: str) -> tuple[str, Turns]:
     if not isinstance(row, Mapping):
-        raise settings_error(f"{where}: expected an object.")
+        raise SettingsError(f"{where}: expected an object.")
     identity = next((row[name] for name in _IDENTITIES if row.get(name) is not None), None)
     if identity is None:
-        raise settings_error(f"{where}: no identity. Expected one of: {', '.join(_IDENTITIES)}.")
+        raise SettingsError(f"{where}: no identity. Expected one of: {', '.join(_IDENTITIES)}.")
     turns = _turns(row)
     if turns is None:
-        raise settings_error(f"{where}: no answer. Expected one of: {', '.join(_TEXTS)}.")
+        raise SettingsError(f"{where}: no answer. Expected one of: {', '.join(_TEXTS)}.")
     return str(identity), turns
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from lmkick_plugin.judge.grading import Item, Verdict
-from lmkick_plugin.judge.released import reads_pair, reads_rows
-from lmkick_plugin.judge.tokens import ASPECTS
+from lmkick_plugin.judge.judge import Item, Verdict
+from lmkick_plugin.judge.llmkick_original import reads_pair, reads_rows
+from lmkick_plugin.judge.parsing.tokens import ASPECTS
+from lmkick_plugin.results.task_facts import facts_of
 
 __all__ = ["Metrics", "Rubric", "rubric_of"]
 
@@ -35,7 +36,7 @@ class Rubric:
         released: Whether only those replies count that the released LLM-KICK code could read.
     """
 
-    kind: Literal["summary", "answer", "conversation"]
+    kind: str
     released: bool = False
 
     def identities(self, doc: Mapping[str, Any]) -> tuple[str, ...]:
@@ -165,13 +166,10 @@ def rubric_of(task: str) -> Rubric | None:
     Returns:
         The rubric; None for a task that is not judged.
     """
-    released = task.startswith("llmkick_")
-    name = task.removeprefix("llm")
-    if name.startswith("kick_summarization_"):
-        return Rubric("summary", released)
-    if name == "kick_instruct":
-        return Rubric("answer", released)
-    return Rubric("conversation") if name == "kickonly_mtbench" else None
+    facts = facts_of(task)
+    if facts.rubric is None:
+        return None
+    return Rubric(facts.rubric, facts.rubric_prompts == "llmkick")
 
 
 def _of_category(category: str) -> str:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lmkick_plugin.values import (
+from compressors.errors import SettingsError
+from lmkick_plugin.recipe.readers import (
     is_unset,
     read_choice,
     read_float,
     read_int,
     read_text,
-    settings_error,
     suggest,
 )
 
@@ -119,12 +119,12 @@ class JudgeSettings:
         read_choice("judge_structured", self.structured, ("auto", "off"))
         for name in ("max_tokens", "max_requests", "concurrency", "give_up_after"):
             if getattr(self, name) < 1:
-                raise settings_error(f"judge_{name}={getattr(self, name)}: expected 1 or more.")
+                raise SettingsError(f"judge_{name}={getattr(self, name)}: expected 1 or more.")
         for name in ("temperature", "retries", "reask", "backoff", "max_wait"):
             if getattr(self, name) < 0:
-                raise settings_error(f"judge_{name}={getattr(self, name)}: expected 0 or more.")
+                raise SettingsError(f"judge_{name}={getattr(self, name)}: expected 0 or more.")
         if self.timeout <= 0:
-            raise settings_error(f"judge_timeout={self.timeout}: expected seconds, more than 0.")
+            raise SettingsError(f"judge_timeout={self.timeout}: expected seconds, more than 0.")
         for name in ("base_url", "reference_base_url"):
             _check_url(f"judge_{name}", getattr(self, name))
 
@@ -162,13 +162,13 @@ class JudgeSettings:
             if name == full:
                 continue
             if name in _SECRETS:
-                raise settings_error(
+                raise SettingsError(
                     f"{full}: a key in the arguments ends in logs and results. Take it out (and "
                     f"change it), and export {KEY_VARIABLES[0]} instead."
                 )
             if name not in _READERS:
                 known = [_PREFIX + known for known in _READERS]
-                raise settings_error(
+                raise SettingsError(
                     f"{full} is no setting of the judge. {suggest(full, known)}Known: "
                     f"{', '.join(known)}."
                 )
@@ -184,9 +184,9 @@ def _check_url(name: str, url: str | None) -> None:
         return
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise settings_error(f"{name}: expected an address such as http://127.0.0.1:8000/v1.")
+        raise SettingsError(f"{name}: expected an address such as http://127.0.0.1:8000/v1.")
     if parts.username or parts.password or parts.query:
-        raise settings_error(
+        raise SettingsError(
             f"{name}: an address with a name, password or query in it ends in logs. Give the bare "
             f"address and export {KEY_VARIABLES[0]}."
         )

@@ -45,7 +45,7 @@ def write_report(
         StatisticsError: A setting is out of range.
         OSError: The report cannot be written.
     """
-    from lmkick_plugin.report.paired import Settings
+    from lmkick_plugin.report.task_pairings import Settings
     from lmkick_plugin.report.writing import write
 
     settings = Settings(

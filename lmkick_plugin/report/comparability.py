@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What two results files say of how a task was asked, where that decides whether they compare.
 
-Items themselves are matched in :mod:`lmkick_plugin.report.pairing`; this sees what can be seen
+Items themselves are matched in :mod:`lmkick_plugin.report.item_pairs`; this sees what can be seen
 without them, so that runs without samples are not compared blindly either.
 """
 
 from __future__ import annotations
 
-from lmkick_plugin.report.output import plain
-from lmkick_plugin.report.results import ResultsFile
+from lmkick_plugin.results.results_file import ResultsFile
+from lmkick_plugin.terminal import plain
 
 __all__ = ["differences"]
 

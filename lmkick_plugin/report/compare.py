@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lmkick compare A B``: what changed from one run to another, item by item.
+"""Compare two runs item by item.
 
 Works on the results and samples of any lm-eval model. The first run is the reference; a dense
 model there and a compressed one second is what the names below say.
@@ -7,30 +7,26 @@ model there and a compressed one second is what the names below say.
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from lmkick_plugin.report import notes as notes_on
-from lmkick_plugin.report.comparison import Comparison, Row
-from lmkick_plugin.report.grouping import children_of, leaves_of, ordered
-from lmkick_plugin.report.measuring import Key, Measured, measure_task, pool
-from lmkick_plugin.report.output import emit, plain, write_atomically
-from lmkick_plugin.report.pairing import MismatchError
-from lmkick_plugin.report.results import ResultsError
-from lmkick_plugin.report.runs import Run, load_run
-from lmkick_plugin.report.samples import SamplesError
+from lmkick_plugin.report.comparison_table import Comparison, Row
+from lmkick_plugin.report.item_pairs import MismatchError
+from lmkick_plugin.report.item_values import Key, Measured, measure_task, pool
 from lmkick_plugin.report.statistics import (
     DEFAULT_RESAMPLES,
     DEFAULT_TOLERANCE,
-    StatisticsError,
     check_settings,
     paired_statistics,
 )
+from lmkick_plugin.results.results_file import ResultsError
+from lmkick_plugin.results.runs import Run
+from lmkick_plugin.results.samples import SamplesError
+from lmkick_plugin.results.task_groups import children_of, leaves_of, ordered
+from lmkick_plugin.terminal import plain
 
-__all__ = ["add_arguments", "compare_runs", "main"]
+__all__ = ["compare_runs"]
 
 _MOST_LINES = 20  # of mismatches shown
 
@@ -185,89 +181,3 @@ def _rows_of(
         for key in shared
         if dense.score(name, *key) is not None
     ]
-
-
-# --- command line ---------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments.
-
-    Args:
-        parser: The parser of ``lmkick compare``.
-    """
-    parser.description = (
-        "Compare two runs item by item: flips, McNemar's exact test, a paired bootstrap interval"
-        " and the verdict match, fail or inconclusive. Works on results of any lm-eval model that"
-        " were saved with --output_path and --log_samples."
-    )
-    run = (
-        "a results folder, a results_*.json file, or FOLDER@key=value,key=value to choose one of"
-        " several runs, for example results/model@compressor=wanda,sparsity=0.5"
-    )
-    parser.add_argument("dense", metavar="A", help=f"the reference: {run}")
-    parser.add_argument("compressed", metavar="B", help="what is compared with it, likewise")
-    parser.add_argument("--metric", type=_names, default=[], help="only these (a,b)")
-    parser.add_argument(
-        "--tasks", type=_names, default=[], help="only these tasks or groups (a,b); globs"
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=DEFAULT_TOLERANCE,
-        help="share of the reference's score that may be lost (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=_natural, default=0, help="of the bootstrap (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--resamples",
-        type=_natural,
-        default=DEFAULT_RESAMPLES,
-        help="of the bootstrap (default: %(default)s)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
-    return int(text)
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run the command.
-
-    Args:
-        args: As declared by `add_arguments`.
-
-    Returns:
-        Exit status: 0, or 2 where the runs cannot be compared or a file cannot be written.
-    """
-    outputs: list[tuple[Path | None, Callable[[Comparison], str]]] = [
-        (args.json, Comparison.to_json),
-        (args.csv, Comparison.to_csv),
-    ]
-    try:
-        comparison = compare_runs(
-            load_run(args.dense),
-            load_run(args.compressed),
-            metrics=args.metric,
-            tasks=args.tasks,
-            tolerance=args.tolerance,
-            resamples=args.resamples,
-            seed=args.seed,
-        )
-        for path, render in outputs:
-            if path is not None:
-                write_atomically(path, render(comparison))
-    except (MismatchError, ResultsError, SamplesError, StatisticsError, OSError) as error:
-        print(f"lmkick compare: {error}", file=sys.stderr)
-        return 2
-    emit(comparison.to_text())
-    return 0

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lmkick_plugin.report.collecting import Cell, Collection, Model
-from lmkick_plugin.report.grouping import children_of, leaves_of
-from lmkick_plugin.report.measuring import Key
+from lmkick_plugin.report.item_values import Key
+from lmkick_plugin.report.models import Cell, Collection, Model
 from lmkick_plugin.report.notes import on_runs
-from lmkick_plugin.report.output import plain
-from lmkick_plugin.report.paired import Notes, Pairing, Settings, compare_task
-from lmkick_plugin.report.results import ResultsError
 from lmkick_plugin.report.scores import Score, headline, scores_of, shown_tasks
 from lmkick_plugin.report.statistics import check_settings
+from lmkick_plugin.report.task_pairings import Notes, Pairing, Settings, compare_task
+from lmkick_plugin.results.results_file import ResultsError
+from lmkick_plugin.results.task_groups import children_of, leaves_of
+from lmkick_plugin.terminal import plain
 
 __all__ = ["Evidence", "Pairing", "Settings", "gather"]
 

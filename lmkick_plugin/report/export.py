@@ -6,29 +6,24 @@ JSON Lines and CSV for leaderboards, and a table in Markdown for a model card.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmkick_plugin.report.collecting import Cell, Collection, collect
-from lmkick_plugin.report.command import labels_of, metrics_of
-from lmkick_plugin.report.evidence import Evidence, gather
+from compressors.files import write_atomically
+from lmkick_plugin.record.fields import RECORD_FIELDS
+from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.formatting import NOTHING, number, percent
 from lmkick_plugin.report.markdown import escaped, table
-from lmkick_plugin.report.output import emit, plain, write_atomically
-from lmkick_plugin.report.paired import Settings
-from lmkick_plugin.report.record_fields import RECORD_FIELDS
-from lmkick_plugin.report.results import ResultsError
+from lmkick_plugin.report.models import Cell, Collection
 from lmkick_plugin.report.scores import spreadsheet_safe
-from lmkick_plugin.report.statistics import StatisticsError
+from lmkick_plugin.terminal import plain
 
-__all__ = ["FIELDS", "SCHEMA", "add_arguments", "leaderboard_rows", "main", "write_leaderboard"]
+__all__ = ["leaderboard_rows", "write_leaderboard"]
 
 SCHEMA = "lmkick-leaderboard-1"
 """Changes when a field is renamed, removed or given another meaning."""
@@ -202,55 +197,3 @@ def _hashes(collection: Collection) -> str:
         if cell.record.get("weights_sha256")
     ]
     return ", ".join(known) or NOTHING
-
-
-# --- command line ---------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments.
-
-    Args:
-        parser: The parser of ``lmkick export``.
-    """
-    parser.description = (
-        "Write one row a model and recipe as JSON Lines and CSV (scores, standard errors, n,"
-        " versions, recipe, hash of the weights), and a table in Markdown for a model card."
-    )
-    parser.add_argument(
-        "results", nargs="+", type=Path, metavar="RESULTS", help="result folders or results files"
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to"
-    )
-    parser.add_argument(
-        "--format", choices=["leaderboard"], default="leaderboard", help="what to write"
-    )
-    parser.add_argument(
-        "--label", action="append", default=[], metavar="FOLDER=LABEL", help="as in lmkick report"
-    )
-    parser.add_argument(
-        "--metric", action="append", default=[], metavar="TASK=METRIC", help="as in lmkick report"
-    )
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run the command.
-
-    Args:
-        args: As declared by `add_arguments`.
-
-    Returns:
-        Exit status: 0, or 2 where there is nothing to export or it cannot be written.
-    """
-    try:
-        collection = collect(args.results, labels=labels_of(args.label))
-        evidence = gather(collection, Settings(metrics=metrics_of(args.metric)), progress=True)
-        for line in [*(f"skipped {s}" for s in collection.skipped), *evidence.notes]:
-            print(f"lmkick export: {plain(line)}", file=sys.stderr)
-        for path in write_leaderboard(evidence, args.output):
-            emit(str(path))
-    except (ResultsError, StatisticsError, OSError) as error:
-        print(f"lmkick export: {error}", file=sys.stderr)
-        return 2
-    return 0

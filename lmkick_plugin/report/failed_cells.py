@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lmkick_plugin.report.output import plain
-from lmkick_plugin.report.runs import is_hidden
+from lmkick_plugin.results.runs import is_hidden
+from lmkick_plugin.terminal import plain
 
 __all__ = ["failed_cells"]
 

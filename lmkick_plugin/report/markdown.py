@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from lmkick_plugin.report.content import ClaimRow, Content, ModelContent
 from lmkick_plugin.report.formatting import NOTHING, SYMBOLS, interval, number
-from lmkick_plugin.report.output import plain
+from lmkick_plugin.report.page_content import ClaimRow, Content, ModelContent
+from lmkick_plugin.terminal import plain
 
 __all__ = ["escaped", "render_markdown", "table"]
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from lmkick_plugin.report.comparison import Row
-from lmkick_plugin.report.output import plain
-from lmkick_plugin.report.results import ResultsFile
-from lmkick_plugin.report.runs import Run
+from lmkick_plugin.report.comparison_table import Row
+from lmkick_plugin.results.results_file import ResultsFile
+from lmkick_plugin.results.runs import Run
+from lmkick_plugin.terminal import plain
 
 __all__ = ["on_row", "on_runs", "on_tasks"]
 

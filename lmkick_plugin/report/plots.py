@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmkick_plugin.report.figures import Figure, Line, Panel
+from lmkick_plugin.report.figure_model import Figure, Line, Panel
 
 __all__ = ["COLOURS", "write_plots"]
 

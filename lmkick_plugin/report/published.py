@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmkick_plugin.report.collecting import Cell, Model
 from lmkick_plugin.report.evidence import Evidence
+from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.scores import Score
 
 __all__ = ["Beside", "Published", "beside", "published_numbers"]

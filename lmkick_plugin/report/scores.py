@@ -8,18 +8,18 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmkick_plugin.report.collecting import Cell
-from lmkick_plugin.report.grouping import children_of, leaves_of
-from lmkick_plugin.report.output import plain
-from lmkick_plugin.report.record_fields import RECORD_FIELDS
-from lmkick_plugin.report.results import ResultsFile
+from lmkick_plugin.record.fields import RECORD_FIELDS
+from lmkick_plugin.report.models import Cell
+from lmkick_plugin.results.results_file import ResultsFile
+from lmkick_plugin.results.task_facts import TaskFacts, facts_in, task_order
+from lmkick_plugin.results.task_groups import children_of, leaves_of
+from lmkick_plugin.terminal import plain
 
 __all__ = [
-    "HEADLINES",
     "Score",
     "cells_csv",
     "headline",
@@ -27,25 +27,6 @@ __all__ = [
     "shown_tasks",
     "spreadsheet_safe",
 ]
-
-HEADLINES: dict[str, str] = {
-    "kick_freebaseqa": "contains",
-    "kick_mmlu": "acc",
-    "kick_triviaqa_closed": "exact_match",
-    "kick_triviaqa_open": "exact_match",
-    "kick_summarization_small": "rougeL",
-    "kick_summarization_medium": "rougeL",
-    "kick_summarization_large": "rougeL",
-    "kick_instruct": "unique_words",
-    "kick_alpaca": "f1",
-    "kick_unnatural": "f1",
-    "kick_wikitext": "word_perplexity",
-    "kickonly_perplexity": "token_perplexity",
-    "kickonly_divergence": "jsd",
-    "kickonly_mtbench": "judge_score",
-    "llmkick_mmlu": "acc",
-}
-"""The one metric that stands for a task where a page has room for one."""
 
 # Where a task is not ours: the first of these that it has, then whatever it has first.
 _PREFERRED = (
@@ -68,6 +49,7 @@ class Score:
         n: Items it was computed over; None where the file does not say.
         file: The results file it stands in.
         group: Whether this is a group's.
+        facts: What the task's metadata says of it.
     """
 
     task: str
@@ -78,6 +60,7 @@ class Score:
     n: int | None
     file: Path
     group: bool
+    facts: TaskFacts = field(default_factory=TaskFacts)
 
 
 def scores_of(cell: Cell) -> list[Score]:
@@ -109,6 +92,7 @@ def _of_task(
         return
     counts = [_count(file, leaf) for leaf in leaves_of(task, children)]
     n = None if any(count is None for count in counts) else sum(c for c in counts if c is not None)
+    facts = facts_in(file, task)
     for key, value in entry.items():
         metric, comma, filter_name = str(key).partition(",")
         if not comma or metric.endswith("_stderr"):
@@ -126,6 +110,7 @@ def _of_task(
             n=n,
             file=file.path,
             group=task in children,
+            facts=facts,
         )
 
 
@@ -147,7 +132,7 @@ def shown_tasks(scores: Iterable[Score], children: Mapping[str, Sequence[str]]) 
     """
     scored = list(dict.fromkeys(score.task for score in scores))
     hidden = {leaf for name in scored if name in children for leaf in _below(name, children)}
-    order = list(HEADLINES)
+    order = task_order()
     names = [name for name in scored if name not in hidden]
     return sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
 
@@ -176,6 +161,7 @@ def headline(
     Returns:
         Metric and filter; None where the task has no score, or not the chosen one.
     """
+    scores = list(scores)
     available = list(dict.fromkeys((s.metric, s.filter) for s in scores if s.task == task))
     if chosen and task in chosen:
         metric, comma, filter_name = chosen[task].partition(",")
@@ -183,8 +169,8 @@ def headline(
         return wanted[0] if wanted else None
     if not available:
         return None
-    own = HEADLINES.get(task)
-    preferred = [*(_JUDGED if own in ("rougeL", "unique_words") else ()), own, *_PREFERRED]
+    facts = next(score.facts for score in scores if score.task == task)
+    preferred = [*(_JUDGED if facts.rubric else ()), facts.headline, *_PREFERRED]
     for metric in preferred:
         for key in available:
             if key[0] == metric:

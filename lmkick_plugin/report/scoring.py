@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmkick_plugin.report.samples import Value
+from compressors.errors import LmkickError
 from lmkick_plugin.report.statistics import FloatArray, MatchRule, Transform
+from lmkick_plugin.results.samples import Value
 
 __all__ = ["DESCRIPTIVE", "ItemValues", "Scoring", "UnusableValuesError", "scoring_of"]
 
@@ -46,7 +47,7 @@ _PAIRED = frozenset(
 )
 
 
-class UnusableValuesError(ValueError):
+class UnusableValuesError(LmkickError, ValueError):
     """Per-item values of a form from which the metric's score cannot be recomputed."""
 
 

@@ -25,6 +25,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from compressors.errors import LmkickError
+
 __all__ = [
     "DEFAULT_RESAMPLES",
     "DEFAULT_TOLERANCE",
@@ -66,7 +68,7 @@ _WIDE = 8  # columns from which one matrix product costs less than gathering eac
 _ROUNDING = 1e-12  # a margin this close to zero, relative to the dense score, is zero
 
 
-class StatisticsError(ValueError):
+class StatisticsError(LmkickError, ValueError):
     """Items or settings from which no statistic can be computed."""
 
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from lmkick_plugin.report.figures import STYLES, Line, Panel, Point
-from lmkick_plugin.report.output import plain
+from lmkick_plugin.report.figure_model import STYLES, Line, Panel, Point
+from lmkick_plugin.terminal import plain
 
 __all__ = ["MARKERS", "marker_symbols", "nice_ticks", "panel_svg"]
 

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from lmkick_plugin.report.collecting import collect
-from lmkick_plugin.report.content import build
+from compressors.files import write_atomically
 from lmkick_plugin.report.evidence import gather
-from lmkick_plugin.report.figures import Figure
+from lmkick_plugin.report.figure_model import Figure
 from lmkick_plugin.report.markdown import render_markdown
-from lmkick_plugin.report.output import write_atomically
+from lmkick_plugin.report.models import collect
 from lmkick_plugin.report.page import render_page
-from lmkick_plugin.report.paired import Settings
-from lmkick_plugin.report.results import ResultsError
+from lmkick_plugin.report.page_content import build
 from lmkick_plugin.report.scores import cells_csv
+from lmkick_plugin.report.task_pairings import Settings
+from lmkick_plugin.results.results_file import ResultsError
 
 __all__ = ["check_extra", "write"]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lmkick_plugin.sweep.running import CellResult, Progress, SweepResult, run_sweep
+    from lmkick_plugin.sweep.runner import CellResult, Progress, SweepResult, run_sweep
 
 __all__ = ["CellResult", "Progress", "SweepResult", "run_sweep"]
 
@@ -22,7 +22,7 @@ __all__ = ["CellResult", "Progress", "SweepResult", "run_sweep"]
 def __getattr__(name: str) -> Any:
     """What is public, imported when somebody asks for it: the rest of the package is not light."""
     if name in __all__:
-        from lmkick_plugin.sweep import running
+        from lmkick_plugin.sweep import runner
 
-        return getattr(running, name)
+        return getattr(runner, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

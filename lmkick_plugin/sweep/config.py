@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from compressors.errors import SettingsError
 from lmkick_plugin.judge.settings import JudgeSettings
-from lmkick_plugin.sweep.config_file import read_yaml
-from lmkick_plugin.values import (
+from lmkick_plugin.recipe.readers import (
     is_unset,
     read_bool,
     read_choice,
@@ -23,9 +23,9 @@ from lmkick_plugin.values import (
     read_int,
     read_seeds,
     read_text,
-    settings_error,
     suggest,
 )
+from lmkick_plugin.sweep.config_file import read_yaml
 
 __all__ = ["EXECUTORS", "SweepConfig", "read_config"]
 
@@ -137,7 +137,7 @@ def read_config(config: Mapping[str, Any] | str | Path, **changes: Any) -> Sweep
     try:
         return _read(given)
     except ValueError as error:
-        raise settings_error(f"{name}{error}") from error
+        raise SettingsError(f"{name}{error}") from error
 
 
 def _read(given: Mapping[str, Any]) -> SweepConfig:
@@ -152,22 +152,22 @@ def _read(given: Mapping[str, Any]) -> SweepConfig:
     }
     for name in ("models", "tasks", "output"):
         if not settings.get(name):
-            raise settings_error(f"{name} is missing or empty. {_WANTED[name]}")
+            raise SettingsError(f"{name} is missing or empty. {_WANTED[name]}")
     metadata = dict(settings.get("metadata", {}))
     twice = [name for name in judging if name in given and name in metadata]
     if twice:
-        raise settings_error(f"{twice[0]} stands in metadata too. Leave one of the two out.")
+        raise SettingsError(f"{twice[0]} stands in metadata too. Leave one of the two out.")
     metadata |= {name: given[name] for name in sorted(judging) if not is_unset(given.get(name))}
     _check_names("metadata.", [name for name in metadata if name.startswith("judge_")], judging)
     settings["metadata"] = metadata
     found = SweepConfig(**settings)
     if not found.recipes and not found.dense:
-        raise settings_error(
+        raise SettingsError(
             "recipes is empty and dense is false, so there is nothing to evaluate. Add a recipe, "
             "such as {compressor: magnitude, sparsity: 0.5}."
         )
     if found.executor == "gpus" and found.device is not None:
-        raise settings_error(
+        raise SettingsError(
             f"device={found.device} does not go with executor=gpus, which gives each process a "
             "GPU of its own. Leave device out."
         )
@@ -186,7 +186,7 @@ def _check_names(place: str, given: Iterable[Any], known: Iterable[str]) -> None
     for name in given:
         if name not in known:
             hint = suggest(str(name), known)
-            raise settings_error(
+            raise SettingsError(
                 f"{place}{name}: there is no such key. {hint or 'Known: ' + ', '.join(known) + '.'}"
             )
 
@@ -199,7 +199,7 @@ def _check_plain(place: str, value: Any) -> None:
         if isinstance(value, Mapping):
             for name, part in value.items():
                 _check_plain(f"{place}.{name}" if place else str(name), part)
-        raise settings_error(f"{place}: expected text, numbers, lists or mappings: {error}.") from (
+        raise SettingsError(f"{place}: expected text, numbers, lists or mappings: {error}.") from (
             error
         )
 
@@ -216,7 +216,7 @@ def _models(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
         arguments = _named(place, model)
         pretrained = arguments.get("pretrained")
         if not isinstance(pretrained, str) or not pretrained.strip():
-            raise settings_error(
+            raise SettingsError(
                 f"{place}: expected a name, a folder, or a mapping with pretrained; received "
                 f"{model!r}."
             )
@@ -233,7 +233,7 @@ def _recipes(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
         arguments = _named(place, recipe)
         for key, values in arguments.items():
             if isinstance(values, list) and not values:
-                raise settings_error(
+                raise SettingsError(
                     f"{place}.{key} is an empty list, so the grid has no cell. Give values, or "
                     "leave it out."
                 )
@@ -245,7 +245,7 @@ def _tasks(name: str, value: Any) -> tuple[str, ...]:
     given = value.split(",") if isinstance(value, str) else _list(value)
     for number, task in enumerate(given):
         if not isinstance(task, str) or not task.strip():
-            raise settings_error(f"{name}[{number}]={task!r}: expected the name of a task.")
+            raise SettingsError(f"{name}[{number}]={task!r}: expected the name of a task.")
     return tuple(dict.fromkeys(task.strip() for task in given))
 
 
@@ -267,7 +267,7 @@ def _by_task(name: str, value: Any) -> Limits:
 def _amount(name: str, value: Any) -> float | int:
     number = read_float(name, value)
     if number <= 0 or (number >= 1 and number != int(number)):
-        raise settings_error(
+        raise SettingsError(
             f"{name}={value!r}: expected a whole number of at least 1, or a share below 1."
         )
     return int(number) if number >= 1 else number
@@ -277,7 +277,7 @@ def _tokens(name: str, value: Any) -> Limits:
     found = _by_task(name, value)
     for amount in found.values() if isinstance(found, Mapping) else [found]:
         if not isinstance(amount, int):
-            raise settings_error(f"{name}={value!r}: expected whole numbers of tokens.")
+            raise SettingsError(f"{name}={value!r}: expected whole numbers of tokens.")
     return found
 
 
@@ -289,7 +289,7 @@ def _chat(name: str, value: Any) -> str:
 def _batch_size(name: str, value: Any) -> int | str:
     if isinstance(value, str) and value.startswith("auto"):
         if not re.fullmatch(r"auto(:\d+(\.\d+)?)?", value):
-            raise settings_error(
+            raise SettingsError(
                 f"{name}={value!r}: expected a whole number of at least 1, auto, or auto:4 (looked "
                 "for four times)."
             )
@@ -304,14 +304,14 @@ def _dtype(name: str, value: Any) -> str:
 def _folder(name: str, value: Any) -> str:
     found = Path(read_text(name, value)).expanduser()
     if not found.is_dir():
-        raise settings_error(f"{name}={value!r}: there is no such folder.")
+        raise SettingsError(f"{name}={value!r}: there is no such folder.")
     return str(found)
 
 
 def _gpus(name: str, value: Any) -> float:
     number = read_float(name, value)
     if number < 0:
-        raise settings_error(f"{name}={value!r}: expected a number of GPUs, 0 or more.")
+        raise SettingsError(f"{name}={value!r}: expected a number of GPUs, 0 or more.")
     return number
 
 
@@ -329,7 +329,7 @@ def _at_least_zero(name: str, value: Any) -> int:
 
 def _named(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise settings_error(f"{name}: expected a mapping of names and values; received {value!r}.")
+        raise SettingsError(f"{name}: expected a mapping of names and values; received {value!r}.")
     return dict(value)
 
 

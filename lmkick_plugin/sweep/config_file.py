@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lmkick_plugin.values import settings_error
+from compressors.errors import SettingsError
 
 __all__ = ["read_yaml"]
 
@@ -63,16 +63,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise settings_error(f"{path}: cannot be read: {error}. Give a YAML file.") from error
+        raise SettingsError(f"{path}: cannot be read: {error}. Give a YAML file.") from error
     try:
         found = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise settings_error(f"{path}{where}: not YAML: {problem}.") from error
+        raise SettingsError(f"{path}{where}: not YAML: {problem}.") from error
     if not isinstance(found, dict):
-        raise settings_error(
+        raise SettingsError(
             f"{path}: expected a mapping with models, tasks, recipes and output, and found "
             f"{type(found).__name__}."
         )

@@ -12,11 +12,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lmkick_plugin.arguments import ARGUMENTS, parse_arguments
-from lmkick_plugin.checks import check_pretrained
-from lmkick_plugin.recipe import Recipe
+from compressors.errors import SettingsError
+from lmkick_plugin.loading.checks import check_pretrained
+from lmkick_plugin.recipe.arguments import ARGUMENTS, parse_arguments
+from lmkick_plugin.recipe.readers import is_unset, read_seeds, suggest
+from lmkick_plugin.recipe.recipe import Recipe
 from lmkick_plugin.sweep.config import SweepConfig
-from lmkick_plugin.values import is_unset, read_seeds, settings_error, suggest
 
 __all__ = ["DENSE", "SPEED", "Cell", "list_cells", "slug"]
 
@@ -116,7 +117,7 @@ def _check(place: str, read: Any) -> Any:
     try:
         return read()
     except (ValueError, TypeError) as error:
-        raise settings_error(f"{place}: {error}") from error
+        raise SettingsError(f"{place}: {error}") from error
 
 
 def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _points(
     for name in recipe:
         if name not in known:
             hint = suggest(name, known) or f"Known: {', '.join(sorted(known))}. "
-            raise settings_error(f"{place}.{name}: there is no such setting of a recipe. {hint}")
+            raise SettingsError(f"{place}.{name}: there is no such setting of a recipe. {hint}")
     spread = {
         name: list(value) if isinstance(value, list | tuple) else [value]
         for name, value in recipe.items()
@@ -222,12 +223,12 @@ def _model_arguments(config: SweepConfig, number: int, model: Mapping[str, Any])
     for place, given in (("model_args", config.model_args), (f"models[{number}]", model)):
         for name in given:
             if place == "model_args" and name == "pretrained":
-                raise settings_error("model_args.pretrained: models names the models.")
+                raise SettingsError("model_args.pretrained: models names the models.")
             if name in ("batch_size", "max_batch_size", "device"):
-                raise settings_error(f"{place}.{name}: write it at the top, for the whole sweep.")
+                raise SettingsError(f"{place}.{name}: write it at the top, for the whole sweep.")
             ours = ARGUMENTS.get(name)
             if ours is not None and (name == "compressor" or "none" not in ours.goes_with):
-                raise settings_error(
+                raise SettingsError(
                     f"{place}.{name} belongs to a recipe. Move it to recipes: the dense model is "
                     "evaluated too."
                 )

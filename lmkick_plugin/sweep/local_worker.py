@@ -11,7 +11,7 @@ import threading
 from typing import IO
 
 from lmkick_plugin.sweep.config import SweepConfig
-from lmkick_plugin.sweep.work import CellWorker, Order
+from lmkick_plugin.sweep.jobs import CellWorker, Order
 
 __all__ = ["main"]
 

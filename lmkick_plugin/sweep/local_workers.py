@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from compressors.errors import SettingsError
 from lmkick_plugin.sweep.config import SweepConfig
+from lmkick_plugin.sweep.jobs import Order
 from lmkick_plugin.sweep.pool import Ended, Lost, Task
-from lmkick_plugin.sweep.work import Order
-from lmkick_plugin.values import settings_error
 
 __all__ = ["LocalWorkers"]
 
@@ -142,18 +142,18 @@ def _places(config: SweepConfig) -> list[str | None]:
     devices = _devices()
     each = config.gpus_per_cell
     if each is not None and each != int(each):
-        raise settings_error(
+        raise SettingsError(
             f"gpus_per_cell={each:g}: a process on this machine has whole GPUs. Give 1 or more; "
             "shares of one are for executor=ray."
         )
     if not devices or each == 0:
         if config.workers is None:
-            raise settings_error(
+            raise SettingsError(
                 "executor=gpus: torch sees no GPU on this machine. Give workers=2 to run two "
                 "processes on the CPU, or executor=process."
             )
         if each:
-            raise settings_error(
+            raise SettingsError(
                 f"gpus_per_cell={each:g}: torch sees no GPU on this machine. Leave it out."
             )
         return [None] * config.workers
@@ -162,12 +162,12 @@ def _places(config: SweepConfig) -> list[str | None]:
         ",".join(devices[at : at + count]) for at in range(0, len(devices) - count + 1, count)
     ]
     if not places:
-        raise settings_error(
+        raise SettingsError(
             f"gpus_per_cell={count}: torch sees {len(devices)} GPUs on this machine. Give fewer."
         )
     wanted = config.workers or len(places)
     if wanted > len(places):
-        raise settings_error(
+        raise SettingsError(
             f"workers={wanted}: there are {len(devices)} GPUs, {count} for each worker. Give "
             f"workers={len(places)} or fewer."
         )

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmkick_plugin.preflight import CommandError
-from lmkick_plugin.report.output import render_table
+from lmkick_plugin.recipe.readers import suggest
+from lmkick_plugin.results.task_facts import facts_of
+from lmkick_plugin.sweep.cell_files import Ledger
 from lmkick_plugin.sweep.config import SweepConfig
-from lmkick_plugin.sweep.evaluating import environment
+from lmkick_plugin.sweep.evaluate import environment
 from lmkick_plugin.sweep.grid import Cell, list_cells
-from lmkick_plugin.sweep.ledger import Ledger
-from lmkick_plugin.sweep.tasks import asks_for_answers
-from lmkick_plugin.values import suggest
+from lmkick_plugin.terminal import CommandError, render_table
 
 __all__ = ["PlannedCell", "SweepPlan", "make_plan", "task_settings"]
 
@@ -228,7 +227,7 @@ def task_settings(config: SweepConfig, task: str) -> dict[str, Any]:
     found = {
         "limit": _of(config.limit, task),
         "num_fewshot": config.num_fewshot,
-        "apply_chat_template": chat if chat != "auto" or asks_for_answers(task) else "false",
+        "apply_chat_template": chat if chat != "auto" or facts_of(task).chat_template else "false",
         "system_instruction": config.system_instruction,
         "gen_kwargs": generation,
         "bootstrap_iters": config.bootstrap_iters,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lmkick_plugin.sweep.work import Order
+from lmkick_plugin.sweep.jobs import Order
 
 __all__ = ["Backend", "Ended", "Lost", "Task", "run_orders"]
 

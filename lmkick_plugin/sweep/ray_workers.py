@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmkick_plugin.report.output import write_atomically
+from compressors.errors import SettingsError
+from compressors.files import write_atomically
+from lmkick_plugin.sweep.cell_files import NAME, Ledger
 from lmkick_plugin.sweep.config import SweepConfig
-from lmkick_plugin.sweep.evaluating import environment, set_environment
-from lmkick_plugin.sweep.ledger import NAME, Ledger
+from lmkick_plugin.sweep.evaluate import environment, set_environment
+from lmkick_plugin.sweep.jobs import CellWorker, Order
 from lmkick_plugin.sweep.pool import Ended, Lost, Task
-from lmkick_plugin.sweep.work import CellWorker, Order
-from lmkick_plugin.values import settings_error
 
 __all__ = ["Cell", "RayWorkers", "import_ray"]
 
@@ -39,7 +39,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise settings_error(
+        raise SettingsError(
             "executor=ray needs Ray, which is not installed: pip install 'lmkick[ray]'"
         ) from error
     return ray
@@ -182,7 +182,7 @@ def _connect(ray: Any, config: SweepConfig) -> None:
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise settings_error(
+        raise SettingsError(
             f"executor=ray: no cluster at {address or 'this machine'}: {error}. Start one with "
             "`ray start --head`, or leave ray_address (and RAY_ADDRESS) out to use this machine."
         ) from error
@@ -197,7 +197,7 @@ def _share(config: SweepConfig, total: Mapping[str, float]) -> tuple[float, int]
     gpus = float(total.get("GPU", 0))
     each = (1.0 if gpus else 0.0) if config.gpus_per_cell is None else config.gpus_per_cell
     if each > gpus:
-        raise settings_error(
+        raise SettingsError(
             f"gpus_per_cell={each:g}: the Ray cluster has {gpus:g} GPUs. Give fewer, 0 for the "
             "CPU, or add nodes that have some."
         )
@@ -205,12 +205,12 @@ def _share(config: SweepConfig, total: Mapping[str, float]) -> tuple[float, int]
     if each:
         room = min(room, int(gpus / each))
     elif config.workers is None:
-        raise settings_error(
+        raise SettingsError(
             "executor=ray: the cluster has no GPU for cells. Give workers=2 to run two of them on "
             "CPUs."
         )
     if room < 1:
-        raise settings_error(
+        raise SettingsError(
             "executor=ray: the cluster has no CPU left for a cell. Start it with `ray start --head "
             "--num-cpus 1` or more."
         )

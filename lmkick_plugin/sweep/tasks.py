@@ -6,29 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmkick_plugin.preflight import CommandError
-from lmkick_plugin.values import suggest
+from lmkick_plugin.recipe.readers import suggest
+from lmkick_plugin.terminal import CommandError
 
-__all__ = ["TaskShelf", "asks_for_answers", "task_manager"]
+__all__ = ["TaskShelf", "task_manager"]
 
-# The benchmark's protocol: answers to these are meant to be asked for in a chat model's own form.
-_GENERATION = (
-    "kick_summarization",
-    "kick_instruct",
-    "kick_alpaca",
-    "kick_unnatural",
-    "kickonly_mtbench",
-)
 _OURS = ("kick_", "kickonly_", "llmkick_")
-
-
-def asks_for_answers(task: str) -> bool:
-    """Whether a chat model is to be asked through its chat template.
-
-    >>> asks_for_answers("kick_summarization_small"), asks_for_answers("kick_mmlu")
-    (True, False)
-    """
-    return task.startswith(_GENERATION)
 
 
 def task_manager(

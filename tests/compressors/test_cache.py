@@ -27,7 +27,7 @@ PROCESS = """
 import sys, time, torch
 from pathlib import Path
 from compressors import GPTQ, compress_model
-from lmkick_plugin.fingerprint import survey_weights
+from lmkick_plugin.record.weights import survey_weights
 from tests.tiny_models import make
 
 model = make("llama")

@@ -25,10 +25,10 @@ from compressors import (
     UnsupportedModelError,
     Wanda,
     compress_model,
-    passes,
-    products,
+    matmul,
 )
-from compressors.families import find_blocks
+from compressors.blocks import forward
+from compressors.blocks.find import find_blocks
 from tests import oracles
 from tests.plain_driver import plain_compress, weights_of
 from tests.tiny_models import CONFIGS, MOE, make
@@ -287,7 +287,7 @@ def test_another_road_for_products_changes_rounding_only(
         product = (x.double() @ weight.double().t()).float()
         return product if bias is None else product + bias
 
-    monkeypatch.setattr(passes, "linear_road", lambda: road)
+    monkeypatch.setattr(forward, "linear_road", lambda: road)
     quiet(other, WANDA, samples)
     assert used
     assert min(agreement(family, usual, other).values()) == 1.0
@@ -580,11 +580,11 @@ def test_onednn_road_multiplies_right() -> None:
     x, weight, bias = torch.randn(2, 5, 64), torch.randn(48, 64), torch.randn(48)
     expected = torch.nn.functional.linear(x, weight, bias)
     try:
-        result = products._onednn_linear(x, weight, bias)
+        result = matmul._onednn_linear(x, weight, bias)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         pytest.skip("this torch has no such operator")
     assert torch.allclose(result, expected, atol=1e-4)
-    without = products._onednn_linear(x, weight, None)
+    without = matmul._onednn_linear(x, weight, None)
     assert torch.allclose(without, expected - bias, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ import torch
 from compressors import RTN
 from compressors.grid import Grid
 from tests import oracles
-from tests.compressors.methods import make_weight
+from tests.compressors.method_cases import make_weight
 
 
 @pytest.mark.parametrize("num_bits", [2, 3, 4, 8])

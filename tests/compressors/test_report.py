@@ -13,7 +13,8 @@ import torch
 
 from compressors import GPTQ, NM, Magnitude, SettingsError, Unstructured, compress_model
 from compressors.base import CompressedWeight
-from compressors.report import LayerReport, stored_bytes, write_atomically, write_table
+from compressors.files import write_atomically
+from compressors.report import LayerReport, stored_bytes, write_table
 from tests.tiny_models import make
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-import compressors.products as products
+import compressors.matmul as products
 from compressors import NumericalError, SettingsError
 from compressors.statistics import ColumnNorm, Hessian, NoStatistic
 from tests import oracles
-from tests.compressors.methods import make_inputs
+from tests.compressors.method_cases import make_inputs
 
 KINDS: list[Any] = [ColumnNorm, Hessian]
 
@@ -159,7 +159,7 @@ def test_a_callers_precision_comes_back() -> None:
 def test_a_precision_chosen_by_backend_comes_back() -> None:
     script = """
 import torch
-from compressors.products import full_precision
+from compressors.matmul import full_precision
 
 matmul = torch.backends.cuda.matmul
 matmul.fp32_precision = "tf32"

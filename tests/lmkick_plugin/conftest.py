@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.lmkick_plugin.run_files import (
+    pair,
+    paper,
+    paper_evidence,
+    paper_report,
+    real_runs,
+    write,
+)
+
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+
+__all__ = ["pair", "paper", "paper_evidence", "paper_report", "real_runs", "write"]
 
 SENTENCE = "The quick brown fox jumps over the lazy dog. A B C D. "
 

@@ -15,7 +15,7 @@ import transformers
 from lm_eval.models.huggingface import HFLM
 
 from compressors import NM, Magnitude, SettingsError, UnsupportedModelError, compress_model
-from lmkick_plugin import serving
+from lmkick_plugin.inference import loaded_models
 from lmkick_plugin.model import KickLM
 from tests.conftest import make_tiny_llama, make_tiny_tokenizer
 from tests.lmkick_plugin.conftest import SENTENCE, make_requests
@@ -388,7 +388,7 @@ def test_use_of_the_chat_template_is_recorded(pruned: KickLM) -> None:
 
 
 def test_tasks_learn_whether_a_model_can_serve_them(pruned: KickLM) -> None:
-    serving.require_kick_model("kickonly_perplexity")
+    loaded_models.require_kick_model("kickonly_perplexity")
 
 
 def test_perplexity_rises_with_sparsity(stories_model: Path, data_dir: Path) -> None:

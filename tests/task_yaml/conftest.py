@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from task_yaml.kick_mmlu.generate import CATEGORIES
+from task_yaml.kick_mmlu._generate_configs import CATEGORIES
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from lmkick_plugin import serving
-from lmkick_plugin.data import DataError
-from lmkick_plugin.tables import wikitext
+from lmkick_plugin.data import wikitext
+from lmkick_plugin.data.sources import DataError
+from lmkick_plugin.inference import loaded_models
 from tests.task_yaml.conftest import tiny_files
 from tests.task_yaml.scripted import ScriptedLM
 
@@ -45,16 +45,16 @@ class DivergingLM(ScriptedLM):
 
 @pytest.fixture
 def lm(monkeypatch: pytest.MonkeyPatch) -> Iterator[DivergingLM]:
-    monkeypatch.setattr(serving, "_models", weakref.WeakSet())
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
     model = DivergingLM()
-    serving.announce(model)
+    loaded_models.announce(model)
     return model
 
 
 def test_another_model_is_refused_before_it_is_asked(
     evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "_models", weakref.WeakSet())
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
     lm = ScriptedLM()
     with pytest.raises(ValueError, match=f"{TASK} .*--model kick"):
         evaluate(lm, "kick_freebaseqa", TASK)
@@ -87,7 +87,7 @@ def test_standard_error_is_that_of_a_ratio(make_manager: Any) -> None:
 
     from lm_eval.api.metrics import stderr_for_metric
 
-    from lmkick_plugin.position_means import mean_over_positions
+    from lmkick_plugin.metrics.aggregation import mean_over_positions
 
     draw = random.Random(0)
     sizes = [draw.randint(50, 500) for _ in range(200)]
@@ -263,7 +263,7 @@ def test_no_judge_is_looked_at_for_prompts(
     lm: DivergingLM,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lmkick_plugin.judge.ready import JudgePlan
+    from lmkick_plugin.judge.plan import JudgePlan
 
     checked: list[str] = []
     monkeypatch.setattr(JudgePlan, "check", lambda plan, task, **_: checked.append(task))
@@ -304,7 +304,7 @@ def test_with_a_compressed_model(
 ) -> None:
     from lmkick_plugin.model import KickLM
 
-    monkeypatch.setattr(serving, "_models", weakref.WeakSet())
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
     model = KickLM(
         pretrained=str(tiny_model_dir), compressor="magnitude", sparsity=0.5, device="cpu",
         prefix_reuse=reuse,

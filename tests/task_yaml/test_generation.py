@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from lmkick_plugin import serving
-from lmkick_plugin.aggregation import mean_of_scored
+from lmkick_plugin.data import summarization
+from lmkick_plugin.inference import loaded_models
+from lmkick_plugin.inference.conversations import answer_turns
 from lmkick_plugin.judge.rubric import rubric_of
-from lmkick_plugin.tables import summarization
-from lmkick_plugin.turns import answer_turns
+from lmkick_plugin.metrics.aggregation import mean_of_scored
 from tests.task_yaml.conftest import tiny_files, write_data
 from tests.task_yaml.scripted import ScriptedLM
 
@@ -49,11 +49,11 @@ class TalkingLM(ScriptedLM):
 
 @pytest.fixture
 def talk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TalkingLM]:
-    monkeypatch.setattr(serving, "_models", weakref.WeakSet())
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
 
     def make(say: Callable[[str], str] = lambda prompt: "nothing") -> TalkingLM:
         lm = TalkingLM(say=say)
-        serving.announce(lm)
+        loaded_models.announce(lm)
         return lm
 
     return make
@@ -166,7 +166,7 @@ def test_a_reference_model_is_asked_the_same(tiny_manager: TaskManager) -> None:
 def test_other_models_are_refused(
     evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "_models", weakref.WeakSet())
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
     lm = ScriptedLM()
     with pytest.raises(ValueError, match=r"kickonly_mtbench .*--model kick"):
         evaluate(lm, "kick_instruct", "kickonly_mtbench")
@@ -284,9 +284,9 @@ def test_predict_only_keeps_the_answers(
 def test_one_line_says_how_to_judge_later(
     evaluate: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    from lmkick_plugin import judged_tasks
+    from lmkick_plugin.tasks import generation
 
-    judged_tasks._say_how_to_judge.cache_clear()
+    generation._say_how_to_judge.cache_clear()
     evaluate(ScriptedLM(), "kick_instruct", "kick_summarization_small", bootstrap_iters=0)
     said = [text for text in caplog.messages if "lmkick judge RESULTS_DIR" in text]
     assert len(said) == 1

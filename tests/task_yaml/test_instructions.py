@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lmkick_plugin import serving
-from lmkick_plugin.tables import instructions
+from lmkick_plugin.data import instructions
+from lmkick_plugin.inference import loaded_models
 from tests.task_yaml.conftest import tiny_files, write_data
 from tests.task_yaml.scripted import ScriptedLM
 
@@ -65,7 +65,7 @@ def test_scores(evaluate: Callable[..., Any], task: str) -> None:
 
 
 def test_stems_count_for_rouge_alone() -> None:
-    from lmkick_plugin.instruction_task import score_instruction
+    from lmkick_plugin.tasks.instruction import score_instruction
 
     scores = score_instruction({"output": "cats run"}, ["cat running"])
     assert scores == {"exact_match": 0, "f1": 0, "rouge1": 1}
@@ -105,14 +105,14 @@ def test_scored_and_calibration_rows_come_from_one_copy(
     tiny_data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serving, "_models", weakref.WeakSet())
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
     monkeypatch.delenv("LMKICK_DATA_DIR", raising=False)
     source = task.replace("kick_", "task:")
     source = f"mix:c4+{source}" if mixed else source
     same = f"{tiny_data}/../{tiny_data.name}"
     models = [_Calibrated(source, None if elsewhere else same), _Calibrated("c4", None)]
     for model in models:
-        serving.announce(model)
+        loaded_models.announce(model)
     lm = ScriptedLM()
     if elsewhere:
         with pytest.raises(ValueError, match=f"{task} reads .* has read the Hub.*data_dir=DIR"):

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from lmkick_plugin import text_statistics
 from lmkick_plugin.cli import main
 from lmkick_plugin.judge import shared_judge
-from lmkick_plugin.report.results import NAME
+from lmkick_plugin.metrics import text_statistics
+from lmkick_plugin.results.results_file import NAME
 from tests.lmkick_plugin.judge.fault_server import FaultServer, fails, first, replies, serve, shown
 from tests.task_yaml.test_judging import (
     KEY,
@@ -256,14 +256,14 @@ def test_a_folder_that_cannot_be_written_loses_no_reply(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from lmkick_plugin.judge import later
+    from lmkick_plugin.judge import rejudge
 
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
     results = save(say, "kick_instruct")
     with monkeypatch.context() as patch:
-        patch.setattr(later, "write_atomically", full)
+        patch.setattr(rejudge, "write_atomically", full)
         assert judge(results) == 2
     output = capsys.readouterr()
     assert "No space left" in output.err
@@ -364,7 +364,7 @@ def test_doctor_without_a_judge_and_with_part_of_the_data(
 
 
 def test_content_against_plain_loops() -> None:
-    from lmkick_plugin.content import describe
+    from lmkick_plugin.metrics.variety import describe
 
     own = ["a b a b", "", "one two three four five six"]
     other = ["a b c", "x", "one two"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lmkick_plugin import serving
+from lmkick_plugin.inference import loaded_models
 from lmkick_plugin.judge import Judge, shared_judge
 from tests.lmkick_plugin.judge.fault_server import (
     FaultServer,
@@ -59,7 +59,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LMKICK_JUDGE_API_KEY", KEY)
-    monkeypatch.setattr(serving, "_models", weakref.WeakSet())
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def say(prompt: str) -> str:
 
 def talking(answer: Callable[[str], str] = say) -> TalkingLM:
     lm = TalkingLM(say=answer)
-    serving.announce(lm)
+    loaded_models.announce(lm)
     return lm
 
 
@@ -364,9 +364,9 @@ def test_the_released_protocol_needs_a_reference(judged: Callable[..., Any]) -> 
 def test_a_model_that_is_not_listed_is_mentioned(
     judged: Callable[..., Any], server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from lmkick_plugin.judge import ready
+    from lmkick_plugin.judge import plan
 
-    ready._say_unlisted.cache_clear()
+    plan._say_unlisted.cache_clear()
     server.models = ["weak", "weaker"]
     judged(ScriptedLM(say=say), "kick_instruct")
     assert [text for text in caplog.messages if "judge_model=strong is not among" in text]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lmkick_plugin import serving
+from lmkick_plugin.inference import loaded_models
 from tests.task_yaml.conftest import tiny_files
 from tests.task_yaml.scripted import ScriptedLM, WindowLM
 
@@ -23,9 +23,9 @@ def window_lm(monkeypatch: pytest.MonkeyPatch) -> Iterator[WindowLM]:
     """A model that serves windows, announced as a ``kick`` model is."""
     import weakref
 
-    monkeypatch.setattr(serving, "_models", weakref.WeakSet())
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
     lm = WindowLM()
-    serving.announce(lm)
+    loaded_models.announce(lm)
     return lm
 
 
@@ -33,7 +33,7 @@ def window_lm(monkeypatch: pytest.MonkeyPatch) -> Iterator[WindowLM]:
 def no_kick_model(monkeypatch: pytest.MonkeyPatch) -> None:
     import weakref
 
-    monkeypatch.setattr(serving, "_models", weakref.WeakSet())
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
 
 
 @pytest.mark.usefixtures("no_kick_model")

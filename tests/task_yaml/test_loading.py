@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from task_yaml.kick_mmlu import generate
+from task_yaml.kick_mmlu import _generate_configs as generate
 from tests.task_yaml.conftest import SUBJECTS, TASK_FOLDER, tiny_files, write_data
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lmkick_plugin import serving
+from lmkick_plugin.inference import loaded_models
 
 TASKS = (
     "kick_*", "kickonly_mtbench", "kickonly_perplexity", "kickonly_divergence",
@@ -32,7 +32,7 @@ def samples(
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         for reuse in (True, False):
-            patch.setattr(serving, "_models", weakref.WeakSet())
+            patch.setattr(loaded_models, "_models", weakref.WeakSet())
             lm = KickLM(
                 pretrained=str(tiny_model_dir), compressor="magnitude", sparsity=0.5,
                 device="cpu", batch_size=4, prefix_reuse=reuse,

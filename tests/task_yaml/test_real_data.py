@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lmkick_plugin import metrics
+from lmkick_plugin.metrics import answers
 from tests.task_yaml.conftest import SUBJECTS
 from tests.task_yaml.scripted import ScriptedLM
 
@@ -80,13 +80,13 @@ def test_questions_can_be_answered(tasks: dict[str, Any]) -> None:
     for name in ("kick_freebaseqa", "kick_triviaqa_closed", "kick_triviaqa_open"):
         docs = tasks[name].eval_docs
         for doc in docs.select(range(0, len(docs), 7)):
-            scores = metrics.score_answers(doc, [doc["aliases"][0]])
+            scores = answers.score_answers(doc, [doc["aliases"][0]])
             assert set(scores.values()) == {1.0}, doc
 
 
 def test_answer_in_context_share(tasks: dict[str, Any]) -> None:
     docs = tasks["kick_triviaqa_open"].eval_docs
-    share = sum(metrics.answer_in_context(doc["evidence"], doc["aliases"]) for doc in docs)
+    share = sum(answers.answer_in_context(doc["evidence"], doc["aliases"]) for doc in docs)
     # The file's own note, 4,772, was counted by another rule: as a substring.
     assert share / len(docs) == pytest.approx(4_772 / 7_962, abs=0.03)
     assert all(len(doc["evidence"]) <= 6_000 for doc in docs)

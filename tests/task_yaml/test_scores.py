@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lmkick_plugin.tables import wikitext
-from task_yaml.kick_mmlu.generate import CATEGORIES
+from lmkick_plugin.data import wikitext
+from task_yaml.kick_mmlu._generate_configs import CATEGORIES
 from tests.task_yaml.conftest import SUBJECTS, tiny_files
 from tests.task_yaml.scripted import ScriptedLM
 

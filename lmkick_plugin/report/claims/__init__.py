@@ -32,8 +32,8 @@ from lmkick_plugin.report.claims.sizes import (
     large_sparse_against_small_dense,
     quantization_keeps_more,
 )
-from lmkick_plugin.report.collecting import Model
 from lmkick_plugin.report.evidence import Evidence
+from lmkick_plugin.report.models import Model
 
 __all__ = ["CLAIMS", "Claim", "Finding", "Outcome", "Part", "evaluate"]
 

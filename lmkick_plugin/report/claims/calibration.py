@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 from lmkick_plugin.report.claims.findings import Finding, by_sign, finding, within
-from lmkick_plugin.report.claims.reading import KNOWLEDGE, mean_recovery, recovery_of, settings_but
-from lmkick_plugin.report.collecting import Cell, Model
+from lmkick_plugin.report.claims.quantities import (
+    KNOWLEDGE,
+    mean_recovery,
+    recovery_of,
+    settings_but,
+)
 from lmkick_plugin.report.evidence import Evidence
+from lmkick_plugin.report.models import Cell, Model
 
 __all__ = ["own_text_beats_c4", "samples_help_sparsegpt"]
 

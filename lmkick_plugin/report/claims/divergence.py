@@ -6,15 +6,15 @@ from __future__ import annotations
 import numpy as np
 
 from lmkick_plugin.report.claims.findings import Finding, by_sign, finding
-from lmkick_plugin.report.claims.reading import (
+from lmkick_plugin.report.claims.quantities import (
     KNOWLEDGE,
     PERPLEXITY,
     Quantity,
     mean_recovery,
     value_of,
 )
-from lmkick_plugin.report.collecting import Model
 from lmkick_plugin.report.evidence import Evidence
+from lmkick_plugin.report.models import Model
 from lmkick_plugin.report.statistics import FloatArray
 
 __all__ = ["divergence_ranks_better", "spearman"]

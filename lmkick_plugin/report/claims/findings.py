@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from lmkick_plugin.report.collecting import Cell
+from lmkick_plugin.report.models import Cell
 from lmkick_plugin.report.statistics import FloatArray, Interval, Verdict, percentile_interval
 
 __all__ = [

@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 
 from lmkick_plugin.report.claims.findings import Finding, Part, by_sign, finding
-from lmkick_plugin.report.claims.reading import PRUNERS, mean_of, recovery_of, unstructured
-from lmkick_plugin.report.collecting import Model
+from lmkick_plugin.report.claims.quantities import PRUNERS, mean_of, recovery_of, unstructured
+from lmkick_plugin.report.curves import level_name
 from lmkick_plugin.report.evidence import Evidence
-from lmkick_plugin.report.series import level_name
+from lmkick_plugin.report.models import Model
 
 __all__ = ["long_stories_fall_more", "unique_words_fall"]
 

@@ -17,7 +17,7 @@ from lmkick_plugin.report.claims.findings import (
     is_verdict,
     not_measured,
 )
-from lmkick_plugin.report.claims.reading import (
+from lmkick_plugin.report.claims.quantities import (
     CLOSED,
     CONTROLS,
     FREEBASEQA,
@@ -32,9 +32,9 @@ from lmkick_plugin.report.claims.reading import (
     recovery_part,
     unstructured,
 )
-from lmkick_plugin.report.collecting import Cell, Model
+from lmkick_plugin.report.curves import level_name
 from lmkick_plugin.report.evidence import Evidence
-from lmkick_plugin.report.series import level_name
+from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.statistics import Verdict, matches
 
 __all__ = [

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from lmkick_plugin.report.across import NEAR, compare_across, size_pairs
 from lmkick_plugin.report.claims.findings import Finding, Outcome, Part, by_sign, finding
-from lmkick_plugin.report.claims.reading import CONTROLS, KNOWLEDGE, mean_recovery
-from lmkick_plugin.report.collecting import Model
+from lmkick_plugin.report.claims.quantities import CONTROLS, KNOWLEDGE, mean_recovery
 from lmkick_plugin.report.evidence import Evidence
+from lmkick_plugin.report.models import Model
+from lmkick_plugin.report.size_pairs import NEAR, compare_across, size_pairs
 
 __all__ = ["large_sparse_against_small_dense", "quantization_keeps_more"]
 

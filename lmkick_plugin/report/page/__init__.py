@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby
 
-from lmkick_plugin.report.content import Content
-from lmkick_plugin.report.figures import Figure, Panel
+from lmkick_plugin.report.figure_model import Figure, Panel
 from lmkick_plugin.report.formatting import NOTHING, SYMBOLS, interval, number, percent
-from lmkick_plugin.report.output import plain
+from lmkick_plugin.report.page_content import Content
 from lmkick_plugin.report.svg import marker_symbols, panel_svg
+from lmkick_plugin.terminal import plain
 
 __all__ = ["render_page"]
 

@@ -24,12 +24,12 @@ from compressors import (
     UnsupportedModelError,
     compress_model,
 )
-from compressors.integers import QuantizationGrid
+from compressors.quantization_grid import QuantizationGrid
 from lmkick_plugin import checkpoints
-from lmkick_plugin.checkpoints import formats
 from lmkick_plugin.checkpoints.packing import pack_rows
 from lmkick_plugin.checkpoints.unpack import unpack_words
 from lmkick_plugin.model import KickLM
+from lmkick_plugin.recipe import formats
 from tests.conftest import make_tiny_tokenizer
 from tests.tiny_models import make
 

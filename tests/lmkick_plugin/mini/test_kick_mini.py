@@ -12,10 +12,10 @@ import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
-from lmkick_plugin import mini, registration
-from lmkick_plugin.checks import check_pretrained
-from lmkick_plugin.cli import main
-from lmkick_plugin.mini import card, demo
+from lmkick_plugin import bundled, registration
+from lmkick_plugin.cli import demo, main
+from lmkick_plugin.loading.checks import check_pretrained
+from tools.kick_mini import card
 
 TASKS = ("kick_freebaseqa", "kick_triviaqa_open", "kick_mmlu", "kickonly_perplexity")
 CALIBRATED = {"calibration": "c4", "nsamples": 16, "seqlen": 256}
@@ -52,7 +52,7 @@ def scores(**recipe: Any) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, float]:
-    rows = json.loads((mini.MODEL / "scores.json").read_text(encoding="utf-8"))
+    rows = json.loads((bundled.MODEL / "scores.json").read_text(encoding="utf-8"))
     return {task: row["value"] for task, row in rows.items()}
 
 
@@ -71,9 +71,9 @@ def test_it_has_something_to_lose(said: dict[str, float]) -> None:
 
 
 def test_its_card_is_its_scores() -> None:
-    rows = json.loads((mini.MODEL / "scores.json").read_text(encoding="utf-8"))
+    rows = json.loads((bundled.MODEL / "scores.json").read_text(encoding="utf-8"))
     assert set(rows) == set(card.SCORES)
-    assert card.table(rows) in (mini.MODEL / "README.md").read_text(encoding="utf-8")
+    assert card.table(rows) in (bundled.MODEL / "README.md").read_text(encoding="utf-8")
 
 
 def test_random_pruning_takes_what_it_knows(said: dict[str, float]) -> None:
@@ -92,7 +92,7 @@ def test_eight_bits_take_next_to_nothing(said: dict[str, float]) -> None:
 
 
 def test_files_are_small() -> None:
-    assert sum(path.stat().st_size for path in mini.MODEL.iterdir()) <= 16_000_000
+    assert sum(path.stat().st_size for path in bundled.MODEL.iterdir()) <= 16_000_000
 
 
 def test_names_are_names_and_folders_are_folders(
@@ -101,8 +101,8 @@ def test_names_are_names_and_folders_are_folders(
     check_pretrained("kick-mini")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mini").mkdir()
-    assert mini.data_folder("mini") == str(mini.DATA)
-    assert mini.data_folder("./mini") == "./mini"
+    assert bundled.data_folder("mini") == str(bundled.DATA)
+    assert bundled.data_folder("./mini") == "./mini"
 
 
 @pytest.mark.slow

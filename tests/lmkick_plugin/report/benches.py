@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from lmkick_plugin.report.collecting import Cell, Collection, Model
 from lmkick_plugin.report.evidence import Evidence, Settings
-from lmkick_plugin.report.measuring import Key
-from lmkick_plugin.report.paired import CLAIM_RESAMPLES, Pairing
-from lmkick_plugin.report.results import ResultsFile
-from lmkick_plugin.report.runs import Run
-from lmkick_plugin.report.scores import HEADLINES, Score
+from lmkick_plugin.report.item_values import Key
+from lmkick_plugin.report.models import Cell, Collection, Model
+from lmkick_plugin.report.scores import Score
 from lmkick_plugin.report.statistics import bootstrap_sums, paired_statistics
+from lmkick_plugin.report.task_pairings import CLAIM_RESAMPLES, Pairing
+from lmkick_plugin.results.results_file import ResultsFile
+from lmkick_plugin.results.runs import Run
+from lmkick_plugin.results.task_facts import facts_of, task_order
 
 LOSSES = {"token_perplexity"}
 FREE = {"jsd", "unique_words"}
@@ -39,7 +40,7 @@ class Bench:
         return self
 
     def items(self, task: str, value: float) -> np.ndarray[Any, Any]:
-        metric = HEADLINES.get(task, "acc")
+        metric = facts_of(task).headline or "acc"
         if metric in LOSSES:
             return np.log(value) + np.linspace(-0.05, 0.05, self.n)
         if metric in FREE or metric == "rougeL":
@@ -50,7 +51,9 @@ class Bench:
         dense = self._cell({"compressor": "none"}, "run-0")
         cells = [self._cell(r, f"run-{i}") for i, (r, _) in enumerate(self.rows, start=1)]
         tasks = list(dict.fromkeys([t for _, s in self.rows for t in s] + list(self.dense)))
-        keys: dict[str, Key] = {task: (HEADLINES.get(task, "acc"), "none") for task in tasks}
+        keys: dict[str, Key] = {
+            task: ((facts_of(task).headline or "acc"), "none") for task in tasks
+        }
         pairings: dict[tuple[str, str, Key], Pairing] = {}
         scores: dict[str, list[Score]] = {cell.name: [] for cell in [dense, *cells]}
         for task in tasks:
@@ -102,7 +105,7 @@ class Bench:
 
     def _cell(self, record: dict[str, Any], name: str) -> Cell:
         kick = {"truncated_prompts": self.cut, **record}
-        tasks = {task: {"acc,none": 0.0} for task in HEADLINES}
+        tasks = {task: {"acc,none": 0.0} for task in task_order()}
         data = {"results": tasks, "configs": tasks, "config": {"kick": kick}}
         file = ResultsFile(Path(f"{name}/results_2026-01-01T00-00-00.json"), "2026", data)
         words = [record["compressor"], *(str(v) for k, v in record.items() if k != "compressor")]

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from lmkick_plugin import cli
 from lmkick_plugin.report.compare import compare_runs
-from lmkick_plugin.report.comparison import Comparison, Row
-from lmkick_plugin.report.pairing import MismatchError
-from lmkick_plugin.report.results import ResultsError
-from lmkick_plugin.report.runs import Run, load_run
+from lmkick_plugin.report.comparison_table import Comparison, Row
+from lmkick_plugin.report.item_pairs import MismatchError
 from lmkick_plugin.report.statistics import StatisticsError
-from tests.lmkick_plugin.report.conftest import Writer, choice_item, text_item
+from lmkick_plugin.results.results_file import ResultsError
+from lmkick_plugin.results.runs import Run, load_run
+from tests.lmkick_plugin.run_files import Writer, choice_item, text_item
 
 Pair = Callable[..., tuple[Run, Run]]
 RIGHT, WRONG, OTHER = [-1.0, -2.0, -3.0], [-2.0, -1.0, -3.0], [-3.0, -2.0, -1.0]

@@ -12,9 +12,9 @@ import pytest
 
 from lmkick_plugin import cli
 from lmkick_plugin.report.compare import compare_runs
-from lmkick_plugin.report.comparison import Comparison, Row
-from lmkick_plugin.report.runs import load_run
+from lmkick_plugin.report.comparison_table import Comparison, Row
 from lmkick_plugin.report.statistics import mcnemar_exact
+from lmkick_plugin.results.runs import load_run
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ import pytest
 from lmkick_plugin.report import write_report
 from lmkick_plugin.report.svg import MARKERS
 from tests.lmkick_plugin.report.browser import DESKTOP, PHONE, chromium, look
-from tests.lmkick_plugin.report.conftest import Writer
 from tests.lmkick_plugin.report.worlds import quiz, record
+from tests.lmkick_plugin.run_files import Writer
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -279,10 +279,10 @@ def test_a_hundred_cells_are_under_five_megabytes(write: Writer, tmp_path: Path)
     for i in range(100):
         kick: dict[str, Any] = record() if i == 0 else record("wanda", requested_sparsity=i / 100)
         write(f"c{i}", tasks, record=kick, directions={"contains": True})
-    from lmkick_plugin.report.collecting import collect
-    from lmkick_plugin.report.content import build
     from lmkick_plugin.report.evidence import Settings, gather
+    from lmkick_plugin.report.models import collect
     from lmkick_plugin.report.page import render_page
+    from lmkick_plugin.report.page_content import build
 
     evidence = gather(collect([write.folder]), Settings(resamples=50))
     assert len(evidence.pairings) == 99 * 12

@@ -16,14 +16,14 @@ import pytest
 from lmkick_plugin.cli import main
 from lmkick_plugin.report import write_report
 from lmkick_plugin.report.claims import CLAIMS
-from lmkick_plugin.report.collecting import collect
-from lmkick_plugin.report.content import build
 from lmkick_plugin.report.evidence import Evidence, Settings, gather
 from lmkick_plugin.report.export import FIELDS, SCHEMA, write_leaderboard
+from lmkick_plugin.report.models import collect
+from lmkick_plugin.report.page_content import build
 from lmkick_plugin.report.published import beside, published_numbers
 from lmkick_plugin.report.svg import nice_ticks
-from tests.lmkick_plugin.report.conftest import Writer, choice_item
 from tests.lmkick_plugin.report.worlds import quiz, record
+from tests.lmkick_plugin.run_files import Writer, choice_item
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -219,7 +219,7 @@ def test_a_missing_extra_is_named(
     write: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lmkick_plugin.report import writing
-    from lmkick_plugin.report.results import ResultsError
+    from lmkick_plugin.results.results_file import ResultsError
 
     monkeypatch.setattr(writing, "find_spec", lambda name: None)
     with pytest.raises(ResultsError, match=r"pip install 'lmkick\[report\]'"):

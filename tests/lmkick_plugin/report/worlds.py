@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.lmkick_plugin.report.conftest import Writer, text_item
+from tests.lmkick_plugin.run_files import Writer, text_item
 
 SUBJECTS = {
     "stem": ("astronomy", "college_physics"),

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from lmkick_plugin import cli
-from lmkick_plugin.preflight import CommandError
 from lmkick_plugin.sweep.config import SweepConfig, read_config
 from lmkick_plugin.sweep.grid import list_cells
 from lmkick_plugin.sweep.plan import make_plan, task_settings
+from lmkick_plugin.terminal import CommandError
 
 MINIMAL: dict[str, Any] = {"models": ["a/b"], "tasks": ["kick_mmlu"], "output": "out"}
 

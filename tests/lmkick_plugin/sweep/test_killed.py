@@ -165,8 +165,8 @@ def test_without_shared_storage_files_come_back(
     """What an actor does, without Ray: it writes elsewhere, and the driver keeps what it sends."""
     from lmkick_plugin.sweep import ray_workers
     from lmkick_plugin.sweep.config import read_config
-    from lmkick_plugin.sweep.running import open_plan
-    from lmkick_plugin.sweep.work import Order
+    from lmkick_plugin.sweep.jobs import Order
+    from lmkick_plugin.sweep.runner import open_plan
 
     monkeypatch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "")
     small_sweep |= {"recipes": [], "tasks": ["kickonly_perplexity", "kick_freebaseqa"]}

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from lmkick_plugin.sweep.grid import Cell
+from lmkick_plugin.sweep.jobs import Order
 from lmkick_plugin.sweep.pool import Ended, Lost, Task, run_orders
-from lmkick_plugin.sweep.work import Order
 
 
 def order(name: str, *tasks: str) -> Order:

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forward passes of one block over all calibration batches: to gather, and to pass on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from compressors.blocks.capture import BlockInputs, Stop, run_block
+from compressors.blocks.find import Block, WeightMatrix
+from compressors.blocks.input_hooks import Collector, collecting
+from compressors.matmul import linear_road
+from compressors.statistics import NoStatistic
+
+__all__ = ["Passes", "keep_hidden"]
+
+#: Hidden states stay on the device while they need no more than this share of its free memory.
+_HIDDEN_SHARE = 0.4
+
+
+def keep_hidden(inputs: BlockInputs, device: torch.device | None) -> None:
+    """Decide where hidden states are kept between blocks, and bring them there.
+
+    Args:
+        inputs: What was captured; changed in place.
+        device: The compute device; None keeps them wherever they are computed.
+    """
+    if device is None:
+        return
+    size = sum(hidden.numel() * hidden.element_size() for hidden in inputs.hidden)
+    fits = device.type != "cuda" or size <= _HIDDEN_SHARE * torch.cuda.mem_get_info(device)[0]
+    inputs.storage = device if fits else torch.device("cpu")
+    inputs.hidden = [hidden.to(inputs.storage) for hidden in inputs.hidden]
+
+
+class Passes:
+    """Runs one block, at one place in the model's order of calls.
+
+    Args:
+        inputs: The hidden states as they are before this block, and its other arguments.
+        step: Which call it is.
+        block: The block.
+        device: Where its weights are now.
+    """
+
+    def __init__(self, inputs: BlockInputs, step: int, block: Block, device: torch.device) -> None:
+        self.device = device
+        self._inputs = inputs
+        self._step = step
+        self._block = block
+
+    def matrices(self) -> dict[str, WeightMatrix]:
+        """Return the block's matrices by their names within the block."""
+        prefix = self._block.name + "."
+        return {matrix.name.removeprefix(prefix): matrix for matrix in self._block.matrices}
+
+    def gather(self, collector: Collector, stop_after: str | None) -> str:
+        """Run all batches for the sake of what the collector's hooks see.
+
+        Args:
+            collector: Already hooked.
+            stop_after: Module, by its name within the block, whose input is the last that is
+                wanted; None where that is not known yet, "" where it differs from pass to pass.
+
+        Returns:
+            ``stop_after`` for blocks of the same structure.
+        """
+        with _fast_linears(self._block.module):
+            return self._gather(collector, stop_after)
+
+    def _gather(self, collector: Collector, stop_after: str | None) -> str:
+        names = {module: name for name, module in self._block.module.named_modules()}
+        for batch in range(len(self._inputs.hidden)):
+            if stop_after:
+                collector.stop_after = self._block.module.get_submodule(stop_after)
+            collector.next_batch()
+            try:
+                self._run(batch)
+            except Stop:
+                continue
+            if stop_after is None:
+                last = names[collector.executed[-1]] if collector.executed else ""
+                # One of a list of experts may get no tokens in another batch, when another expert
+                # comes last: such a pass has to run to its end.
+                stop_after = "" if re.search(r"(^|\.)\d+(\.|$)", last) else last
+        return stop_after or ""
+
+    def stages(self) -> list[list[str]]:
+        """Find which matrices to compress together when inputs must come through the former.
+
+        Returns:
+            The names within the block, stage by stage in order of execution. The experts of a
+            mixture advance together; matrices that one batch did not reach come last.
+        """
+        matrices = self.matrices()
+        with collecting(matrices.values(), NoStatistic) as collector:
+            collector.next_batch()
+            self._run(0)
+        within = {matrix: name for name, matrix in matrices.items()}
+        roles: list[set[str]] = []
+        for group in collector.groups:
+            role = {_role(within[matrix]) for matrix in group.matrices}
+            known = next((other for other in roles if other & role), None)
+            if known is None:
+                roles.append(role)
+            else:
+                known |= role
+        stages = [[name for name in matrices if _role(name) in role] for role in roles]
+        placed = {name for stage in stages for name in stage}
+        rest = [name for name in matrices if name not in placed]
+        return [*stages, rest] if rest else stages
+
+    def propagate(self) -> None:
+        """Replace the hidden states by the block's outputs."""
+        storage = self._inputs.storage
+        with _fast_linears(self._block.module):
+            for batch in range(len(self._inputs.hidden)):
+                output = self._run(batch)
+                self._inputs.hidden[batch] = output if storage is None else output.to(storage)
+
+    def _run(self, batch: int) -> Tensor:
+        hidden = self._inputs.hidden[batch].to(self.device, non_blocking=True)
+        args, kwargs = self._inputs.arguments(self._step, batch, hidden, self.device)
+        return run_block(self._block.module, args, kwargs)
+
+
+@contextmanager
+def _fast_linears(block: nn.Module) -> Iterator[None]:
+    """Send a block's float32 products on a CPU down the fastest road there; else change nothing."""
+    linears = [
+        module
+        for module in block.modules()
+        if type(module) is nn.Linear
+        and module.weight.device.type == "cpu"
+        and module.weight.dtype == torch.float32
+        # Where something else has replaced the forward pass already, it stays.
+        and "forward" not in module.__dict__
+    ]
+    road = linear_road() if linears else None
+    if road is None:
+        yield
+        return
+    try:
+        for module in linears:
+            module.forward = partial(_linear_forward, module, road)  # type: ignore[method-assign]
+        yield
+    finally:
+        for module in linears:
+            module.__dict__.pop("forward", None)
+
+
+def _linear_forward(
+    module: nn.Linear, road: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor
+) -> Tensor:
+    return road(x, module.weight, module.bias)
+
+
+def _role(name: str) -> str:
+    """Say what a matrix is, whichever of a list of experts it belongs to."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GPTQ: quantization that lets the other weights make up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from compressors.base import CompressedWeight, Compressor, require_dampening
+from compressors.grid import Grid
+from compressors.methods.rtn import RTN
+from compressors.obs.solver import Plan, solve
+from compressors.statistics import Hessian
+
+__all__ = ["GPTQ"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPTQ(Compressor):
+    """Quantize column by column, each error made up for by the columns that follow.
+
+    Args:
+        num_bits: Bits of a code, 2 to 8.
+        group_size: Consecutive columns of the sweep that share a scale in a row; None: all. The
+            grid of a group is found when the sweep reaches it, from weights in which the errors of
+            the finished blocks are allowed for.
+        symmetric: Zero point in the middle of the codes.
+        act_order: Take columns in order of falling mean square of their inputs. ``g_idx`` of the
+            result then says which group a column belongs to.
+        static_groups: Find the grids before the sweep, on groups of consecutive columns of the
+            matrix, so that ``act_order`` does not tear groups apart.
+        dampening_frac: Share of the Hessian's mean diagonal added to its diagonal, 0 to 1
+            (``percdamp`` in the released code); raised, and reported, where that is not enough.
+        block_size: Columns worked on at a time.
+        scale_dtype: The 16-bit dtype that scales are rounded to, for a checkpoint that stores them
+            in it; None leaves them in float32.
+
+    Raises:
+        SettingsError: If a setting is out of range.
+
+    References:
+        Frantar et al., arXiv:2210.17323, algorithm 1; act-order, static groups and dead inputs as
+        in its released code.
+
+    Differences from the released code:
+        1. Weights of inputs that were always zero are zeroed before any grid is found; the released
+           code lets them widen the grid where there is one group a row.
+        2. The symmetric grid of a row without negative weights is symmetric too.
+    """
+
+    statistic: ClassVar[type[Hessian]] = Hessian
+    num_bits: int
+    group_size: int | None = 128
+    symmetric: bool = True
+    act_order: bool = False
+    static_groups: bool = False
+    dampening_frac: float = 0.01
+    block_size: int = 128
+    scale_dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.grid
+        require_dampening(self.dampening_frac, self.block_size)
+
+    @property
+    def grid(self) -> Grid:
+        """The settings of the grid, validated."""
+        return Grid(
+            num_bits=self.num_bits,
+            group_size=self.group_size,
+            symmetric=self.symmetric,
+            scale_dtype=self.scale_dtype,
+        )
+
+    def check(self, name: str, out_features: int, in_features: int) -> None:
+        """Raise :class:`UnsupportedModelError` if the group size does not divide the matrix."""
+        self.grid.check(name, in_features)
+
+    def compress(self, weight: Tensor, stats: Hessian) -> CompressedWeight:
+        """Quantize one matrix.
+
+        Args:
+            weight: ``[out_features, in_features]``, float32, bfloat16 or float16.
+            stats: The Hessian of its inputs.
+
+        Returns:
+            The rounded weight, its codes and grid, and the damping used.
+
+        Raises:
+            NumericalError: If weight or statistics are not finite, or no damping makes the Hessian
+                positive definite.
+            SettingsError: If the statistics are empty.
+        """
+        return self.compress_together([weight], stats)[0]
+
+    def compress_together(
+        self, weights: Sequence[Tensor], stats: Hessian
+    ) -> list[CompressedWeight]:
+        """Quantize matrices that read the same input, in one sweep."""
+        plan = Plan(
+            grid=self.grid,
+            act_order=self.act_order,
+            static_groups=self.static_groups,
+            zero_dead=True,
+            dampening_frac=self.dampening_frac,
+            block_size=self.block_size,
+        )
+        return solve(weights, stats, plan)
+
+    def fallback(self) -> RTN:
+        """Round to nearest on the same grid."""
+        return RTN(
+            num_bits=self.num_bits,
+            group_size=self.group_size,
+            symmetric=self.symmetric,
+            scale_dtype=self.scale_dtype,
+        )

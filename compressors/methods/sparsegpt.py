@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SparseGPT: pruning that lets the other weights make up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from compressors.base import CompressedWeight, Compressor, require_dampening
+from compressors.errors import SettingsError
+from compressors.methods.magnitude import Magnitude
+from compressors.methods.rtn import RTN
+from compressors.obs.solver import Plan, solve
+from compressors.patterns import NM, Pattern, require_pattern
+from compressors.statistics import Hessian, NoStatistic, Statistic
+
+__all__ = ["SparseGPT"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseGPT(Compressor):
+    """Prune column by column, each error made up for by the columns that follow.
+
+    Unstructured weights are compared within blocks of ``block_size`` columns over all rows, N:M
+    ones within their group when the sweep reaches it.
+
+    Args:
+        pattern: ``Unstructured(sparsity)`` or ``NM(n, m)``.
+        dampening_frac: Share of the Hessian's mean diagonal added to its diagonal, 0 to 1
+            (``percdamp`` in the released code); raised, and reported, where that is not enough.
+        block_size: Columns worked on at a time; M of an N:M pattern has to divide it.
+        quantize: Round the weights that stay to this grid, in the same sweep (joint compression);
+            None: do not.
+
+    Raises:
+        SettingsError: If a setting is out of range.
+
+    References:
+        Frantar and Alistarh, arXiv:2301.00774, algorithm 1; joint compression: section 3.5.
+
+    Differences from the released code:
+        1. Exact counts, ties by row and column: ``floor(sparsity * count)`` of each block go.
+        2. Inputs that were always zero are the first to be pruned, but no more than the count; the
+           released code zeroes all their weights.
+        3. Joint compression takes grids of groups as GPTQ does, not only one a row.
+    """
+
+    statistic: ClassVar[type[Hessian]] = Hessian
+    pattern: Pattern
+    dampening_frac: float = 0.01
+    block_size: int = 128
+    quantize: RTN | None = None
+
+    def __post_init__(self) -> None:
+        require_pattern(self.pattern)
+        if self.quantize is not None and not isinstance(self.quantize, RTN):
+            raise SettingsError(
+                f"quantize={self.quantize!r} is no grid to round to: give RTN(num_bits=...) or None"
+            )
+        require_dampening(self.dampening_frac, self.block_size)
+        if isinstance(self.pattern, NM) and self.block_size % self.pattern.m:
+            fitting = max(128 // self.pattern.m, 1) * self.pattern.m
+            raise SettingsError(
+                f"block_size={self.block_size} is not divisible by M={self.pattern.m} of pattern "
+                f"{self.pattern}: use a multiple of it, such as {fitting}"
+            )
+
+    def check(self, name: str, out_features: int, in_features: int) -> None:
+        """Raise :class:`UnsupportedModelError` if pattern or group do not divide the matrix."""
+        self.pattern.check(name, in_features)
+        if self.quantize is not None:
+            self.quantize.check(name, out_features, in_features)
+
+    def compress(self, weight: Tensor, stats: Hessian) -> CompressedWeight:
+        """Prune one matrix.
+
+        Args:
+            weight: ``[out_features, in_features]``, float32, bfloat16 or float16.
+            stats: The Hessian of its inputs.
+
+        Returns:
+            The pruned weight, its mask and the damping used; with ``quantize``, codes and grid.
+
+        Raises:
+            NumericalError: If weight or statistics are not finite, or no damping makes the Hessian
+                positive definite.
+            SettingsError: If the statistics are empty.
+        """
+        return self.compress_together([weight], stats)[0]
+
+    def compress_together(
+        self, weights: Sequence[Tensor], stats: Hessian
+    ) -> list[CompressedWeight]:
+        """Prune matrices that read the same input, in one sweep."""
+        plan = Plan(
+            pattern=self.pattern,
+            grid=None if self.quantize is None else self.quantize.grid,
+            dampening_frac=self.dampening_frac,
+            block_size=self.block_size,
+        )
+        return solve(weights, stats, plan)
+
+    def fallback(self) -> Magnitude | MagnitudeAndRTN:
+        """Magnitude pruning with the same pattern; with ``quantize``, rounded to the same grid."""
+        if self.quantize is None:
+            return Magnitude(pattern=self.pattern)
+        return MagnitudeAndRTN(pattern=self.pattern, quantize=self.quantize)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MagnitudeAndRTN(Compressor):
+    """Joint compression of a matrix whose input was (almost) never seen.
+
+    Args:
+        pattern: What magnitude pruning goes by.
+        quantize: What the weights that stay are rounded to.
+    """
+
+    statistic: ClassVar[type[NoStatistic]] = NoStatistic
+    pattern: Pattern
+    quantize: RTN
+
+    def check(self, name: str, out_features: int, in_features: int) -> None:
+        """Raise :class:`UnsupportedModelError` if pattern or group do not divide the matrix."""
+        self.pattern.check(name, in_features)
+        self.quantize.check(name, out_features, in_features)
+
+    def compress(self, weight: Tensor, stats: Statistic | None = None) -> CompressedWeight:
+        """Prune and round one matrix; ``stats`` are not read.
+
+        Raises:
+            NumericalError: If a weight is not finite.
+        """
+        pruned = Magnitude(pattern=self.pattern).compress(weight)
+        # 0 is on every grid, so what was pruned stays so.
+        return replace(self.quantize.compress(pruned.weight), mask=pruned.mask)
+
+    def compress_together(
+        self, weights: Sequence[Tensor], stats: Statistic | None = None
+    ) -> list[CompressedWeight]:
+        """Prune and round each matrix by itself: nothing can be shared."""
+        return [self.compress(weight, stats) for weight in weights]
+
+    def fallback(self) -> MagnitudeAndRTN:
+        """Itself: nothing is calibrated."""
+        return self

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grids of a matrix by group, found before or during the column pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compressors.grid import Grid
+
+__all__ = ["GroupGrids"]
+
+
+class GroupGrids:
+    """Grids by group and row, found as the pass goes; all transposed, ``[groups, rows]``.
+
+    Args:
+        grid: The settings.
+        values: float32 ``[columns, rows]``, in their own order: the weights before the pass.
+        order: The order in which the pass takes the columns; None for their own.
+        static: Find all grids now, on runs of columns in their own order. Else a group is a run of
+            columns of the pass, and waits for it.
+
+    Attributes:
+        scale: float32 ``[groups, rows]``.
+        zero_point: float32 ``[groups, rows]``.
+        group_of: int64 ``[columns]``: the group of each column of the pass.
+        codes: uint8 ``[columns, rows]``, in the order of the pass.
+    """
+
+    def __init__(self, grid: Grid, values: Tensor, order: Tensor | None, *, static: bool) -> None:
+        columns, rows = values.shape
+        self.grid = grid
+        self.size = grid.group_size or columns
+        self.group_of = grid.group_of_columns(columns, values.device)
+        self.scale = values.new_empty(grid.groups(columns), rows)
+        self.zero_point = torch.empty_like(self.scale)
+        self.codes = torch.empty_like(values, dtype=torch.uint8)
+        self.known = static or grid.group_size is None
+        if self.known:
+            self.find(0, columns, values)
+            if order is not None:
+                self.group_of = self.group_of[order]
+
+    def waiting(self, start: int, stop: int) -> tuple[int, int]:
+        """Columns, first and after the last, of the groups that begin in a block; may be none."""
+        if self.known:
+            return start, start
+        return -(-start // self.size) * self.size, -(-stop // self.size) * self.size
+
+    def find(self, begin: int, end: int, values: Tensor) -> None:
+        """Find the grids of whole groups, columns ``begin`` to ``end``, from their ``values``."""
+        groups = slice(begin // self.size, end // self.size)
+        grouped = values.reshape(groups.stop - groups.start, self.size, values.shape[1])
+        self.scale[groups], self.zero_point[groups] = self.grid.fit(grouped, dim=1)
+
+    def encode(self, start: int, values: Tensor, groups: list[int], scratch: Tensor) -> None:
+        """Keep the codes of a block.
+
+        Args:
+            start: Its first column.
+            values: Its compressed weights.
+            groups: The group of each of its columns.
+            scratch: Memory of the shape of ``values``.
+        """
+        if min(groups) == max(groups):
+            scale, zero_point = self.scale[groups[0]], self.zero_point[groups[0]]
+        else:
+            mine = self.group_of[start : start + len(values)]
+            scale, zero_point = self.scale[mine], self.zero_point[mine]
+        # The values are multiples of the scale, so the division gives whole numbers back.
+        steps = torch.div(values, scale, out=scratch).round_().add_(zero_point)
+        self.codes[start : start + len(values)] = steps

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kick-mini: a made-up world, its data in a data directory's layout, and a model that knows it.
+
+Both are embedded in the package and have names: ``pretrained=kick-mini`` and ``data_dir=mini``. A
+folder of one's own that is called so is named ``./kick-mini`` and ``./mini``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "DATA",
+    "DATA_NAME",
+    "MODEL",
+    "MODEL_NAME",
+    "data_folder",
+    "model_folder",
+    "model_name",
+]
+
+MODEL_NAME, DATA_NAME = "kick-mini", "mini"
+MODEL = Path(__file__).with_name("mini") / "model"
+"""Folder of the embedded model."""
+DATA = Path(__file__).with_name("mini") / "data"
+"""Data directory of the embedded world."""
+
+
+def model_folder(name: str) -> str:
+    """Where a model is: the embedded one's folder for its name, any other as it came.
+
+    >>> model_folder("Qwen/Qwen3-0.6B")
+    'Qwen/Qwen3-0.6B'
+    """
+    return str(MODEL) if name == MODEL_NAME else name
+
+
+def model_name(folder: str) -> str:
+    """What a model is called: the embedded one by its name, any other as it came.
+
+    >>> model_name(model_folder("kick-mini"))
+    'kick-mini'
+    """
+    return MODEL_NAME if folder == str(MODEL) else folder
+
+
+def data_folder(name: str) -> str:
+    """Where a data directory is: the embedded one's folder for its name, any other as it came.
+
+    >>> data_folder("./mini")
+    './mini'
+    """
+    return str(DATA) if name == DATA_NAME else name

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds out how a checkpoint was compressed, whoever made it, for the record of a run.
+
+Three sources, the weights themselves before all: zeros and N:M patterns are counted on them. Then
+our own ``kick.json``, then what other tools wrote (``quantization_config``, ``recipe.yaml``,
+``quantize_config.json``).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressors.errors import SettingsError
+from lmkick_plugin.checkpoints.base_model import stated_base
+from lmkick_plugin.checkpoints.manifest import Manifest, read_manifest
+from lmkick_plugin.checkpoints.packed_matrices import plain_parameters, stored_matrices
+from lmkick_plugin.checkpoints.quantization_config import Scheme, read_scheme
+from lmkick_plugin.checkpoints.safetensors_headers import Shards, weight_files
+from lmkick_plugin.record.zero_pattern import ZeroCount
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Recognised", "inspect_folder", "local_folder", "recognise", "recognise_model"]
+
+logger = logging.getLogger(__name__)
+
+#: A model that nobody pruned has hardly any zero among its matrices' weights.
+_PRUNED = 0.01
+#: What ``kick.json`` says of how the weights came about.
+_RECIPE = (
+    "compressor", "pattern", "requested_sparsity", "num_bits", "group_size", "symmetric",
+    "act_order", "calibration", "nsamples", "seqlen", "seed", "base_model", "base_revision",
+    "static_groups", "wanda_variant", "dampening_frac", "block_size", "true_sequential", "seconds",
+    "layer_summary", "layers",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """A compressed checkpoint.
+
+    Attributes:
+        scheme: What its config and its tool's files say.
+        zeros: What was counted on its matrices; None where their format cannot be read here.
+        parameters: All parameters, each of a packed matrix counted; None where that is unknown.
+        bytes_stored: Size of its tensors; None where that is unknown.
+        bytes_on_disk: Size of its files of weights; None where they are not at hand.
+        manifest: Its ``kick.json``.
+        base: The dense model that it says it was made of, and the file that says so.
+        notes: What could not be found out, and why.
+    """
+
+    scheme: Scheme
+    zeros: ZeroCount | None = None
+    parameters: int | None = None
+    bytes_stored: int | None = None
+    bytes_on_disk: int | None = None
+    manifest: Manifest | None = None
+    base: tuple[str, str] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the weights are not those of a dense model."""
+        if self.scheme.storage != "dense":
+            return True
+        if self.manifest is not None:
+            return self.manifest.record.get("compressor") not in (None, "none")
+        return self.zeros is not None and self.zeros.sparsity >= _PRUNED
+
+    def facts(self) -> dict[str, Any]:
+        """What was found, as plain values: ``checkpoint`` in the record."""
+        zeros, scheme = self.zeros, self.scheme
+        return {
+            "storage": scheme.storage,
+            "layout": scheme.layout,
+            "method": scheme.method,
+            "made_by": list(scheme.made_by) or None,
+            "bits": scheme.bits,
+            "group_size": scheme.group_size,
+            "symmetric": scheme.symmetric,
+            "act_order": scheme.act_order,
+            "activation_bits": scheme.activation_bits,
+            "matrices": None if zeros is None else zeros.matrices,
+            "sparsity": None if zeros is None else zeros.sparsity,
+            "pattern": None if zeros is None else zeros.pattern,
+            "bytes_on_disk": self.bytes_on_disk,
+            "saved_by_lmkick": self.manifest is not None,
+            "base_model_from": None if self.base is None else self.base[1],
+            "notes": list(self.notes),
+        }
+
+    def complete(self, record: Mapping[str, Any], *, element_size: int) -> dict[str, Any]:
+        """Let a run's record say what the weights are, instead of that nothing was done to them.
+
+        Args:
+            record: Of a run that compressed nothing.
+            element_size: Bytes of a weight in the dtype the model computes in.
+
+        Returns:
+            The record, with ``checkpoint`` filled.
+        """
+        merged = dict(record) | self._recipe()
+        zeros = self.zeros
+        if zeros is not None:
+            merged["achieved_sparsity"] = zeros.sparsity
+        if self.parameters is not None and self.scheme.storage != "dense":
+            merged["total_parameters"] = self.parameters
+            merged["bytes_dense"] = self.parameters * element_size
+            merged["nonzero_parameters"] = None if zeros is None else self.parameters - zeros.zeros
+        if self.bytes_stored is not None and self.scheme.storage != "dense":
+            merged["bytes_best_format"] = self.bytes_stored
+        elif zeros is not None and self.scheme.storage == "dense":
+            merged["bytes_best_format"] = record["bytes_dense"] - _saved(zeros, element_size)
+        if self.manifest is not None and self.scheme.storage == "dense":
+            saved = self.manifest.record
+            if saved.get("weights_sha256") == record.get("weights_sha256"):
+                merged["bytes_best_format"] = saved.get("bytes_best_format")
+        facts = self.facts() | {"bytes_in_memory": record["bytes_dense"]}
+        return merged | {"checkpoint": facts}
+
+    def _recipe(self) -> dict[str, Any]:
+        if self.manifest is not None:
+            saved = self.manifest.record
+            return {key: saved[key] for key in _RECIPE if saved.get(key) is not None}
+        scheme, zeros = self.scheme, self.zeros
+        pruned = zeros is not None and (
+            zeros.pattern is not None or (scheme.storage == "dense" and zeros.sparsity >= _PRUNED)
+        )
+        pattern = None
+        if pruned or scheme.requested_sparsity is not None:
+            pattern = (None if zeros is None else zeros.pattern) or "unstructured"
+        return {
+            "compressor": scheme.method or ("pruned" if pruned else scheme.storage),
+            "pattern": pattern,
+            "requested_sparsity": scheme.requested_sparsity,
+            "num_bits": scheme.bits,
+            "group_size": scheme.group_size,
+            "symmetric": scheme.symmetric,
+            "act_order": scheme.act_order,
+            **({} if self.base is None else {"base_model": self.base[0], "base_revision": None}),
+        }
+
+
+def inspect_folder(folder: Path, quantization: Mapping[str, Any] | None) -> None:
+    """Find what is wrong with a folder before its weights are loaded; reads headers only.
+
+    Args:
+        folder: A local folder with a model.
+        quantization: ``quantization_config`` of its config.
+
+    Raises:
+        SettingsError: A file is missing, cut short or damaged, or contradicts the config.
+        UnsupportedModelError: The quantization method is unknown, or its format was given up.
+    """
+    from compressors.errors import UnsupportedModelError
+
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        manifest.check_sizes(folder)
+    scheme = read_scheme(quantization, folder)
+    shards = Shards.open(folder)
+    if shards is None:
+        return
+    if any(kind in (scheme.layout or "") for kind in ("sparse-", "marlin-24")):
+        raise UnsupportedModelError(
+            f"{folder} is in the compressed-tensors format {scheme.layout}, which that library no "
+            "longer reads: transformers would leave the weights random. Decompress it with "
+            "compressed-tensors 0.12 and save it, or make it again with llm-compressor."
+        )
+    packed = next((name for name in shards.tensors if name.endswith(".qweight")), None)
+    if packed is not None and scheme.storage == "dense":
+        raise SettingsError(
+            f"{folder}: {packed} is a packed tensor of GPTQ or AWQ, and config.json has no "
+            "quantization_config, so transformers would leave the weights random. Old tools wrote "
+            "quantize_config.json only: copy its content into config.json as quantization_config, "
+            'with "quant_method": "gptq" (or "awq") added.'
+        )
+    for _ in stored_matrices(shards, scheme):
+        pass
+
+
+def recognise(folder: Path, quantization: Mapping[str, Any] | None) -> Recognised:
+    """Read everything about a checkpoint from its files; no quantization library is needed.
+
+    Args:
+        folder: A local folder with a model.
+        quantization: ``quantization_config`` of its config.
+
+    Returns:
+        What was found. The zeros of a dense checkpoint are not counted here: see
+        :func:`recognise_model`.
+    """
+    scheme = read_scheme(quantization, folder)
+    shards = Shards.open(folder)
+    manifest = read_manifest(folder)
+    if shards is None:
+        size = sum(file.stat().st_size for file in weight_files(folder))
+        note = "the weights are not in safetensors files, so zeros were not counted"
+        return Recognised(
+            scheme=scheme,
+            bytes_on_disk=size or None,
+            manifest=manifest,
+            base=_base(folder, manifest),
+            notes=(note,),
+        )
+    matrices = list(stored_matrices(shards, scheme))
+    zeros = parameters = None
+    notes: tuple[str, ...] = ()
+    if all(matrix.shape is not None for matrix in matrices):
+        weights = sum(math.prod(matrix.shape or ()) for matrix in matrices)
+        parameters = weights + plain_parameters(shards, matrices)
+    unread = [matrix for matrix in matrices if matrix.layout is None]
+    if unread or (not matrices and scheme.storage != "dense"):
+        what = f"{scheme.storage} {scheme.layout or ''}".strip()
+        notes = (f"zeros were not counted: the layout of {what} is not read here",)
+        parameters = parameters if matrices else None
+    elif matrices:
+        zeros = ZeroCount()
+        for matrix in matrices:
+            zeros.add_matrix(matrix.zeros(shards))
+    return Recognised(
+        scheme=scheme,
+        zeros=zeros,
+        parameters=parameters,
+        bytes_stored=shards.bytes_of_tensors,
+        bytes_on_disk=shards.bytes_on_disk,
+        manifest=manifest,
+        base=_base(folder, manifest),
+        notes=notes,
+    )
+
+
+def recognise_model(
+    model: nn.Module, *, scheme: Scheme | None = None, folder: Path | None = None
+) -> Recognised:
+    """Count the zeros of a loaded model, a matrix at a time.
+
+    Args:
+        model: Dense, or quantized while it was loaded.
+        scheme: How it was quantized while it was loaded; None for a dense model.
+        folder: Where it came from, if that is a local folder.
+
+    Returns:
+        What was found.
+    """
+    from lmkick_plugin.record.quantized_weights import count_zeros, parameters
+
+    manifest = None if folder is None or scheme is not None else read_manifest(folder)
+    zeros, note = count_zeros(model)
+    size = sum(file.stat().st_size for file in weight_files(folder)) if folder else 0
+    return Recognised(
+        scheme=scheme or read_scheme(None, folder),
+        zeros=zeros,
+        parameters=None if scheme is None else parameters(model),
+        bytes_on_disk=size or None,
+        manifest=manifest,
+        base=None if scheme is not None else _base(folder, manifest),
+        notes=() if note is None else (note,),
+    )
+
+
+def local_folder(
+    pretrained: str, *, revision: str = "main", subfolder: str = "", cache_dir: str | None = None
+) -> Path | None:
+    """Where a model's files are: its folder, or the Hub's cache; None where they are not here."""
+    path = Path(pretrained) / subfolder
+    if Path(pretrained).exists():
+        return path if path.is_dir() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    name = f"{subfolder}/config.json" if subfolder else "config.json"
+    try:
+        cached = try_to_load_from_cache(pretrained, name, revision=revision, cache_dir=cache_dir)
+    except HFValidationError:
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _base(folder: Path | None, manifest: Manifest | None) -> tuple[str, str] | None:
+    """What others say; ``kick.json`` says it in its record."""
+    return None if folder is None or manifest is not None else stated_base(folder)
+
+
+def _saved(zeros: ZeroCount, element_size: int) -> int:
+    """Bytes that leaving out zeros saves: a bit a weight marks them, less for a pattern."""
+    index = zeros.total
+    if zeros.pattern is not None:
+        kept, every = (int(part) for part in zeros.pattern.split(":"))
+        index = zeros.total // every * math.ceil(math.log2(math.comb(every, kept)))
+    return max(0, zeros.zeros * element_size - math.ceil(index / 8))

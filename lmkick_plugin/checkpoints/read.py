@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saved folders, loaded again and held against their ``kick.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compressors.errors import SettingsError
+from lmkick_plugin.checkpoints.manifest import MANIFEST, Manifest, read_manifest
+
+__all__ = ["check_weights", "load"]
+
+
+def load(folder: str | Path, **arguments: Any) -> Any:
+    """Load a folder that :func:`lmkick_plugin.checkpoints.save` wrote.
+
+    Args:
+        folder: The folder; one without ``kick.json`` is loaded as transformers does.
+        **arguments: Of ``AutoModelForCausalLM.from_pretrained``; the dtype defaults to the saved
+            one.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        SettingsError: A file is missing, cut short or damaged.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from lmkick_plugin.record.weights import survey_weights
+
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        manifest.check_sizes(Path(folder))
+    model = AutoModelForCausalLM.from_pretrained(str(folder), **{"dtype": "auto", **arguments})
+    if manifest is not None:
+        dtype = str(model.dtype).removeprefix("torch.")
+        check_weights(folder, manifest, survey_weights(model).sha256, dtype)
+    return model
+
+
+def check_weights(
+    folder: str | Path, manifest: Manifest, sha256: str | None, dtype: str
+) -> bool | None:
+    """Hold loaded weights against those that were saved.
+
+    Args:
+        folder: Where they came from, for the message.
+        manifest: What ``kick.json`` says.
+        sha256: The hash of the loaded weights; None where it is not known.
+        dtype: What they were loaded in.
+
+    Returns:
+        True where they are the same; None where that cannot be told: they are packed, or were
+        loaded in another dtype.
+
+    Raises:
+        SettingsError: They differ.
+    """
+    saved = manifest.record.get("weights_sha256")
+    comparable = manifest.storage == "dense" and dtype == manifest.record.get("dtype")
+    if not comparable or saved is None or sha256 is None:
+        return None
+    if saved != sha256:
+        raise SettingsError(
+            f"{folder} holds other weights than its {MANIFEST} names ({sha256[:12]} loaded, "
+            f"{str(saved)[:12]} saved): it is damaged, or was changed. Copy it again, save it "
+            f"anew, or delete {MANIFEST} to use it as it is."
+        )
+    return True

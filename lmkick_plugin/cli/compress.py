@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lmkick compress``: compress a model and save it, without evaluating it.
+
+Its options are the arguments of ``--model kick``, with dashes for underscores, taken from their
+table: one that is added there is an option here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lmkick_plugin.files import check_target
+from lmkick_plugin.preflight import check_model_arguments
+from lmkick_plugin.recipe.arguments import ARGUMENTS
+from lmkick_plugin.recipe.formats import FORMATS
+from lmkick_plugin.recipe.methods import COMPRESSORS
+from lmkick_plugin.recipe.readers import read_bool
+from lmkick_plugin.terminal import CommandError
+
+__all__ = ["add_arguments", "main"]
+
+#: Arguments that have an option under another name here, or decide about an evaluation only.
+_ELSEWHERE = ("compressor", "save_compressed", "save_format")
+#: Of lm-eval's ``hf`` model, those that say what is loaded and where; the rest by --model-args.
+_LOADING = {
+    "dtype": "float32, bfloat16, float16 or auto (default: as saved)",
+    "device": "where to compute, such as cuda or cpu",
+    "revision": "branch, tag or commit of a model of the Hub",
+    "peft": "a LoRA adapter, which is merged first",
+}
+_SWITCHES = {
+    "trust_remote_code": "run code that the model brings",
+    "parallelize": "load to main memory; blocks visit the device one after the other",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments.
+
+    Args:
+        parser: The parser of ``lmkick compress``.
+    """
+    parser.description = (
+        "Compress a model and save it as a folder that Hugging Face's libraries load. Nothing is"
+        " evaluated; `lm_eval run --model kick --model_args pretrained=FOLDER` does that."
+    )
+    parser.allow_abbrev = False
+    parser.add_argument("--pretrained", required=True, help="the model: a folder, or of the Hub")
+    parser.add_argument("--output", required=True, help="the new folder (save_compressed)")
+    parser.add_argument("--format", default="dense", choices=FORMATS, help="default: dense")
+    parser.add_argument("--compressor", required=True, choices=COMPRESSORS[1:])
+    recipe = parser.add_argument_group("recipe", "as for --model kick; README.md has their table")
+    for name, argument in ARGUMENTS.items():
+        partners = [method for method in argument.goes_with if method != "none"]
+        evaluating = "none" in argument.goes_with and name != "data_dir"
+        if name in _ELSEWHERE or evaluating or not partners:
+            continue
+        values: dict[str, Any] = {"metavar": name.upper()}
+        if argument.read is read_bool:
+            values = {"metavar": "true|false", "nargs": "?", "const": "true"}
+        default = "" if argument.default is None else f"; default: {_shown(argument.default)}"
+        everywhere = len(partners) == len(COMPRESSORS) - 1
+        goes_with = "all" if everywhere else ", ".join(partners)
+        recipe.add_argument(
+            *_spellings(name), dest=name, help=f"goes with {goes_with}{default}", **values
+        )
+    loading = parser.add_argument_group("model")
+    for name, text in _LOADING.items():
+        loading.add_argument(*_spellings(name), dest=name, help=text)
+    for name, text in _SWITCHES.items():
+        loading.add_argument(*_spellings(name), dest=name, action="store_true", help=text)
+    loading.add_argument(
+        *_spellings("model_args"), dest="model_args", metavar="NAME=VALUE,...",
+        help="further arguments of lm-eval's hf model",
+    )  # fmt: skip
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        args: As declared by :func:`add_arguments`.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        CommandError: Something is wrong with the request, the model or the disk.
+    """
+    from compressors.errors import SettingsError
+
+    arguments = _model_arguments(args)
+    try:
+        check_target(args.output)
+    except SettingsError as error:
+        raise CommandError(str(error).replace("save_compressed=", "--output ")) from error
+    try:
+        check_model_arguments(arguments)
+    except CommandError as error:
+        # They came as options of their own.
+        raise CommandError(str(error).removeprefix("--model_args: ")) from error
+
+    import torch
+    from lm_eval.utils import setup_logging
+
+    from lmkick_plugin.model import KickLM
+
+    setup_logging()
+    # lm-eval's own default is a GPU, there or not.
+    arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    record = KickLM(**arguments).get_model_info()["kick"]
+    print(f"saved in {args.output} ({args.format}): {_outcome(record)}")
+    print(f"to evaluate it: lm_eval run --model kick --model_args pretrained={args.output} ...")
+    return 0
+
+
+def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``--model kick`` is given."""
+    from lm_eval.utils import simple_parse_args_string
+
+    further = dict(simple_parse_args_string(args.model_args or ""))
+    given = {
+        name: value
+        for name, value in vars(args).items()
+        if name not in ("output", "format", "model_args") and value not in (None, False)
+    }
+    doubled = sorted(set(further) & {*given, "save_compressed", "save_format"})
+    if doubled:
+        raise CommandError(f"--model-args names {doubled[0]}, which is an option of its own")
+    return {**further, **given, "save_compressed": args.output, "save_format": args.format}
+
+
+def _outcome(record: dict[str, Any]) -> str:
+    parts = []
+    if record["pattern"] is not None:
+        parts.append(f"{record['achieved_sparsity']:.4f} of the matrices' weights are zero")
+    if record["num_bits"] is not None:
+        parts.append(f"{record['num_bits']} bits")
+    error = record["layer_summary"]["error_mean"]
+    if error is not None:
+        parts.append(f"mean relative output error {error:.3g}")
+    parts.append("from the cache" if record["from_cache"] else f"{record['seconds']:.1f} s")
+    return ", ".join(parts)
+
+
+def _spellings(name: str) -> list[str]:
+    """``--group-size`` and, as lm-eval writes its options, ``--group_size``."""
+    return list(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, tuple):
+        return "+".join(map(str, default))
+    return str(default).lower() if isinstance(default, bool) else str(default)

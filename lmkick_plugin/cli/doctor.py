@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lmkick doctor``: is everything there that a run will need, before hours are spent on it?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any, Literal
+
+from lmkick_plugin.cli.judge import add_judge_options, given_settings
+from lmkick_plugin.terminal import emit, plain
+
+__all__ = ["Finding", "add_arguments", "examine", "main"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        status: ``ok``, ``note`` (a run can do without) or ``FAIL``.
+        subject: What was looked at.
+        text: What was found, and what to do where that is not well.
+    """
+
+    status: Literal["ok", "note", "FAIL"]
+    subject: str
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments.
+
+    Args:
+        parser: The parser of ``lmkick doctor``.
+    """
+    parser.description = (
+        "Look at versions, device, data and judge. The judge is asked one tiny question, which an "
+        "endpoint may charge for; --free leaves that out."
+    )
+    parser.add_argument("--data_dir", help="data directory (default: LMKICK_DATA_DIR)")
+    parser.add_argument("--device", help="device that has to be there, such as cuda or cuda:1")
+    parser.add_argument("--tasks", default="", help="load these tasks (a,b) to check their data")
+    parser.add_argument("--free", action="store_true", help="ask the judge nothing")
+    add_judge_options(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        args: As declared by :func:`add_arguments`.
+
+    Returns:
+        Exit status: 0, or 1 where something a run needs is missing or wrong.
+    """
+    failed = 0
+    for finding in examine(args):
+        emit(f"{finding.status:<5} {finding.subject:<12} {plain(finding.text)}")
+        failed += finding.status == "FAIL"
+    emit(f"\n{failed} failed." if failed else "\nNothing is missing.")
+    return 1 if failed else 0
+
+
+def examine(args: argparse.Namespace) -> Iterator[Finding]:
+    """Look at one thing after the other.
+
+    Args:
+        args: As declared by :func:`add_arguments`.
+
+    Yields:
+        What was found, as soon as it is.
+    """
+    parts: list[Callable[[argparse.Namespace], Iterator[Finding]]] = [
+        _versions,
+        _registration,
+        _device,
+        _data,
+        _judge,
+    ]
+    for part in parts:
+        try:
+            yield from part(args)
+        except Exception as error:  # noqa: BLE001 - whatever is broken, the rest is looked at
+            name = part.__name__.removeprefix("_")
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            yield Finding("FAIL", name, f"{kind}{error}")
+
+
+def _versions(args: argparse.Namespace) -> Iterator[Finding]:  # noqa: ARG001
+    from packaging.requirements import Requirement
+
+    good = []
+    for line in metadata.requires("lmkick") or ():
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        name = requirement.name
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding("FAIL", "versions", f"{name} is missing: pip install '{requirement}'")
+            continue
+        if requirement.specifier.contains(version, prereleases=True):
+            good.append(f"{name} {version}")
+        else:
+            yield Finding(
+                "FAIL",
+                "versions",
+                f"{name} {version} is installed, {requirement.specifier} is needed: "
+                f"pip install '{requirement}'",
+            )
+    yield Finding("ok", "versions", ", ".join(good))
+
+
+def _registration(args: argparse.Namespace) -> Iterator[Finding]:  # noqa: ARG001
+    from lm_eval.api.registry import get_model
+    from lm_eval.tasks import TaskManager
+
+    from lmkick_plugin.registration import TASK_FOLDER, register
+
+    register()
+    get_model("kick")
+    manager = TaskManager(include_path=[TASK_FOLDER], include_defaults=False)
+    count = len(manager.all_tasks)
+    yield Finding("ok", "lm_eval", f"knows the model kick and {count} tasks and groups of ours")
+    if util.find_spec("lmkick_autoload") is None:
+        yield Finding(
+            "note",
+            "lm_eval",
+            "plain lm_eval will not find us in this installation: use lmkick run, or pip install",
+        )
+
+
+def _device(args: argparse.Namespace) -> Iterator[Finding]:
+    import torch
+
+    from lmkick_plugin.record.build import device_name
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number in range(count):
+        free, total = torch.cuda.mem_get_info(number)
+        name = device_name(torch.device("cuda", number))
+        text = f"cuda:{number}, {name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
+        yield Finding("ok", "device", text)
+    if not count:
+        yield Finding("note", "device", f"no GPU; {device_name(torch.device('cpu'))}")
+    if args.device:
+        try:
+            torch.zeros(1, device=args.device)
+        except (RuntimeError, AssertionError) as error:
+            first = str(error).splitlines()[0]
+            yield Finding("FAIL", "device", f"{args.device} cannot be used: {first}")
+        else:
+            yield Finding("ok", "device", f"{args.device} can be used")
+
+
+def _data(args: argparse.Namespace) -> Iterator[Finding]:
+    from lmkick_plugin.data import (
+        freebaseqa,
+        instructions,
+        mmlu,
+        open_questions,
+        summarization,
+        triviaqa,
+        wikitext,
+    )
+    from lmkick_plugin.data.sources import DataError, data_directory, locate
+    from lmkick_plugin.preflight import check_tasks
+    from lmkick_plugin.terminal import CommandError
+
+    folder = data_directory(args.data_dir)
+    if folder is None:
+        offline = [
+            name for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if os.environ.get(name)
+        ]
+        text = "no data directory: rows come from the Hugging Face Hub and GitHub"
+        if offline:
+            text += f", but {' and '.join(offline)} is set: only what is in the cache can be read"
+        yield Finding("note", "data", text)
+    else:
+        sources = [freebaseqa.EVAL, freebaseqa.TRAIN, mmlu.TEST, mmlu.DEV, triviaqa.CLOSED]
+        sources += [
+            triviaqa.OPEN,
+            summarization.TEST,
+            open_questions.VICUNA_BENCH,
+            open_questions.MT_BENCH,
+        ]
+        sources += [wikitext.TEST, instructions.ALPACA, instructions.UNNATURAL]
+        if not folder.is_dir():
+            yield Finding("FAIL", "data", f"{folder}: no such directory")
+            return
+        missing = []
+        for source in sources:
+            try:
+                locate(source, folder)
+            except DataError:
+                missing.append(source.file)
+        yield Finding("ok", "data", f"{folder}: {len(sources) - len(missing)} files of tasks")
+        if missing:
+            lacking = f"{folder} lacks {', '.join(missing)}: tasks that read them will not run"
+            yield Finding("note", "data", lacking)
+    names = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    if names:
+        try:
+            metadata = {} if folder is None else {"data_dir": str(folder)}
+            check_tasks(names, task_metadata=metadata, judged=False)
+        except CommandError as error:
+            yield Finding("FAIL", "tasks", str(error))
+        else:
+            yield Finding("ok", "tasks", f"{', '.join(names)}: all rows can be read")
+
+
+def _judge(args: argparse.Namespace) -> Iterator[Finding]:
+    from lmkick_plugin.judge.plan import JudgePlan
+    from lmkick_plugin.judge.settings import KEY_VARIABLES, api_key
+
+    plan = JudgePlan.read(given_settings(args))
+    if plan is None:
+        yield Finding("note", "judge", "none configured: judge_model and LMKICK_JUDGE_MODEL unset")
+        return
+    found = next((name for name in KEY_VARIABLES if os.environ.get(name)), None)
+    if api_key() is None:
+        yield Finding("note", "key", f"{' and '.join(KEY_VARIABLES)} are unset")
+    else:
+        yield Finding("ok", "key", f"from {found}")
+    settings = plan.settings
+    asked = [("judge_model", settings.model, settings.base_url)]
+    if plan.reference_model is not None:
+        address = settings.reference_base_url or settings.base_url
+        asked.append(("judge_reference", plan.reference_model, address))
+    reachable = True
+    for name, model, address in asked:
+        for finding in _endpoint(plan.settings, name, model, address):
+            reachable &= finding.status != "FAIL"
+            yield finding
+    if plan.reference is not None and plan.reference.kind == "file":
+        plan.references("judge", {}, turns=1)
+        yield Finding("ok", "reference", f"{plan.reference.value} holds answers")
+    yield from _store(settings.store_path)
+    if reachable and not args.free:
+        yield from _ask(plan.settings, plan.reference_model)
+
+
+def _endpoint(settings: Any, name: str, model: str, address: str | None) -> Iterator[Finding]:
+    from lmkick_plugin.judge.probe import probe
+
+    where = address or "https://api.openai.com/v1"
+    found = probe(settings, address)
+    if found.problem is not None:
+        yield Finding("FAIL", "endpoint", found.problem)
+    elif found.lacks(model):
+        yield Finding("note", "endpoint", f"{where} answers, but does not list {name}={model}")
+    else:
+        listed = "lists" if found.models else "answers, and lists no models: nothing known of"
+        yield Finding("ok", "endpoint", f"{where} {listed} {name}={model}")
+
+
+def _store(path: Path) -> Iterator[Finding]:
+    from lmkick_plugin.judge.reply_store import ReplyStore, StoreError
+
+    store = ReplyStore(path)
+    try:
+        store.claim("doctor", 1.0)
+        store.release("doctor")
+    except StoreError as error:
+        yield Finding("FAIL", "store", str(error))
+    else:
+        yield Finding("ok", "store", f"replies are kept in {path}")
+    finally:
+        store.close()
+
+
+def _ask(settings: Any, reference_model: str | None) -> Iterator[Finding]:
+    """One question to each model, past the store."""
+    from lmkick_plugin.judge.judge import Item, Judge
+
+    with tempfile.TemporaryDirectory(prefix="lmkick_doctor_") as folder:
+        once = {"retries": 1, "max_requests": 6, "store": str(Path(folder) / "replies.sqlite3")}
+        judge = Judge(replace(settings, **once))
+        (verdict,) = judge.grade([Item(question="What is 2 + 2?", answer="4")])
+        name = f"judge_model={settings.model}"
+        if verdict.scores is None:
+            yield Finding("FAIL", "judge", f"{name} gave no scores: {verdict.reason}")
+        else:
+            yield Finding("ok", "judge", f"{name} gave a right answer {verdict.scores['score']:g}")
+        if reference_model is not None:
+            (outcome,) = judge.answer(
+                ["Say yes."], model=reference_model, base_url=settings.reference_base_url
+            )
+            name = f"judge_reference=model:{reference_model}"
+            if outcome.reply is None:
+                yield Finding("FAIL", "reference", f"{name} did not answer: {outcome.reason}")
+            else:
+                yield Finding("ok", "reference", f"{name} answers")

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lmkick judge RESULTS``: judge answers that runs logged."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from typing import Any
+
+from lmkick_plugin.judge.logged_answers import find_logged, find_runs
+from lmkick_plugin.judge.rejudge import content_table, judge_jobs, prepare
+from lmkick_plugin.judge.settings import JudgeSettings
+from lmkick_plugin.terminal import CommandError, emit, plain
+
+__all__ = ["add_arguments", "add_judge_options", "given_settings", "main"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments.
+
+    Args:
+        parser: The parser of ``lmkick judge``.
+    """
+    parser.description = (
+        "Judge answers that runs with --output_path and --log_samples logged, with any "
+        "OpenAI-compatible endpoint; replies that are there already are not asked for again."
+    )
+    parser.add_argument(
+        "results",
+        metavar="RESULTS",
+        help="a results folder (all runs in it), a results_*.json file, or FOLDER@key=value,...",
+    )
+    parser.add_argument("--tasks", default="", help="only these tasks (a,b); globs")
+    parser.add_argument(
+        "--content",
+        action="store_true",
+        help="only say how varied the answers are; no judge is asked",
+    )
+    add_judge_options(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        args: As declared by :func:`add_arguments`.
+
+    Returns:
+        Exit status: 0; 1 where answers are left unjudged; 2 where nothing could be done.
+    """
+    given = given_settings(args)
+    patterns = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    try:
+        runs = find_runs(args.results)
+        jobs = prepare(find_logged(runs, patterns), runs, given, judging=not args.content)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    for note in dict.fromkeys(note for run in runs for note in run.notes):
+        print(f"note: {plain(note)}", file=sys.stderr)
+    status = 0
+    if not args.content:
+        status = judge_jobs(jobs)
+    emit("\n" + content_table(jobs))
+    return status
+
+
+def add_judge_options(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--judge_model`` and the others.
+
+    Args:
+        parser: Of the command.
+    """
+    group = parser.add_argument_group(
+        "settings of the judge",
+        "the same as in a run's --metadata; each can stand in the environment instead "
+        "(LMKICK_JUDGE_MODEL and so on), the key only there (LMKICK_JUDGE_API_KEY)",
+    )
+    for field in fields(JudgeSettings):
+        group.add_argument(f"--judge_{field.name}", metavar="VALUE", default=None)
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given, by name.
+
+    Args:
+        args: What the parser returned.
+    """
+    return {
+        name: value
+        for name, value in vars(args).items()
+        if name.startswith("judge_") and value is not None
+    }

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lmkick layers``: what compression did to each weight matrix, as a CSV file and a short table.
+
+lm-eval does not tell a model where its results go, so the table travels inside the results file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+from compressors.files import write_atomically
+from lmkick_plugin.results.results_file import ResultsError, ResultsFile
+from lmkick_plugin.results.runs import find_results
+from lmkick_plugin.terminal import emit, render_table
+
+__all__ = ["add_arguments", "main", "write_layer_table"]
+
+_SHOWN = ("name", "shape", "sparsity", "num_bits", "error", "dampening", "tokens", "note")
+
+
+def write_layer_table(results: ResultsFile) -> Path:
+    """Unpack the table of layers of a results file into a CSV file beside it.
+
+    Args:
+        results: What ``lm_eval --model kick`` wrote.
+
+    Returns:
+        The file written: ``layers_<time>.csv``, one row a weight matrix, with the attributes of
+        :class:`compressors.LayerReport` as columns.
+
+    Raises:
+        ResultsError: The results hold no table (dense, or another ``--model``).
+    """
+    target = results.path.with_name(f"layers_{results.stamp or results.path.stem}.csv")
+    write_atomically(target, "\n".join(_lines(results)) + "\n")
+    return target
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``lmkick layers`` takes."""
+    parser.add_argument(
+        "results", metavar="RESULTS", type=Path, help="results file, or a folder with several"
+    )
+    parser.add_argument(
+        "--worst", type=int, default=10, metavar="N", help="matrices to print (10); 0 prints none"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the CSV files, and print the matrices whose output changed most.
+
+    Args:
+        args: As declared by :func:`add_arguments`.
+
+    Returns:
+        0, or 2 after a message where nothing could be unpacked.
+    """
+    files = _files(args.results)
+    for file in files:
+        emit(f"{file.label}: {write_layer_table(file)}")
+        if args.worst > 0:
+            emit(_worst(file, args.worst) + "\n")
+    return 0
+
+
+def _files(path: Path) -> list[ResultsFile]:
+    if not path.is_dir():
+        return [ResultsFile.read(path)]
+    found, problems = find_results(path)
+    for problem in problems:
+        print(f"lmkick layers: skipped {problem}", file=sys.stderr)
+    files = [file for file in found if file.record.get("layers")]
+    if not files:
+        raise ResultsError(
+            f"{path}: none of its {len(found)} results files holds a table of layers. Give the"
+            " results of a run of --model kick with a compressor."
+        )
+    return files
+
+
+def _lines(file: ResultsFile) -> list[str]:
+    lines = file.record.get("layers")
+    if not isinstance(lines, list) or not lines:
+        raise ResultsError(
+            f"{file.path} holds no table of layers. Give the results of a run of --model kick"
+            " with a compressor."
+        )
+    return [str(line) for line in lines]
+
+
+def _worst(file: ResultsFile, count: int) -> str:
+    """The matrices with the largest relative output error; the first ones where none is known."""
+    rows = list(csv.DictReader(_lines(file)))
+    rows.sort(key=lambda row: -float(row.get("error") or 0))
+    columns = [name for name in _SHOWN if any(row.get(name) for row in rows)]
+    return render_table(
+        columns, [[row.get(name) or "" for name in columns] for row in rows[:count]]
+    )

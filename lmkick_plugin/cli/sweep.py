@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``lmkick sweep``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from lmkick_plugin.sweep.config import EXECUTORS, read_config
+from lmkick_plugin.sweep.plan import SweepPlan
+from lmkick_plugin.sweep.runner import SweepResult, open_plan, run_plan
+from lmkick_plugin.sweep.tasks import TaskShelf
+from lmkick_plugin.terminal import CommandError, emit, plain
+
+__all__ = ["add_arguments", "main"]
+
+_DESCRIPTION = """\
+Evaluate models x recipes x tasks from one YAML file. Each cell is a result folder of lm-eval's own
+below the sweep's output, so `lmkick compare` and every other tool read it. What is finished is not
+run again: start the same command again after an interruption, or with more recipes or tasks.
+
+Exit status: 0 all done, 1 some cells failed, 2 the configuration is wrong, 130 interrupted.
+"""
+_EXAMPLES = """\
+examples:
+  lmkick sweep sweep.yaml --dry-run     # check the configuration, print the plan, run nothing
+  lmkick sweep sweep.yaml               # run what is missing
+  lmkick sweep sweep.yaml --executor gpus
+  lmkick sweep sweep.yaml --executor ray --ray-address auto
+
+sweep.yaml:
+  models: [Qwen/Qwen3-0.6B]
+  tasks: [kick_mmlu, kick_freebaseqa, kick_wikitext]
+  recipes:                              # a list of values spans a grid; the dense model comes along
+    - {compressor: wanda, sparsity: [0.2, 0.4, 0.6]}
+    - {compressor: gptq, bits: [8, 4, 3]}
+  output: results/qwen3
+"""
+_INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options.
+
+    Args:
+        parser: The parser.
+    """
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("config", metavar="CONFIG.yaml", help="see docs/sweep.md")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--retry-failed", action="store_true", help="run what failed again")
+    group = parser.add_argument_group("keys of the configuration that may be given here instead")
+    group.add_argument("--output", metavar="DIR", help="folder of the results")
+    group.add_argument("--data-dir", metavar="DIR", help="read data from local files")
+    group.add_argument("--device")
+    group.add_argument("--batch-size")
+    group.add_argument("--limit", type=float, help="documents of each task")
+    group.add_argument("--executor", choices=EXECUTORS)
+    group.add_argument("--workers", type=int, metavar="N", help="processes or actors")
+    group.add_argument("--gpus-per-cell", type=float, metavar="N")
+    group.add_argument("--ray-address", metavar="ADDRESS", help="of a running cluster")
+    group.add_argument("--retries", type=int, metavar="N", help="for a cell whose worker died")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        args: What the parser returned.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        CommandError: The configuration is wrong; nothing was run.
+    """
+    names = (
+        "output", "data_dir", "device", "batch_size", "limit", "executor", "workers",
+        "gpus_per_cell", "ray_address", "retries",
+    )  # fmt: skip
+    changes: dict[str, Any] = {name: getattr(args, name) for name in names}
+    try:
+        plan, shelf = _open(args, changes)
+        emit(plan.text())
+        if args.dry_run:
+            return 0
+        found = run_plan(plan, shelf)
+    except KeyboardInterrupt:
+        emit("\ninterrupted; what is finished is kept: the same command goes on")
+        return _INTERRUPTED
+    emit("\n".join(_ending(found)))
+    return found.status
+
+
+def _open(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[SweepPlan, TaskShelf]:
+    config = read_config(args.config, **changes)
+    try:
+        return open_plan(config, retry_failed=args.retry_failed)
+    except ValueError as error:  # recipes and models, which only the plan looks into
+        raise CommandError(f"{args.config}: {error}") from error
+
+
+def _ending(found: SweepResult) -> Sequence[str]:
+    lines = [""]
+    for cell in found.failures:
+        for task, message in cell.errors.items():
+            lines.append(plain(f"failed: {cell.name} {task or '(model)'}: {message}", limit=300))
+    done = sum(cell.state == "done" for cell in found.cells)
+    lines.append(f"{done} of {len(found.cells)} cells are done ({found.seconds:.0f} s)")
+    if found.failures:
+        lines.append("--retry-failed runs again what failed")
+    lines.append(f"results: {found.output}")
+    return lines

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration sources beyond plain text: a task's training text, the model's own, mixtures.
+
+``c4``, ``wikitext`` and files are :mod:`compressors.calibration`'s; here is what needs to know of
+tasks (``task:NAME``) or of the dense model (``self``), and ``mix:a+b``, equal parts of several
+sources. Nothing here imports torch at module level.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compressors.errors import SettingsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["PreparedCalibration", "prepare"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedCalibration:
+    """Calibration tokens, as far as they can be had before the model is loaded.
+
+    Attributes:
+        parts: Tokens, int64 ``[samples, seqlen]``; or how many samples the model is to write.
+        seqlen: Tokens of a sample.
+        seed: Of what the model writes, and of the order of a mixture.
+    """
+
+    parts: tuple[Tensor | int, ...]
+    seqlen: int
+    seed: int
+
+    def tokens(self, write: Callable[[int, int, int], Tensor]) -> Tensor:
+        """Complete the tokens; int64 ``[nsamples, seqlen]``.
+
+        Args:
+            write: Lets the dense model write; called with samples, tokens of each, and seed.
+        """
+        import torch
+
+        found = [
+            write(part, self.seqlen, self.seed) if isinstance(part, int) else part
+            for part in self.parts
+        ]
+        if len(found) == 1:
+            return found[0]
+        mixed = torch.cat(found)
+        order = torch.Generator().manual_seed(self.seed)
+        return mixed[torch.randperm(len(mixed), generator=order)]
+
+
+def prepare(
+    source: str,
+    tokenizer: Any,
+    *,
+    nsamples: int,
+    seqlen: int,
+    seed: int,
+    max_length: int | None,
+    data_dir: str | None,
+    progress: bool,
+) -> PreparedCalibration:
+    """Load the text of a source, before any weights are.
+
+    Args:
+        source: As :func:`check_source` returns it.
+        tokenizer: The model's.
+        nsamples: Samples; a mixture's parts get equal shares, the first ones one more where it does
+            not come out even.
+        seqlen: Tokens of a sample; cut to the model's context.
+        seed: Of crops, of what the model writes, and of the order of a mixture.
+        max_length: The model's context.
+        data_dir: Folder of local data files.
+        progress: Show progress bars.
+
+    Raises:
+        SettingsError: Text is missing or too short, or there are fewer samples than parts.
+    """
+    from compressors import load_calibration
+    from lmkick_plugin.data.sources import DataError
+
+    sources = source.removeprefix("mix:").split("+") if source.startswith("mix:") else [source]
+    if nsamples < len(sources):
+        raise SettingsError(
+            f"nsamples={nsamples} cannot be shared by the {len(sources)} parts of calibration="
+            f"{source}. Give nsamples={len(sources)} or more."
+        )
+    length = seqlen if max_length is None else min(seqlen, max_length)
+    if length < seqlen and "self" in sources:
+        _LOG.warning("calibration=%s: the model writes %d tokens, its context", source, length)
+    parts: list[Tensor | int] = []
+    for place, part in enumerate(sources):
+        share = nsamples // len(sources) + (place < nsamples % len(sources))
+        if part == "self":
+            parts.append(share)
+            continue
+        try:
+            parts.append(
+                load_calibration(
+                    _training_text(part, data_dir) if part.startswith("task:") else part,
+                    tokenizer,
+                    nsamples=share,
+                    seqlen=length if len(sources) > 1 else seqlen,
+                    seed=seed,
+                    max_length=max_length,
+                    data_dir=data_dir,
+                    progress=progress,
+                )
+            )
+        except (DataError, SettingsError) as error:
+            if part.startswith("task:"):
+                raise SettingsError(f"calibration={part}: {error}") from error
+            raise
+    return PreparedCalibration(tuple(parts), length, seed)
+
+
+def _training_text(part: str, data_dir: str | None) -> list[str]:
+    from lmkick_plugin.data.calibration_task_text import training_text
+
+    return training_text(part.removeprefix("task:"), data_dir)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FreebaseQA: trivia questions with the names of Freebase entities as answers.
+
+References:
+    Jiang et al., "FreebaseQA: A New Factoid QA Data Set Matching Trivia-Style Question-Answer Pairs
+    with Freebase", NAACL 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+from lmkick_plugin.data.columns import TEXT, TEXTS, table
+from lmkick_plugin.data.download import RemoteFile
+from lmkick_plugin.data.sources import DataError, Origin, Source, WebJson, locate
+
+__all__ = ["EVAL", "RELEASED_QUESTIONS", "TRAIN", "load", "load_released"]
+
+_FOLDER = "https://raw.githubusercontent.com/kelvin-jiang/FreebaseQA/master"
+_FIELDS = ("RawQuestion", "Parses")
+EVAL = Source(
+    "freebase_qa/eval.jsonl",
+    _FIELDS,
+    WebJson(
+        RemoteFile(
+            f"{_FOLDER}/FreebaseQA-eval.json",
+            "14d29d8180d2eaa44eda444debba08f292f42337e098e5b717455e462d278451",
+        ),
+        key="Questions",
+        rows=3_996,
+    ),
+)
+TRAIN = Source(
+    "freebase_qa/train.jsonl",
+    _FIELDS,
+    WebJson(
+        RemoteFile(
+            f"{_FOLDER}/FreebaseQA-train.json",
+            "b9769a0040032e39a62bd4b0b99d7dfa1a3fe29c2108dbf6245f62874d0d4753",
+        ),
+        key="Questions",
+        rows=20_358,
+    ),
+)
+RELEASED_QUESTIONS = 1_001
+
+
+def load(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """The eval split: every question with the names of every answer of every parse."""
+    return {"eval": _questions(locate(EVAL, data_dir))}
+
+
+@lru_cache(maxsize=2)
+def _questions(origin: Origin) -> Any:
+    docs = []
+    for where, row in origin.rows():
+        names = [name for answers in _answers(row, where) for name in _names(answers, where)]
+        docs.append({"question": row["RawQuestion"], "aliases": list(dict.fromkeys(names))})
+    return table(docs, question=TEXT, aliases=TEXTS)
+
+
+def load_released(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """The first 1,001 of the train split, with the names of the first parse's first answer."""
+    return {"train": _released(locate(TRAIN, data_dir))}
+
+
+@lru_cache(maxsize=2)
+def _released(origin: Origin) -> Any:
+    docs = []
+    for where, row in islice(origin.rows(), RELEASED_QUESTIONS):
+        first = [answer for answers in _answers(row, where)[:1] for answer in answers[:1]]
+        prompt = f"Please give answer to this question: {row['RawQuestion']}\nThe answer is "
+        docs.append({"prompt": prompt, "aliases": _names(first, where)})
+    return table(docs, prompt=TEXT, aliases=TEXTS)
+
+
+def _answers(row: Mapping[str, Any], where: str) -> list[Any]:
+    """The answers of each parse."""
+    try:
+        return [parse["Answers"] for parse in row["Parses"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{where}: field 'Parses' has to be a list of parses with Answers"
+        ) from error
+
+
+def _names(answers: Iterable[Mapping[str, Any]], where: str) -> list[str]:
+    try:
+        return [str(name) for answer in answers for name in answer["AnswersName"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{where}: each of the Answers has to have a list AnswersName") from error

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TriviaQA: trivia questions, alone or with the evidence that was gathered for them.
+
+References:
+    Joshi et al., "TriviaQA: A Large Scale Distantly Supervised Challenge Dataset for Reading
+    Comprehension", arXiv:1705.03551.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from lmkick_plugin.data.columns import TEXT, TEXTS, positive, table
+from lmkick_plugin.data.sources import DataError, HubFiles, Origin, Source, locate
+
+__all__ = ["CLOSED", "OPEN", "cut_at_word_end", "load_closed", "load_open", "load_released_open"]
+
+_REPOSITORY = "mandarjoshi/trivia_qa"
+CLOSED = Source(
+    "trivia_qa/nocontext_validation.jsonl",
+    ("question", "answer.normalized_aliases"),
+    HubFiles(_REPOSITORY, "rc.nocontext/validation-*"),
+)
+OPEN = Source(
+    "trivia_qa/rc_validation.jsonl",
+    (
+        "question",
+        "answer.normalized_aliases",
+        "entity_pages.wiki_context",
+        "search_results.search_context",
+    ),
+    HubFiles(_REPOSITORY, "rc/validation-*"),
+)
+_RELEASED_CHARS = 3_072
+
+
+def load_closed(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """Validation questions with their normalised aliases."""
+    return {"validation": _closed(locate(CLOSED, data_dir))}
+
+
+@lru_cache(maxsize=2)
+def _closed(origin: Origin) -> Any:
+    docs = (_question(row, where) for where, row in origin.rows())
+    return table(docs, question=TEXT, aliases=TEXTS)
+
+
+def _question(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    aliases = row["answer"]["normalized_aliases"]
+    if not isinstance(aliases, list):
+        raise DataError(f"{where}: field 'answer.normalized_aliases' has to be a list of texts")
+    return {"question": row["question"], "aliases": aliases}
+
+
+def load_open(
+    *, data_dir: str | None = None, evidence_chars: object = 6_000, **_: Any
+) -> dict[str, Any]:
+    """Validation questions with the first Wikipedia page and, after it, the first search result.
+
+    Args:
+        data_dir: the data directory.
+        evidence_chars: the evidence is cut to so many characters, at a word's end.
+        **_: other metadata.
+
+    """
+    limit = positive("evidence_chars", evidence_chars)
+    return {"validation": _open(locate(OPEN, data_dir), limit, _evidence)}
+
+
+def load_released_open(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """The same questions; page and search result run into each other, cut at 3,072 characters."""
+    origin = locate(OPEN, data_dir)
+    return {"validation": _open(origin, _RELEASED_CHARS, _released_evidence)}
+
+
+@lru_cache(maxsize=4)
+def _open(origin: Origin, limit: int, join: Callable[[list[str], int], str]) -> Any:
+    docs = []
+    for where, row in origin.rows():
+        pages = row["entity_pages"]["wiki_context"] or []
+        results = row["search_results"]["search_context"] or []
+        evidence = join([*pages[:1], *results[:1]], limit)
+        docs.append({**_question(row, where), "evidence": evidence})
+    return table(docs, question=TEXT, aliases=TEXTS, evidence=TEXT)
+
+
+def _evidence(texts: list[str], limit: int) -> str:
+    return cut_at_word_end("\n\n".join(text.strip() for text in texts if text.strip()), limit)
+
+
+def _released_evidence(texts: list[str], limit: int) -> str:
+    return "".join(texts)[:limit]
+
+
+def cut_at_word_end(text: str, limit: int) -> str:
+    """The longest beginning of at most ``limit`` characters that ends with a word.
+
+    A first word that is longer than the limit is cut all the same.
+
+    >>> cut_at_word_end("one two three", 9), cut_at_word_end("one two", 7)
+    ('one two', 'one two')
+    >>> cut_at_word_end("one two three", 7), cut_at_word_end("abc", 2)
+    ('one two', 'ab')
+    """
+    if len(text) <= limit:
+        return text
+    head = text[:limit]
+    if not (text[limit].isspace() or head[-1].isspace()):  # the cut falls inside a word
+        whole = head.rsplit(None, 1)
+        head = whole[0] if len(whole) == 2 else head
+    return head.rstrip()

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder that is there whole or not at all, even if the process is killed or the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compressors.errors import SettingsError
+
+__all__ = ["check_space", "check_target", "new_folder"]
+
+_log = logging.getLogger(__name__)
+
+
+def check_target(folder: str | Path) -> Path:
+    """Refuse a folder that cannot become a new one; changes nothing.
+
+    Raises:
+        SettingsError: It is a file or not empty, or nothing can be written there.
+    """
+    try:
+        path = Path(folder).expanduser().absolute()
+    except RuntimeError as error:
+        raise SettingsError(
+            f"save_compressed={folder}: there is no user of that name. Choose another folder."
+        ) from error
+    if path.is_symlink() and not path.exists():
+        raise SettingsError(f"save_compressed={folder} is a link to nowhere. Choose a new folder.")
+    if path.exists() and not path.is_dir():
+        raise SettingsError(f"save_compressed={folder} is a file. Choose a new folder.")
+    try:
+        if path.is_dir():
+            names = sorted(entry.name for entry in path.iterdir())
+            if names:
+                raise SettingsError(
+                    f"save_compressed={folder} is not empty ({', '.join(names[:3])}"
+                    f"{', ...' if len(names) > 3 else ''}), and nothing is overwritten. Choose a "
+                    "new folder, or delete this one."
+                )
+        with tempfile.TemporaryDirectory(prefix=".lmkick-", dir=_existing(path.parent)):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"save_compressed={folder}: nothing can be written there ({error.strerror or error}). "
+            "Choose another folder."
+        ) from error
+    return path
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Refuse what will not fit on the disk.
+
+    Args:
+        folder: Where it is to be.
+        size: Bytes that will be written.
+
+    Raises:
+        SettingsError: With what is needed and what is left.
+    """
+    free = shutil.disk_usage(_existing(folder)).free
+    if size > free:
+        raise SettingsError(
+            f"save_compressed={folder}: the model takes {_readable(size)}, and the disk has "
+            f"{_readable(free)} left. Make room, or choose a folder on another disk."
+        )
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder``, which gets that name once the block has ended.
+
+    Leftovers of saves that were killed are named in the log, and removed.
+
+    Raises:
+        SettingsError: As :func:`check_target`.
+        OSError: What could not be written; nothing is left.
+    """
+    path = check_target(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    partial = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.partial")
+    try:
+        partial.mkdir()
+        yield partial
+        _to_disk(partial)
+        # Onto nothing or an empty folder; one that was filled meanwhile makes this fail.
+        partial.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        remedy = "make room, or choose a folder on another disk" if full else "see the cause"
+        raise OSError(
+            error.errno,
+            f"{path} could not be saved ({error.strerror or error}), and nothing is left of it: "
+            f"{remedy}; with compress_cache or resume_dir the compression need not be done again",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    pattern = re.compile(re.escape(f".{path.name}.{_host()}.") + r"(\d+)\.partial")
+    for entry in path.parent.iterdir():
+        match = pattern.fullmatch(entry.name)
+        if match is not None and not _alive(int(match[1])):
+            _log.warning("%s is left over from a save that was killed: it is removed", entry)
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _host() -> str:
+    # On a shared disk, a process of that number on another machine says nothing about ours.
+    return re.sub(r"[^\w-]", "_", platform.node()) or "host"
+
+
+def _to_disk(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps ``--use_cache`` from answering for another model.
+
+lm-eval's key for a cached answer holds the request and no model: two compressions that share a
+cache file would return each other's answers. So the file gets one more row, a fingerprint of the
+model that fills it. A run of lm-eval's ``hf`` model does not look at that row, so it must not share
+a file with ``kick``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+from compressors.errors import SettingsError
+
+__all__ = ["FINGERPRINT_KEY", "guard_cache"]
+
+#: Key of the fingerprint's row; lm-eval's own keys are SHA-256 hex digits.
+FINGERPRINT_KEY = "lmkick:fingerprint"
+
+
+def guard_cache(cache: MutableMapping[str, Any], fingerprint: dict[str, Any]) -> bool:
+    """Claim a cache for this model, or stop.
+
+    Args:
+        cache: lm-eval's cache of answers (a ``SqliteDict``).
+        fingerprint: What decides a model's answers, as plain values.
+
+    Returns:
+        Whether the cache already holds answers of this very model.
+
+    Raises:
+        SettingsError: Its answers come from another model, or from nobody knows which.
+    """
+    where = getattr(cache, "filename", "the cache")
+    remedy = "Give this run a cache of its own (--use_cache ANOTHER_PATH), or delete the file."
+    stored = cache.get(FINGERPRINT_KEY)
+    if stored is None:
+        if len(cache) > 0:
+            raise SettingsError(
+                f"{where} holds answers of a model that it does not name, and lm-eval would return "
+                f"them as this model's. {remedy}"
+            )
+        cache[FINGERPRINT_KEY] = fingerprint
+        return False
+    if stored != fingerprint:
+        names = sorted(
+            name for name in {*stored, *fingerprint} if stored.get(name) != fingerprint.get(name)
+        )
+        differences = "; ".join(
+            f"{name}: {stored.get(name)!r} there, {fingerprint.get(name)!r} here" for name in names
+        )
+        raise SettingsError(
+            f"{where} holds answers of another model, and lm-eval would return them as this "
+            f"model's ({differences}). {remedy}"
+        )
+    return len(cache) > 1

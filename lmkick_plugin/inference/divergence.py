@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves ``divergence`` requests: how far a model is from its dense reference on given texts.
+
+Positions are streamed. The evaluated model's logits of a few batches are kept in main memory, in
+the model's own dtype and at most :data:`HELD_BYTES` of them; then the reference's are computed and
+compared, 16 MiB of float32 at a time. So memory does not grow with the text, and weights change
+places twice in each such round.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from compressors.errors import SettingsError
+from lmkick_plugin.inference.token_windows import batch_size_for
+from lmkick_plugin.loading.reference import Reference
+from lmkick_plugin.metrics.divergence import DivergenceError, divergence, first_divergent_token
+
+__all__ = ["HELD_BYTES", "measure"]
+
+logger = logging.getLogger(__name__)
+
+#: Logits of the evaluated model that wait for the reference's.
+HELD_BYTES = 2 << 30
+_BATCH_BYTES = 1 << 30  # of one batch's logits on the device
+
+
+@dataclass
+class _Text:
+    """One request: its tokens, and what was found so far."""
+
+    windows: list[list[int]]
+    opening: list[int]
+    new_tokens: int
+    cut: bool
+    jsd: float = 0.0
+    kl: float = 0.0
+    agreement: int = 0
+    positions: int = 0
+    generations: list[list[int]] = field(default_factory=list)
+
+    def answer(self, reference: str, vocabulary: int) -> dict[str, Any]:
+        first = first_divergent_token(*self.generations) if self.generations else None
+        return {
+            "jsd": self.jsd,
+            "kl": self.kl,
+            "top1_agreement": self.agreement,
+            "positions": self.positions,
+            "first_divergent_token": first,
+            "generated": [len(tokens) for tokens in self.generations],
+            "cut": self.cut,
+            "vocabulary": vocabulary,
+            "reference": reference,
+        }
+
+
+def measure(model: Any, reference: Reference, requests: Sequence[Any]) -> list[dict[str, Any]]:
+    """Measure divergences on texts.
+
+    Args:
+        model: A ``KickLM``.
+        reference: The dense side.
+        requests: Instances whose arguments are a text and a mapping: ``max_window``, the longest
+            window; ``whole``: the text is a prompt, one window, cut from the left where it is too
+            long (otherwise it is cut into windows without overlap, a short last one included);
+            ``prompt_tokens``: after how many tokens of a text that is no prompt to generate;
+            ``new_tokens``: how many to generate, 0 for none.
+
+    Returns:
+        For each: ``jsd``, ``kl`` (bits) and ``top1_agreement``, each summed over all ``positions``
+        of its windows; ``first_divergent_token`` (None where nothing was generated) and the
+        lengths of both generations; ``cut``, whether a prompt did not fit the context;
+        ``vocabulary``; ``reference``. NaN where a model's logits give no distribution, which is
+        logged.
+    """
+    texts = [_encode(model, *instance.args) for instance in requests]
+    with torch.inference_mode(False), torch.no_grad():
+        vocabulary = _teacher_forced(model, reference, texts)
+        _generate(model, reference, texts)
+    return [text.answer(reference.name, vocabulary) for text in texts]
+
+
+def _encode(model: Any, text: str, settings: dict[str, Any]) -> _Text:
+    whole, new_tokens = bool(settings["whole"]), int(settings["new_tokens"])
+    length = min(int(settings["max_window"]), int(model.max_length))
+    if length < 1:
+        raise SettingsError(f"max_window={settings['max_window']}: at least 1 token is needed.")
+    special = (
+        {} if model.add_bos_token is None else {"add_special_tokens": bool(model.add_bos_token)}
+    )
+    token_ids = list(model.tokenizer.encode(text, verbose=False, **special))
+    new_tokens = min(new_tokens, int(model.max_length) - 1)
+    room = int(model.max_length) - new_tokens
+    if whole:
+        windows = [token_ids[-length:]]
+        opening = token_ids[-room:]
+    else:
+        windows = [token_ids[at : at + length] for at in range(0, len(token_ids), length)]
+        opening = token_ids[: min(room, int(settings["prompt_tokens"]))]
+    return _Text(
+        windows=[window for window in windows if window],
+        opening=opening,
+        new_tokens=new_tokens if opening else 0,
+        cut=whole and len(token_ids) > room,
+    )
+
+
+# --- teacher-forced text --------------------------------------------------------------------------
+
+
+def _teacher_forced(model: Any, reference: Reference, texts: Sequence[_Text]) -> int:
+    """Sum divergences over every position; returns the size of the vocabulary."""
+    windows = [(text, window) for text in texts for window in text.windows]
+    windows.sort(key=lambda pair: -len(pair[1]))  # little padding, and the largest batch first
+    vocabulary = 0
+    with _bar(model, len(windows), "Divergence") as bar:
+        held: list[tuple[list[tuple[_Text, list[int]]], Tensor]] = []
+        size = 0
+        for batch in _batches(model, windows):
+            logits = _logits(model, batch).to("cpu")
+            vocabulary = logits.shape[-1]
+            held.append((batch, logits))
+            size += logits.numel() * logits.element_size()
+            if size >= HELD_BYTES:
+                _compare(reference, held, bar)
+                held, size = [], 0
+        _compare(reference, held, bar)
+    return vocabulary
+
+
+def _batches(
+    model: Any, windows: list[tuple[_Text, list[int]]]
+) -> Iterator[list[tuple[_Text, list[int]]]]:
+    """Batches of as many windows as were asked for, fewer where logits would be too large."""
+    if not windows:
+        return
+    longest = len(windows[0][1])
+    config = getattr(model.config, "text_config", None) or model.config
+    row = 4 * longest * int(getattr(config, "vocab_size", 1))
+    step = max(1, min(batch_size_for(model, longest), _BATCH_BYTES // row))
+    for start in range(0, len(windows), step):
+        yield windows[start : start + step]
+
+
+def _logits(model: Any, batch: Sequence[tuple[_Text, list[int]]]) -> Tensor:
+    # Padding on the right, as lm-eval pads: no position sees what comes after it.
+    width = len(batch[0][1])
+    rows = [window + [0] * (width - len(window)) for _, window in batch]
+    logits: Tensor = model._model_call(torch.tensor(rows, dtype=torch.long, device=model.device))
+    return logits
+
+
+def _compare(
+    reference: Reference, held: Sequence[tuple[list[tuple[_Text, list[int]]], Tensor]], bar: Any
+) -> None:
+    if not held:
+        return
+    with nullcontext() if reference.same else reference.ready():
+        for batch, kept in held:
+            dense = kept if reference.same else _logits(reference.model, batch)
+            for row, (text, window) in enumerate(batch):
+                evaluated = kept[row, : len(window)].to(dense.device)
+                _add(text, dense[row, : len(window)], evaluated)
+            bar.update(len(batch))
+
+
+def _add(text: _Text, dense: Tensor, evaluated: Tensor) -> None:
+    text.positions += len(dense)
+    try:
+        found = divergence(dense, evaluated)
+    except DivergenceError as error:
+        # A model that compression has broken must not take the other tasks' results with it.
+        logger.warning("A divergence is NaN: %s", error)
+        text.jsd = text.kl = math.nan
+        return
+    text.jsd += float(found.jsd.double().sum())
+    text.kl += float(found.kl.double().sum())
+    text.agreement += int(found.top1_agreement.sum())
+
+
+# --- greedy generations ---------------------------------------------------------------------------
+
+
+def _generate(model: Any, reference: Reference, texts: Sequence[_Text]) -> None:
+    """Let both models continue each opening."""
+    asked = sorted((text for text in texts if text.new_tokens), key=lambda t: -len(t.opening))
+    if not asked:
+        return
+    sides = [model] if reference.same else [model, reference.model]
+    step = batch_size_for(model, len(asked[0].opening) + asked[0].new_tokens)
+    with _bar(model, len(asked) * len(sides), "Generating") as bar:
+        for number, side in enumerate(sides):
+            with reference.ready() if number else nullcontext():
+                for start in range(0, len(asked), step):
+                    batch = asked[start : start + step]
+                    for text, tokens in zip(batch, _continue(side, batch), strict=True):
+                        text.generations += [tokens, tokens] if reference.same else [tokens]
+                    bar.update(len(batch))
+
+
+def _continue(model: Any, batch: Sequence[_Text]) -> list[list[int]]:
+    """Greedy continuations, each up to and with its end-of-text token."""
+    width = len(batch[0].opening)
+    pad = model.tokenizer.pad_token_id
+    rows = [[pad] * (width - len(text.opening)) + text.opening for text in batch]
+    mask = [[0] * (width - len(text.opening)) + [1] * len(text.opening) for text in batch]
+    whole = model._model_generate(
+        context=torch.tensor(rows, dtype=torch.long, device=model.device),
+        attention_mask=torch.tensor(mask, dtype=torch.long, device=model.device),
+        max_length=width + batch[0].new_tokens,
+        stop=[],
+        do_sample=False,
+    )
+    stated = getattr(model.model.generation_config, "eos_token_id", None)
+    ends = set(stated) if isinstance(stated, list | tuple) else {stated}
+    generated = []
+    for row in whole[:, width:].tolist():
+        length = next((at + 1 for at, token in enumerate(row) if token in ends), len(row))
+        generated.append(row[:length])
+    return generated
+
+
+def _bar(model: Any, total: int, what: str) -> Any:
+    return tqdm(total=total, desc=what, disable=model.rank != 0)

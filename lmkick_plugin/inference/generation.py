@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``generate_until``: the answers of lm-eval's ``hf`` model, sooner.
+
+Prompts are encoded once, equal ones are answered once, and all greedy requests of a run go through
+one running batch (:mod:`lmkick_plugin.inference.decoding`), whatever their limits and their stop
+strings. What cannot be decoded there exactly as ``generate`` would goes to ``hf``, and the log says
+why.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    has_bos_prefix,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
+from tqdm import tqdm
+
+from lmkick_plugin.inference.batch_sizes import batch_size_of
+from lmkick_plugin.inference.continuous_batching import Answer
+from lmkick_plugin.inference.decoding import decode_greedily
+from lmkick_plugin.inference.greedy_support import Greedy, find_greedy
+from lmkick_plugin.inference.stop_strings import StopStrings
+
+__all__ = ["generate_until"]
+
+_LOGGER = logging.getLogger(__name__)
+
+#: Prompts that are encoded at a time.
+_AT_A_TIME = 1024
+
+#: Settings of a request, in a form that can be compared.
+_Settings = str
+
+
+def generate_until(
+    lm: Any,
+    requests: Sequence[Any],
+    plain: Callable[[list[Any]], list[str]],
+    *,
+    disable_tqdm: bool = False,
+) -> list[str]:
+    """Answer ``generate_until`` requests.
+
+    Each answer is what ``hf`` gives to that request alone, with ``batch_size=1``, up to rounding:
+    in float32, where two tokens differ by less than that in their scores; in bfloat16, where they
+    are nearly equal, as between two batch sizes of ``hf``.
+
+    Args:
+        lm: A ``KickLM``.
+        requests: lm-eval instances: a prompt and generation settings.
+        plain: Answers some of them as ``hf`` does.
+        disable_tqdm: Show no progress.
+
+    Returns:
+        The answers, in order.
+    """
+    plans: dict[_Settings, _Plan | str] = {}
+    for request in requests:
+        key = repr(request.args[1])
+        if key not in plans:
+            plans[key] = _plan(lm, request.args[1])
+    jobs, left_over = _sort_out(lm, requests, plans)
+    results: dict[int, str] = {}
+    if jobs:
+        _answer(lm, requests, jobs, results, hidden=disable_tqdm or lm.rank != 0)
+    if left_over:
+        others = plain([requests[index] for index in left_over])
+        results.update(zip(left_over, others, strict=True))
+    return [results[index] for index in range(len(requests))]
+
+
+class _Plan:
+    """How requests of certain settings are answered here."""
+
+    def __init__(self, lm: Any, settings: dict[str, Any], greedy: Greedy) -> None:
+        normal = normalize_gen_kwargs(settings, lm.max_gen_toks)
+        eos = lm.tok_decode(lm.eot_token_id, skip_special_tokens=False)
+        self.until: list[str] = handle_stop_sequences(normal["until"], eos=eos)
+        self.limit = int(normal["max_gen_toks"])
+        self.greedy = greedy
+        self.stops = StopStrings(lm.tokenizer, self.until)
+
+    def answer(self, prompt: list[int]) -> Answer:
+        return Answer(prompt, self.limit, self.greedy.ends, self.stops)
+
+
+def _plan(lm: Any, settings: Any) -> _Plan | str:
+    """How requests of certain settings are answered, or why not here."""
+    if not isinstance(settings, dict) or "max_length" in settings:
+        return _say_plain("max_length is among the task's settings")
+    normal = normalize_gen_kwargs(settings, lm.max_gen_toks)
+    limit = int(normal.pop("max_gen_toks"))
+    normal.pop("until")
+    if not 0 < limit < lm.max_length:
+        return _say_plain(f"max_gen_toks is {limit}")
+    greedy = find_greedy(lm, normal, limit)
+    if isinstance(greedy, str):
+        return _say_plain(greedy)
+    return _Plan(lm, settings, greedy)
+
+
+@functools.lru_cache(maxsize=64)
+def _say_plain(reason: str) -> str:
+    """Write a reason to the log, once; returns it."""
+    _LOGGER.info(
+        "Generation as in hf, a batch at a time, because of this model or task: %s.", reason
+    )
+    return reason
+
+
+class _Job:
+    """A prompt, its answer in the making, and the requests that wait for it."""
+
+    def __init__(self, plan: _Plan, answer: Answer) -> None:
+        self.plan = plan
+        self.answer = answer
+        self.requests: list[int] = []
+
+
+def _sort_out(
+    lm: Any, requests: Sequence[Any], plans: dict[_Settings, _Plan | str]
+) -> tuple[list[_Job], list[int]]:
+    """Encode prompts; equal ones of equal settings become one job.
+
+    Returns:
+        The jobs, and the requests that are left to ``hf``.
+    """
+    left_over: list[int] = []
+    ours: list[int] = []
+    for index, request in enumerate(requests):
+        (left_over if isinstance(plans[repr(request.args[1])], str) else ours).append(index)
+    jobs: dict[tuple[_Settings, str], _Job] = {}
+    texts = list(dict.fromkeys(requests[index].args[0] for index in ours))
+    encoded = dict(zip(texts, _encode(lm, texts), strict=True))
+    for index in ours:
+        text, settings = requests[index].args
+        plan = plans[repr(settings)]
+        if isinstance(plan, str):
+            continue
+        tokens, cut = encoded[text]
+        room = lm.max_length - plan.limit
+        window = plan.greedy.window
+        if not tokens or (window is not None and min(len(tokens), room) + plan.limit > window):
+            _say_plain("an empty prompt" if not tokens else "prompts longer than its window")
+            left_over.append(index)
+            continue
+        if cut or len(tokens) > room:
+            lm.note_cut(text)
+        key = (repr(settings), text)
+        if key not in jobs:
+            jobs[key] = _Job(plan, plan.answer(tokens[-room:]))
+        jobs[key].requests.append(index)
+    return list(jobs.values()), sorted(left_over)
+
+
+def _encode(lm: Any, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
+    """Encode prompts as ``tok_batch_encode`` does each by itself, without padding.
+
+    Returns:
+        For each, its tokens, and whether the tokenizer itself has cut it (``truncation=True``).
+    """
+    found: dict[int, list[int]] = {}
+    cut: set[int] = set()
+    begun = [has_bos_prefix(text, getattr(lm.tokenizer, "bos_token", None)) for text in texts]
+    for with_bos in (False, True):
+        special: dict[str, Any] = {}
+        if with_bos:
+            special = {"add_special_tokens": False}
+        elif lm.add_bos_token is not None:
+            special = {"add_special_tokens": lm.add_bos_token}
+        chosen = [index for index, one in enumerate(begun) if one == with_bos]
+        for start in range(0, len(chosen), _AT_A_TIME):
+            part = chosen[start : start + _AT_A_TIME]
+            batch = [texts[index] for index in part]
+            tokens = lm.tokenizer(batch, truncation=lm.truncation, **special)["input_ids"]
+            found.update(zip(part, tokens, strict=True))
+            if lm.truncation:
+                whole = lm.tokenizer(batch, **special)["input_ids"]
+                lengths = zip(part, map(len, whole), strict=True)
+                cut.update(index for index, length in lengths if length > len(found[index]))
+    return [(found[index], index in cut) for index in range(len(texts))]
+
+
+def _answer(
+    lm: Any, requests: Sequence[Any], jobs: list[_Job], results: dict[int, str], *, hidden: bool
+) -> None:
+    """Generate, and write the answers to ``results``."""
+    by_answer = {id(job.answer): job for job in jobs}
+    total = sum(len(job.requests) for job in jobs)
+    model = jobs[0].plan.greedy.model
+    autocast = torch.autocast(
+        device_type=torch.device(lm.device).type,
+        dtype=lm.mixed_precision_dtype,
+        enabled=lm.mixed_precision_dtype is not None,
+    )
+    with (
+        tqdm(total=total, desc="Running generate_until requests", disable=hidden) as bar,
+        torch.no_grad(),
+        autocast,
+    ):
+        answers = [job.answer for job in jobs]
+        for answer in decode_greedily(model, answers, batch_size_of(lm, "generation")):
+            job = by_answer[id(answer)]
+            text = _finish(lm, job)
+            for index in job.requests:
+                results[index] = text
+                lm.cache_hook.add_partial("generate_until", requests[index].args, text)
+            bar.update(len(job.requests))
+
+
+def _finish(lm: Any, job: _Job) -> str:
+    """The text of an answer, as ``hf`` makes it of the tokens."""
+    tokens = job.answer.generated
+    thought = lm.think_end_token
+    if isinstance(thought, int) and thought in tokens:
+        tokens = tokens[len(tokens) - tokens[::-1].index(thought) :]
+    text = str(lm.tok_decode(tokens))
+    if isinstance(thought, int):
+        text = text.lstrip()
+    return str(
+        postprocess_generated_text(
+            generation=text,
+            stop=job.plan.until,
+            think_end_token=thought if isinstance(thought, str) else None,
+        )
+    )

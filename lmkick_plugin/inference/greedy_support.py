@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which requests, of which models, can be decoded here exactly as ``generate`` would.
+
+transformers is asked itself: ``generate`` prepares everything for a prompt of one token, and hands
+over what it would decode with, just before it would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation.utils import GenerationMixin
+
+from lmkick_plugin.inference.continuous_batching import GreedyModel
+
+__all__ = ["Greedy", "find_greedy"]
+
+#: Arguments of a forward pass that are understood here.
+_ARGUMENTS = {
+    "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep",
+}  # fmt: skip
+#: Parts of ``generate`` that some models replace by their own.
+_OVERRIDABLE = (
+    "generate", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation", "_sample",
+    "_prefill", "_prepare_cache_for_generation", "_prepare_position_ids_for_generation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """How requests of certain settings are decoded.
+
+    Attributes:
+        model: What a forward pass needs.
+        ends: Token ids that end an answer.
+        window: Tokens that every layer sees; None: all. Longer rows are not for us.
+    """
+
+    model: GreedyModel
+    ends: frozenset[int]
+    window: int | None
+
+
+def find_greedy(lm: Any, settings: Mapping[str, Any], limit: int) -> Greedy | str:
+    """Find out how requests are decoded, or why they cannot be decoded here.
+
+    Args:
+        lm: An lm-eval ``hf`` model.
+        settings: Generation settings, as lm-eval has normalised them, without ``until`` and
+            ``max_gen_toks``.
+        limit: Tokens to generate, at most.
+
+    Returns:
+        What is needed, or a reason in words.
+    """
+    model: Any = lm.model
+    if lm.backend != "causal" or not issubclass(type(model), GenerationMixin):
+        return "it is no causal language model of transformers"
+    for name in _OVERRIDABLE:
+        own, usual = getattr(type(model), name, None), getattr(GenerationMixin, name, None)
+        if own is not usual:
+            return f"{type(model).__name__} brings its own {name}"
+    if lm.eot_token_id is None:
+        return "its tokenizer has no token that ends texts"
+    prepared = _prepared(lm, settings, limit)
+    if isinstance(prepared, str):
+        return prepared
+    reason = _why_not(model, prepared, limit)
+    if reason:
+        return reason
+    cache = prepared["past_key_values"]
+    windows = [layer.sliding_window for layer in cache.layers if layer.is_sliding]
+    ends = [
+        criterion.eos_token_id
+        for criterion in prepared["stopping_criteria"]
+        if isinstance(criterion, EosTokenCriteria)
+    ]
+    return Greedy(
+        model=GreedyModel(
+            forward=model,
+            device=model.device,
+            layers=len(cache.layers),
+            takes_positions="position_ids" in prepared,
+            shares_prefixes="position_ids" in prepared and not windows,
+            extra={name: prepared[name] for name in ("logits_to_keep",) if name in prepared},
+            while_decoding=getattr(model, "_optimize_model_for_decode", nullcontext),
+        ),
+        ends=frozenset(torch.cat(ends).tolist()) if ends else frozenset(),
+        window=min(windows, default=None),
+    )
+
+
+def _prepared(lm: Any, settings: Mapping[str, Any], limit: int) -> dict[str, Any] | str:
+    """What ``generate`` would decode with."""
+
+    def catch(
+        _model: Any,
+        _input_ids: Any,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        **others: Any,
+    ) -> dict[str, Any]:
+        return {
+            "logits_processor": logits_processor,
+            "stopping_criteria": stopping_criteria,
+            "generation_config": generation_config,
+            **others,
+        }
+
+    prompt = torch.full((1, 1), lm.eot_token_id, device=lm.device)
+    try:
+        prepared = lm._model_generate(
+            prompt,
+            max_length=1 + limit,
+            stop=[],
+            attention_mask=torch.ones_like(prompt),
+            custom_generate=catch,
+            **settings,
+        )
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+        # hf will say it, too, if it cannot either.
+        return f"generate does not take the settings: {error}"
+    return prepared if isinstance(prepared, dict) else "generate did not ask how to decode"
+
+
+def _why_not(model: Any, prepared: Mapping[str, Any], limit: int) -> str | None:
+    """The first thing that would be done differently here; None: nothing."""
+    config = prepared["generation_config"]
+    if config.get_generation_mode() != GenerationMode.GREEDY_SEARCH:
+        return "its settings ask for more than greedy decoding"
+    if len(prepared["logits_processor"]):
+        names = ", ".join(type(one).__name__ for one in prepared["logits_processor"])
+        return f"its generation config changes the scores of tokens ({names})"
+    criteria = prepared["stopping_criteria"]
+    if any(type(one) not in (MaxLengthCriteria, EosTokenCriteria) for one in criteria):
+        names = ", ".join(type(one).__name__ for one in criteria)
+        return f"its generation config has other ways to stop ({names})"
+    if config.max_length != 1 + limit:
+        return f"its generation config limits answers to {config.max_length - 1} tokens"
+    if config.return_dict_in_generate or config.prefill_chunk_size or config.token_healing:
+        return "its generation config asks for more than answers"
+    others = set(prepared) - _ARGUMENTS - {
+        "logits_processor", "stopping_criteria", "generation_config", "synced_gpus",
+    }  # fmt: skip
+    if others or not prepared.get("use_cache") or prepared.get("synced_gpus"):
+        return (
+            f"its forward pass takes more than tokens ({', '.join(sorted(others)) or 'no cache'})"
+        )
+    return _cache_problem(prepared.get("past_key_values")) or _position_problem(model)
+
+
+def _cache_problem(cache: Any) -> str | None:
+    if type(cache) is not DynamicCache or cache.offloading or not cache.layers:
+        return f"rows cannot come and go in its {type(cache).__name__}"
+    for layer in cache.layers:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+            return f"rows cannot come and go in its {type(layer).__name__}"
+    return None
+
+
+def _position_problem(model: Any) -> str | None:
+    """Models where a row's tokens depend on how long the rows beside it are."""
+    config = model.config.get_text_config(decoder=True)
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()) or getattr(
+        config, "attention_chunk_size", None
+    ):
+        return "its attention is in chunks"
+    kinds = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
+    if "'dynamic'" in kinds or "'longrope'" in kinds:
+        return "its rotary positions depend on the longest row of a batch"
+    return None

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token perplexity as the pruning papers measure it: loss over whole windows of one long text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from compressors.errors import SettingsError
+
+__all__ = ["batch_size_for", "cut_windows", "score_windows", "window_losses"]
+
+_POSITIONS_AT_ONCE = 128
+
+
+def cut_windows(token_ids: list[int], length: int, limit: int | None) -> Tensor:
+    """Cut tokens into windows that do not overlap; the tail that fills none is dropped.
+
+    Args:
+        token_ids: The tokens of the whole text.
+        length: Tokens of a window, at least 2.
+        limit: Number of windows to use; None for all.
+
+    Returns:
+        int64 ``[windows, length]``.
+
+    Raises:
+        SettingsError: The text does not fill one window.
+    """
+    count = len(token_ids) // length
+    if count == 0:
+        raise SettingsError(
+            f"The text has {len(token_ids)} tokens, too few for one window of {length}. Give a "
+            f"longer text, or shorter windows (max_length below {length})."
+        )
+    if limit is not None:
+        count = min(count, limit)
+    return torch.tensor(token_ids[: count * length], dtype=torch.long).view(count, length)
+
+
+def window_losses(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Mean loss of each window's predicted tokens.
+
+    The softmax is float32 whatever the model's dtype, a few positions at a time: over a large
+    vocabulary a float32 copy of all logits would need several times the model's own output.
+
+    Args:
+        logits: ``[batch, length, vocabulary]``, any float dtype.
+        token_ids: int64 ``[batch, length]``; token ``t + 1`` is predicted at position ``t``.
+
+    Returns:
+        float64 ``[batch]``, each the mean over ``length - 1`` tokens.
+    """
+    targets = token_ids[:, 1:]
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64
+    total = torch.zeros(len(token_ids), dtype=precise, device=logits.device)
+    for start in range(0, targets.shape[1], _POSITIONS_AT_ONCE):
+        wanted = targets[:, start : start + _POSITIONS_AT_ONCE]
+        scores = logits[:, start : start + wanted.shape[1]].float()
+        losses = functional.cross_entropy(scores.flatten(0, 1), wanted.flatten(), reduction="none")
+        total += losses.view_as(wanted).to(precise).sum(dim=1)
+    return (total / targets.shape[1]).double().cpu()
+
+
+def score_windows(
+    model: Any, text: str, *, limit: int | None = None, max_window: int = 2048
+) -> dict[str, Any]:
+    """Score the windows of a text that fall to this process.
+
+    Windows hold ``min(max_window, context)`` tokens. The tokenizer's own special tokens stand once,
+    at the start of the text.
+
+    Args:
+        model: A ``KickLM``.
+        text: The whole text.
+        limit: Number of windows (of all processes together); None for all.
+        max_window: Longest window.
+
+    Returns:
+        ``nll``: loss summed over the predicted tokens of this process's windows; ``tokens``: how
+        many those are; ``windows``; ``window_losses``: mean loss of each window. Token perplexity
+        is the exponential of the mean of ``window_losses`` over all processes.
+
+    Raises:
+        SettingsError: The text is shorter than one window, or a limit or window makes no sense.
+    """
+    if limit is not None and limit < 1:
+        raise SettingsError(f"limit={limit}: expected a number of windows of at least 1.")
+    length = min(max_window, model.max_length)
+    if length < 2:
+        raise SettingsError(f"Windows of {length} tokens predict nothing: at least 2 are needed.")
+    special = (
+        {} if model.add_bos_token is None else {"add_special_tokens": bool(model.add_bos_token)}
+    )
+    # verbose=False: the text is meant to be longer than the context, no need to warn.
+    token_ids = model.tokenizer.encode(text, verbose=False, **special)
+    windows = cut_windows(token_ids, length, limit)[model.rank :: model.world_size]
+    predicted = length - 1
+    if getattr(model, "scores_fast", False) and model.softmax_dtype == torch.float32:
+        # No window's logits over the whole vocabulary are held at once.
+        losses = [-found / predicted for found in model.window_log_likelihoods(windows.tolist())]
+    else:
+        losses = _losses_by_batch(model, windows)
+    return {
+        "nll": sum(losses) * predicted,
+        "tokens": len(losses) * predicted,
+        "windows": len(losses),
+        "window_losses": losses,
+    }
+
+
+def _losses_by_batch(model: Any, windows: Tensor) -> list[float]:
+    """Mean loss of each window, from whole logits as ``hf`` makes them."""
+    batch_size = batch_size_for(model, windows.shape[1])
+    losses: list[float] = []
+    with tqdm(total=len(windows), desc="Scoring windows", disable=model.rank != 0) as bar:
+        for start in range(0, len(windows), batch_size):
+            batch = windows[start : start + batch_size].to(model.device)
+            losses += window_losses(model._model_call(batch), batch).tolist()
+            bar.update(len(batch))
+    return losses
+
+
+def batch_size_for(model: Any, length: int) -> int:
+    """Sequences of ``length`` tokens in a batch, found by trying where it is to be ``auto``."""
+    if str(model.batch_size) != "auto":
+        return int(model.batch_size)
+    # Tried out at the length that is used; lm-eval's own default is the whole context.
+    return int(model._detect_batch_size([(None, [0] * length, [0])]))

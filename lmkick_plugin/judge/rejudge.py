@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judge answers that earlier runs logged.
+
+Replies are kept in the same store as those of a run that judges as it goes, so nothing is paid for
+twice. The scores go to a file of their own beside the results, written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compressors.files import write_atomically
+from lmkick_plugin import __version__
+from lmkick_plugin.judge.judge import Verdict, shared_judge
+from lmkick_plugin.judge.judge_documents import Subject, judge_all
+from lmkick_plugin.judge.logged_answers import Logged, dense_run
+from lmkick_plugin.judge.plan import JudgePlan
+from lmkick_plugin.judge.references import Reference, Turns
+from lmkick_plugin.judge.rubric import Metrics
+from lmkick_plugin.metrics.variety import Content, describe
+from lmkick_plugin.results.runs import Run
+from lmkick_plugin.terminal import emit, render_table
+
+__all__ = ["content_table", "judge_jobs", "prepare"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One task's answers, ready to be judged."""
+
+    logged: Logged
+    plan: JudgePlan | None
+    references: dict[int, Turns]
+    is_dense: bool
+
+    @property
+    def compared_with_dense(self) -> list[str] | None:
+        """The dense model's answers in the order of the items, where they are the reference."""
+        reference = None if self.plan is None else self.plan.reference
+        if reference is None or reference.kind != "dense":
+            return None
+        return [turn for row in self.logged.rows for turn in self.references[row[0]]]
+
+
+def prepare(
+    logged: Sequence[Logged], runs: Sequence[Run], given: dict[str, Any], *, judging: bool
+) -> list[_Job]:
+    """Find judges and references for all tasks, before the first request is paid for."""
+    jobs: list[_Job] = []
+    for one in logged:
+        plan = JudgePlan.read({**one.protocol, **given})
+        if plan is None and judging:
+            raise ValueError(
+                "no judge: give --judge_model NAME (and --judge_base_url URL for an endpoint of "
+                "your own), or --content for what can be said without one."
+            )
+        if plan is None:  # --content: the reference alone is of interest
+            plan = JudgePlan.read({**one.protocol, "judge_model": "none asked", **given})
+        plan, is_dense = _with_dense(one, runs, plan)
+        if judging and plan is not None:
+            needed = one.rubric.released and not is_dense
+            plan.check(one.task, needs_reference=needed)
+        references: dict[int, Turns] = {}
+        if plan is not None:
+            turns = len(one.rows[0][3])
+            names = {row[0]: (*one.rubric.identities(row[2]), row[1]) for row in one.rows}
+            references = plan.references(one.task, names, turns=turns)
+        jobs.append(_Job(one, plan, references, is_dense))
+    if judging and all(job.is_dense for job in jobs):
+        raise ValueError("only the dense model's answers are there, and they are the reference.")
+    return jobs
+
+
+def _with_dense(
+    one: Logged, runs: Sequence[Run], plan: JudgePlan | None
+) -> tuple[JudgePlan | None, bool]:
+    """Point ``judge_reference=dense`` to the dense model's run among those that are there.
+
+    Returns:
+        The plan, and whether these answers are the dense model's own.
+    """
+    if plan is None or plan.reference != Reference("dense"):
+        return plan, False
+    dense = dense_run(one.run, runs)
+    if dense is None or one.task not in dense.tasks:
+        own = str(one.run.record.get("compressor", "")).casefold() in ("none", "")
+        if own:
+            return replace(plan, reference=None), True
+        raise ValueError(
+            f"{one.task} of {one.run.label}: no run of its dense model with that task is there. "
+            "Give its results as --judge_reference dense:RESULTS."
+        )
+    path = dense.tasks[one.task].samples_path(one.task)
+    return replace(plan, reference=Reference("dense", str(path))), False
+
+
+def judge_jobs(jobs: Sequence[_Job]) -> int:
+    """Judge, write, print; returns the exit status."""
+    outputs: dict[Path, dict[str, Any]] = {}
+    table: list[list[str]] = []
+    unjudged = failed = 0
+    for job in jobs:
+        if job.plan is None or job.is_dense:
+            continue
+        entry, missing = _judge_one(job, job.plan)
+        unjudged += missing
+        path = _output_path(job.logged, job.plan)
+        if path not in outputs:
+            outputs[path] = _with_earlier_tasks(path, _header(job.logged, job.plan))
+        output = outputs[path]
+        output["tasks"][job.logged.task] = entry
+        try:  # after each task: what is done is on the disk
+            write_atomically(path, json.dumps(output, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            failed += 1
+            print(f"lmkick judge: {path} cannot be written: {error}", file=sys.stderr)
+        for metric, value in entry["metrics"].items():
+            name = (job.logged.run.label, job.logged.task, metric)
+            table.append([*name, str(value["n"]), _number(value["mean"]), _number(value["stderr"])])
+    emit(render_table(["run", "task", "metric", "n", "value", "stderr"], table, text_columns=3))
+    judges = {job.plan.settings for job in jobs if job.plan is not None and not job.is_dense}
+    for settings in judges:
+        emit(f"\n{settings.model}: {shared_judge(settings).summary}.")
+        emit(f"Replies are kept in {settings.store_path}.")
+    for path in outputs:
+        emit(f"Scores are in {path}")
+    if failed:
+        return 2
+    return 1 if unjudged else 0
+
+
+def _judge_one(job: _Job, plan: JudgePlan) -> tuple[dict[str, Any], int]:
+    """The part of the output file on one task, and how many answers are unjudged."""
+    logged = job.logged
+    judge = shared_judge(plan.settings)
+    judge.start()
+    subjects = [Subject(doc, said, job.references.get(key)) for key, _, doc, said in logged.rows]
+    verdicts = judge_all(judge, logged.rubric, subjects, reference_model=plan.reference_model)
+    compared = plan.reference is not None
+    categories = [row[2]["category"] for row in logged.rows if "category" in row[2]]
+    names = logged.rubric.names(categories, compared=compared)
+    values: list[Metrics] = [
+        logged.rubric.metrics(row[2], given, compared=compared)
+        for row, given in zip(logged.rows, verdicts, strict=True)
+    ]
+    items = [
+        {
+            "doc_id": row[0],
+            "doc_hash": row[1],
+            "metrics": metrics,
+            "verdicts": [verdict.to_dict() for verdict in given],
+        }
+        for row, given, metrics in zip(logged.rows, verdicts, values, strict=True)
+    ]
+    metrics = {name: _mean([row.get(name) for row in values]) for name in names}
+    return {"metrics": metrics, "items": items}, sum(map(_missing, verdicts))
+
+
+def _missing(verdicts: Sequence[Verdict]) -> int:
+    return sum(verdict.scores is None for verdict in verdicts)
+
+
+def _mean(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and standard error of what has a score."""
+    known = [value for value in values if value is not None]
+    stderr = None
+    if len(known) > 1:
+        stderr = statistics.stdev(known) / math.sqrt(len(known))
+    mean = statistics.fmean(known) if known else None
+    return {"n": len(known), "mean": mean, "stderr": stderr}
+
+
+def _header(logged: Logged, plan: JudgePlan) -> dict[str, Any]:
+    return {
+        "lmkick": __version__,
+        "results": logged.file.path.name,
+        "run": logged.run.label,
+        "judge": plan.public(),
+        "tasks": {},
+    }
+
+
+def _with_earlier_tasks(path: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """Keep what an earlier call with other ``--tasks`` wrote to the same file."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        same = all(earlier[name] == header[name] for name in header if name != "tasks")
+        return {**header, "tasks": dict(earlier["tasks"])} if same else header
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
+        return header
+
+
+def _output_path(logged: Logged, plan: JudgePlan) -> Path:
+    """Beside the results; another judge, reference or prompt writes another file."""
+    content = json.dumps(plan.public(), sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    model = re.sub(r"[^\w.-]+", "_", plan.settings.model).strip("._") or "judge"
+    stamp = logged.file.stamp or logged.file.path.stem
+    # Not the name of a results file: those end in the time.
+    return logged.file.path.with_name(f"judged_{stamp}_by_{model[:60]}_{digest}.json")
+
+
+def content_table(jobs: Sequence[_Job]) -> str:
+    """Render how varied the answers of each task are."""
+    header = ["run", "task", "answers", "words", "unique", "ratio", "repeated", "empty"]
+    header += ["pairs", "ratio at equal length", "dense"]
+    rows = []
+    for job in jobs:
+        said = [turn for row in job.logged.rows for turn in row[3]]
+        content: Content = describe(said, job.compared_with_dense)
+        values = asdict(content)
+        cells = [values.pop("answers"), *values.values()]
+        rows.append([job.logged.run.label, job.logged.task, *map(_number, cells)])
+    return render_table(header, rows, text_columns=2)
+
+
+def _number(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replies of the judge on disk: paid for once, whatever happens to the run.
+
+SQLite, from the standard library, in write-ahead mode with full synchronisation: a reply is on the
+disk before anything else is done with it, so a killed process loses none that had arrived, and
+readers and writers in several processes share one file. A process *claims* a request before it
+sends it, so that two ranks with the same items do not both pay; the claim of a process that died,
+or ran too long, is taken over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from compressors.errors import LmkickError
+
+__all__ = ["Reply", "ReplyStore", "StoreError", "request_key"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, endpoint TEXT NOT NULL, created REAL NOT NULL,
+    text TEXT NOT NULL, finish TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claims (
+    key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL
+) WITHOUT ROWID;
+"""
+_LOCK_SECONDS = 30.0
+_AT_WORK: set[str] = set()  # the stores of this process that may hold claims
+_Result = TypeVar("_Result")
+
+
+class StoreError(LmkickError, RuntimeError):
+    """The file of replies cannot be read or written; the message says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an endpoint answered.
+
+    Attributes:
+        text: The reply.
+        finish: Why it ended, as the endpoint says: ``stop``, ``length``.
+        prompt_tokens: Tokens paid for the prompt, where the endpoint says so.
+        completion_tokens: Tokens paid for the reply.
+    """
+
+    text: str
+    finish: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+def request_key(
+    model: str, messages: Sequence[Mapping[str, str]], settings: Mapping[str, Any]
+) -> str:
+    """Name a request by its content.
+
+    Args:
+        model: The model asked. Its endpoint is left out: a server that moved is still the same.
+        messages: The prompt, with the answers in it.
+        settings: What else shapes the reply: temperature, longest reply, which attempt.
+
+    Returns:
+        SHA-256 of the canonical JSON of all three, in hexadecimal.
+    """
+    content = {"messages": [dict(item) for item in messages], "model": model, **settings}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class ReplyStore:
+    """Replies by key, in one SQLite file that several processes may use at once.
+
+    Nothing is opened before the first look-up. When a write fails (disk full, file read-only) the
+    reply stays in memory and goes to a rescue file in the temporary folder; :attr:`failure` then
+    says so, and the caller stops paying for replies that cannot be kept.
+
+    Args:
+        path: The file; its folder is made.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.failure: str | None = None
+        self.rescue: Path | None = None
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._memory: dict[str, Reply] = {}
+
+    def close(self) -> None:
+        """Give up own claims and close the file."""
+        with self._lock:
+            _AT_WORK.discard(self._owner)
+            if self._connection is None:
+                return
+            # On a full or read-only disk the claims stay, and run out.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
+            self._connection.close()
+            self._connection = None
+
+    def get(self, key: str) -> Reply | None:
+        """Look up a reply.
+
+        Args:
+            key: From :func:`request_key`.
+
+        Returns:
+            The reply; None where there is none.
+
+        Raises:
+            StoreError: The file is there and cannot be read.
+        """
+        if key in self._memory:
+            return self._memory[key]
+
+        def read(connection: sqlite3.Connection) -> Any:
+            return connection.execute(
+                "SELECT text, finish, prompt_tokens, completion_tokens FROM replies WHERE key = ?",
+                (key,),
+            ).fetchone()
+
+        row = self._run(read, "read")
+        return None if row is None else Reply(*row)
+
+    def claim(self, key: str, seconds: float) -> bool:
+        """Reserve a request, so that no other process sends it too.
+
+        Args:
+            key: From :func:`request_key`.
+            seconds: After which another process may take over.
+
+        Returns:
+            Whether the request is this process's to send. False: another one is at it.
+
+        Raises:
+            StoreError: The file cannot be written: nothing should be paid for.
+        """
+
+        def write(connection: sqlite3.Connection) -> bool:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                row = connection.execute(
+                    "SELECT owner, expires FROM claims WHERE key = ?", (key,)
+                ).fetchone()
+                taken = row is not None and row[0] != self._owner
+                free = not (taken and row[1] > time.time() and _is_alive(row[0]))
+                if free:
+                    connection.execute(
+                        "INSERT OR REPLACE INTO claims VALUES (?, ?, ?)",
+                        (key, self._owner, time.time() + seconds),
+                    )
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return free
+
+        _AT_WORK.add(self._owner)
+        return self._run(write, "write")
+
+    def release(self, key: str) -> None:
+        """Give up a claim: the request was not answered."""
+        with contextlib.suppress(StoreError):  # it runs out by itself
+            self._run(
+                lambda connection: connection.execute(
+                    "DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._owner)
+                ),
+                "write",
+            )
+
+    def put(self, key: str, reply: Reply, *, model: str, endpoint: str) -> None:
+        """Keep a reply: on the disk when this returns, or in memory and in the rescue file.
+
+        Args:
+            key: From :func:`request_key`.
+            reply: What arrived.
+            model: The model that answered.
+            endpoint: Its host, for the record.
+        """
+        self._memory[key] = reply
+        paid = (reply.prompt_tokens, reply.completion_tokens)
+        values = (key, model, endpoint, time.time(), reply.text, reply.finish, *paid)
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.execute(
+                    "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values
+                )
+                connection.execute("DELETE FROM claims WHERE key = ?", (key,))
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+        try:
+            self._run(write, "write")
+        except StoreError as error:
+            self._keep_elsewhere(key, reply, str(error))
+
+    def restore(self, path: Path) -> int:
+        """Take in a rescue file.
+
+        Args:
+            path: The file that an earlier failure names.
+
+        Returns:
+            How many replies it held.
+
+        Raises:
+            StoreError: The rescue file cannot be read, or the store not written.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            rows = [json.loads(line) for line in lines if line.endswith("}")]
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: not a rescue file of replies ({error}).") from error
+        for row in rows:
+            self.put(row.pop("key"), Reply(**row), model="", endpoint="restored")
+        if self.failure:
+            raise StoreError(self.failure)
+        return len(rows)
+
+    def _keep_elsewhere(self, key: str, reply: Reply, problem: str) -> None:
+        """Append a reply that could not be stored to a file in the temporary folder."""
+        row = {"key": key, "text": reply.text, "finish": reply.finish}
+        failure = f"{problem} Replies that had arrived are used in this run's results"
+        with self._lock:  # two replies that fail at once belong in one file
+            try:
+                if self.rescue is None:
+                    handle, name = tempfile.mkstemp(prefix="lmkick_replies_", suffix=".jsonl")
+                    os.close(handle)
+                    self.rescue = Path(name)
+                with self.rescue.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                self.failure = f"{failure} and kept in {self.rescue}."
+            except OSError:
+                self.failure = f"{failure}."
+
+    def _run(self, action: Callable[[sqlite3.Connection], _Result], purpose: str) -> _Result:
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = self._open()
+                return action(self._connection)
+            except (sqlite3.Error, OSError) as error:
+                raise StoreError(self._message(purpose, error)) from error
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._open_for_writing()
+        except (sqlite3.OperationalError, OSError):
+            if not self.path.is_file():
+                raise
+        # On a read-only disk replies can be read all the same; a claim then says what is wrong.
+        # Where a write-ahead log cannot be joined either, the file is read as it stands.
+        for options in ("mode=ro", "mode=ro&immutable=1"):
+            connection = _connect(f"{self.path.resolve().as_uri()}?{options}", uri=True)
+            try:
+                connection.execute("SELECT count(*) FROM replies").fetchone()
+            except sqlite3.OperationalError:
+                connection.close()
+                if "immutable" in options:
+                    raise
+            else:
+                break
+        return connection
+
+    def _open_for_writing(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = _connect(str(self.path))
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")  # stays as it is on network disks
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _message(self, purpose: str, error: Exception) -> str:
+        return (
+            f"Cannot {purpose} the judge's reply store {self.path} ({error}). Free space there, or "
+            "give another file as judge_store=PATH."
+        )
+
+
+def _connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
+    return sqlite3.connect(
+        name, uri=uri, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
+    )
+
+
+def _is_alive(owner: str) -> bool:
+    """Whether the store that made a claim may still be at it; other hosts' are taken to."""
+    host, pid, _ = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return True
+    if int(pid) == os.getpid():
+        return owner in _AT_WORK
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OSError):
+        return True
+    return True

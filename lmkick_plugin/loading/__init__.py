@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dense model: checks, placement, compression, dense reference."""

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is checked before a model's weights are loaded."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from compressors.errors import SettingsError
+from lmkick_plugin import bundled
+from lmkick_plugin.recipe.arguments import ARGUMENTS, Recipe
+from lmkick_plugin.recipe.readers import is_unset, suggest
+
+__all__ = [
+    "base_revision",
+    "check_adapter",
+    "check_hf_arguments",
+    "check_model_kind",
+    "check_placement",
+    "check_pretrained",
+    "config_error",
+    "context_length",
+    "tokenizer_error",
+]
+
+# Keyword arguments that transformers' from_pretrained takes by itself (it hands the rest to the
+# model's config). Those that lm-eval's hf model sets are in its own signature.
+_FROM_PRETRAINED = frozenset(
+    {
+        "adapter_kwargs",
+        "adapter_name",
+        "allow_all_kernels",
+        "attn_implementation",
+        "cache_dir",
+        "code_revision",
+        "device_map",
+        "device_mesh",
+        "disable_mmap",
+        "distributed_config",
+        "experts_implementation",
+        "force_download",
+        "fusion_config",
+        "generation_config",
+        "ignore_mismatched_sizes",
+        "kernel_config",
+        "key_mapping",
+        "load_in_4bit",
+        "load_in_8bit",
+        "local_files_only",
+        "low_cpu_mem_usage",
+        "max_memory",
+        "offload_buffers",
+        "proxies",
+        "quantization_config",
+        "state_dict",
+        "token",
+        "torch_dtype",
+        "tp_size",
+        "use_kernels",
+        "use_safetensors",
+        "variant",
+        "weights_only",
+    }
+)
+_LOADS_QUANTIZED = ("load_in_4bit", "load_in_8bit", "quantization_config", "autogptq", "gptqmodel")
+
+
+@cache
+def _hf_arguments() -> frozenset[str]:
+    """The arguments that the installed lm-eval's ``hf`` model names in its signature."""
+    from lm_eval.models.huggingface import HFLM
+
+    return frozenset(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"}
+
+
+def check_hf_arguments(passed: Mapping[str, Any], config: Any, *, prebuilt: bool) -> None:
+    """Refuse names that neither we, lm-eval's ``hf`` model, transformers nor the config know.
+
+    Args:
+        passed: Arguments left over by :func:`lmkick_plugin.recipe.arguments.parse_arguments`.
+        config: The model's config; its attributes may be set by arguments of the same name.
+        prebuilt: The model was given as an object, so nothing reaches ``from_pretrained``.
+
+    Raises:
+        SettingsError: A name is unknown; the nearest known one is suggested.
+    """
+    known = _hf_arguments() if prebuilt else _hf_arguments() | _FROM_PRETRAINED
+    for name in sorted(set(passed) - known):
+        attribute = getattr(config, name, None)
+        if hasattr(config, name) and not callable(attribute) and not prebuilt:
+            continue
+        hint = suggest(name, {*ARGUMENTS, *known})
+        where = (
+            "The model was given as an object, so arguments for loading one have no effect."
+            if prebuilt
+            else "It is no argument of lmkick, of lm-eval's hf model or of from_pretrained, nor an "
+            f"attribute of the model's config ({type(config).__name__})."
+        )
+        raise SettingsError(
+            f"Unknown model argument {name}={passed[name]!r}. {hint}{where} Correct the name or "
+            "leave it out."
+        )
+
+
+def check_placement(passed: Mapping[str, Any]) -> None:
+    """Refuse a device that is not there and a dtype that no model can have.
+
+    Args:
+        passed: Arguments left over by :func:`lmkick_plugin.recipe.arguments.parse_arguments`.
+
+    Raises:
+        SettingsError: The message says which device or dtype would do.
+    """
+    import torch
+
+    device = str(passed.get("device") or "")
+    # With several devices or processes, lm-eval places the model whatever device says.
+    placed = bool(passed.get("parallelize")) or "LOCAL_RANK" in os.environ
+    # cuda:0 is what lm-eval's command line says when nobody said anything; it means the CPU where
+    # there is no GPU.
+    if device.startswith("cuda") and device != "cuda:0" and not placed:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        number = device.partition(":")[2] or "0"
+        if not number.isdigit() or int(number) >= count:
+            raise SettingsError(
+                f"device={device}: torch {torch.__version__} sees {count} CUDA devices here. Use "
+                "device=cpu, a number below that, or install a build of torch for this GPU."
+            )
+    dtype = passed.get("dtype")
+    if isinstance(dtype, str) and dtype != "auto":
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise SettingsError(
+                f"dtype={dtype}: weights are loaded in a floating dtype. Use auto, float32, "
+                "bfloat16 or float16."
+            )
+
+
+def check_adapter(passed: Mapping[str, Any]) -> None:
+    """Refuse an adapter that is recognisably none before the weights it changes are loaded.
+
+    Args:
+        passed: Arguments left over by :func:`lmkick_plugin.recipe.arguments.parse_arguments`.
+
+    Raises:
+        SettingsError: The folder is not there, or holds no adapter.
+    """
+    name = passed.get("peft")
+    if is_unset(name):
+        return
+    path = Path(str(name))
+    if path.is_dir() and not (path / "adapter_config.json").is_file():
+        problem = "the folder holds no adapter_config.json"
+    elif _is_path(str(name)) and not path.is_dir():
+        problem = "no such folder"
+    else:
+        return
+    raise SettingsError(
+        f"peft={name}: {problem}. Give the folder that peft saved an adapter in "
+        "(adapter_config.json and its weights), or an adapter of the Hub as OWNER/NAME."
+    )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be that of a folder: the Hub has NAME and OWNER/NAME."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def check_pretrained(pretrained: Any) -> None:
+    """Refuse what is recognisably no model before the Hub is asked for it.
+
+    Raises:
+        SettingsError: A path that does not exist, or nothing at all.
+    """
+    if not isinstance(pretrained, str):
+        if pretrained is None:
+            raise SettingsError(
+                "No model was given. Add pretrained=NAME: a folder, or a model of the Hub."
+            )
+        return
+    path = Path(bundled.model_folder(pretrained)).expanduser()
+    if path.is_dir():
+        return
+    if _is_path(pretrained):
+        raise SettingsError(
+            f"pretrained={pretrained}: no such folder. Give the folder of a saved model "
+            "(config.json, weights, tokenizer), or a model of the Hub as NAME or OWNER/NAME."
+        )
+
+
+def config_error(pretrained: str, cause: Exception) -> ValueError:
+    """The error to raise where a model's config could not be read, with what to do."""
+    if Path(pretrained).is_dir():
+        return SettingsError(
+            f"pretrained={pretrained}: the folder holds no model config that can be read. Give the "
+            f"folder of a saved model (config.json, weights, tokenizer). Cause: {cause}"
+        )
+    return SettingsError(
+        f"pretrained={pretrained}: the model's config could not be fetched from the Hub. Check the "
+        "name; without a network, give the folder of a saved model (config.json, weights, "
+        f"tokenizer), or fill the Hub's cache first (hf download {pretrained}). Cause: {cause}"
+    )
+
+
+def tokenizer_error(name: object, cause: Exception) -> ValueError:
+    """The error to raise where a model's tokenizer could not be read, with what to do."""
+    return SettingsError(
+        f"The tokenizer of {name} cannot be read. Copy its files (tokenizer.json or "
+        "tokenizer.model, tokenizer_config.json) into the model's folder, or give tokenizer=NAME: "
+        f"a folder, or a model of the Hub. Cause: {cause}"
+    )
+
+
+def check_model_kind(recipe: Recipe, config: Any, backend: str, passed: Mapping[str, Any]) -> None:
+    """Refuse models that cannot be evaluated as causal ones, or cannot be compressed.
+
+    Args:
+        recipe: What is to be done.
+        config: The model's config.
+        backend: lm-eval's verdict, ``causal`` or ``seq2seq``.
+        passed: The arguments for lm-eval's ``hf`` model.
+
+    Raises:
+        UnsupportedModelError: Not a causal language model, or already quantized.
+        SettingsError: The arguments load the model in a form that cannot be compressed.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    from compressors.errors import UnsupportedModelError
+
+    kind = getattr(config, "model_type", None)
+    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or passed.get("trust_remote_code")
+    if backend != "causal" or not (known or passed.get("backend") == "causal"):
+        raise UnsupportedModelError(
+            f"Models of type {kind!r} are no causal language models, which --model kick is for. "
+            "Choose a causal model, or evaluate this one uncompressed with --model hf."
+        )
+    if recipe.compressor == "none":
+        return
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        method = (
+            quantization.get("quant_method")
+            if isinstance(quantization, Mapping)
+            else getattr(quantization, "quant_method", None)
+        )
+        raise UnsupportedModelError(
+            f"This checkpoint is already quantized ({getattr(method, 'value', method)}), so "
+            f"compressor={recipe.compressor} cannot be applied to it. Evaluate it as it is with "
+            "compressor=none, or compress the unquantized checkpoint."
+        )
+    for name in _LOADS_QUANTIZED:
+        if passed.get(name):
+            raise SettingsError(
+                f"{name}={passed[name]!r} loads a quantized model, which compressor="
+                f"{recipe.compressor} cannot compress again. Leave one of the two out."
+            )
+    if passed.get("tp_plan") is not None:
+        raise SettingsError(
+            f"tp_plan={passed['tp_plan']!r} splits each weight matrix over processes, and "
+            f"compressor={recipe.compressor} needs whole ones. Use parallelize=true, or one device."
+        )
+
+
+def context_length(config: Any, tokenizer: Any) -> int | None:
+    """Tokens the model can read at once, as its config (or else its tokenizer) states it."""
+    inner = getattr(config, "text_config", None) or config
+    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+        value = getattr(inner, name, None)
+        if value is not None:
+            return int(value)
+    stated = getattr(tokenizer, "model_max_length", None)
+    # transformers writes "no limit" as 1e30.
+    return int(stated) if stated is not None and stated < 1e9 else None
+
+
+def base_revision(
+    pretrained: Any, *, revision: str = "main", subfolder: str = "", cache_dir: str | None = None
+) -> str | None:
+    """The commit of a model of the Hub, read off the local cache; None for local models."""
+    if not isinstance(pretrained, str) or Path(pretrained).exists():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    name = f"{subfolder}/config.json" if subfolder else "config.json"
+    try:
+        cached = try_to_load_from_cache(pretrained, name, revision=revision, cache_dir=cache_dir)
+    except HFValidationError:
+        return None
+    if not isinstance(cached, str):
+        return None
+    parts = Path(cached).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Per-document scores and their aggregation, without a model."""

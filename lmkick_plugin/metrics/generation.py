@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of generated texts that need no judge.
+
+The functions ``score_*`` have the shape ``process_results(doc, results)`` that lm-eval calls, with
+one result a turn. A value that a text does not have (the share of different words of a text without
+words) is None, and left out by :data:`lmkick_plugin.metrics.aggregation.mean_of_scored`.
+
+References:
+    Lin, "ROUGE", ACL 2004, as ``rouge-score`` computes it.
+    Jaiswal et al., arXiv:2310.01382, section 3: content analysis.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lmkick_plugin.metrics import text_statistics
+
+__all__ = ["EQUAL_LENGTH", "MOST_WORDS", "rouge", "score_summary", "score_turns"]
+
+MOST_WORDS = 149
+"""Words of the longest summary of "less than 150 words"."""
+
+EQUAL_LENGTH = 100
+"""Words that ``unique_ratio_100`` looks at."""
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+
+
+def rouge(prediction: str, reference: str) -> dict[str, float]:
+    """F1 of shared unigrams, bigrams and the longest common subsequence, after stemming.
+
+    >>> rouge("Two cats sat.", "the cat sat")["rouge2"]
+    0.5
+    """
+    scores = _scorer().score(reference, prediction)
+    return {name: float(score.fmeasure) for name, score in scores.items()}
+
+
+def score_summary(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float | None]:
+    """Score a summary against the highlights, and describe it.
+
+    Args:
+        doc: ``article`` and ``highlights``.
+        results: The summary.
+    """
+    summary = results[0]
+    return {
+        **rouge(summary, doc["highlights"]),
+        "words": float(text_statistics.words(summary)),
+        "empty": float(text_statistics.is_empty(summary)),
+        "overlong": float(text_statistics.is_overlong(summary, MOST_WORDS)),
+        "novel_bigrams": _known(text_statistics.novel_bigrams(summary, doc["article"])),
+    }
+
+
+def score_turns(
+    doc: Mapping[str, Any],  # noqa: ARG001 - lm-eval hands it over
+    results: Sequence[str],
+) -> dict[str, float | None]:
+    """Describe answers: their length, how many different words, how much is repeated.
+
+    Args:
+        doc: Not looked at: there is no right answer to these questions.
+        results: One answer a turn; each value is the mean over the turns that have it.
+    """
+
+    def mean(value: Callable[[str], float]) -> float | None:
+        found = [number for number in map(value, results) if not math.isnan(number)]
+        return sum(found) / len(found) if found else None
+
+    return {
+        "words": mean(text_statistics.words),
+        "unique_words": mean(text_statistics.unique_words),
+        "unique_ratio": mean(text_statistics.unique_ratio),
+        "unique_ratio_100": mean(lambda text: text_statistics.unique_ratio(text, EQUAL_LENGTH)),
+        "repeated_ngrams": mean(text_statistics.repeated_ngrams),
+        "empty": mean(text_statistics.is_empty),
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

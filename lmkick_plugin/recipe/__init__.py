@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of a run, read and checked: a frozen recipe."""

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From lm-eval's flat arguments to a frozen :class:`Recipe`; what does not fit is an error.
+
+Nothing here imports torch at module level, so a command line can be checked before anything heavy
+is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressors.errors import SettingsError
+from lmkick_plugin import bundled
+from lmkick_plugin.recipe.calibration_source import check_source
+from lmkick_plugin.recipe.formats import FORMATS, check_recipe, read_quantize
+from lmkick_plugin.recipe.methods import CALIBRATED, COMPRESSORS, METHODS, PRUNERS, QUANTIZERS
+from lmkick_plugin.recipe.readers import (
+    is_unset,
+    read_bool,
+    read_choice,
+    read_float,
+    read_int,
+    read_seeds,
+    read_text,
+    suggest,
+)
+from lmkick_plugin.recipe.recipe import Recipe, split_pattern
+
+__all__ = ["ARGUMENTS", "Argument", "Recipe", "parse_arguments"]
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of ours: how it is read, what it defaults to, which compressors it goes with."""
+
+    read: Callable[[str, Any], Any]
+    goes_with: tuple[str, ...] = COMPRESSORS
+    default: Any = None
+
+
+def _read_pattern(name: str, value: object) -> str:
+    text = str(value).strip().lower()
+    if text == "unstructured":
+        return text
+    if re.fullmatch(r"\d+:\d+", text) is None:
+        yaml = " In YAML, quote it: pattern: '2:4'." if not isinstance(value, str) else ""
+        raise SettingsError(
+            f"{name}={value!r}: expected unstructured or N:M, such as 2:4 (2 weights kept of "
+            f"every 4).{yaml}"
+        )
+    kept, every = split_pattern(text)
+    if not 0 < kept < every:
+        remedy = f"pattern={every}:{kept}" if 0 < every < kept else "pattern=2:4"
+        raise SettingsError(
+            f"{name}={value!r}: N:M keeps N weights of every M, so N must lie between 1 and M-1. "
+            f"Did you mean {remedy}?"
+        )
+    return f"{kept}:{every}"
+
+
+def _read_sparsity(name: str, value: object) -> float:
+    sparsity = read_float(name, value)
+    if not 0 <= sparsity < 1:
+        meant = f" Did you mean {name}={sparsity / 100:g}?" if 2 <= sparsity < 100 else ""
+        raise SettingsError(
+            f"{name}={value!r}: expected the share of weights to zero, at least 0 and below 1."
+            f"{meant}"
+        )
+    return sparsity
+
+
+def _read_group_size(name: str, value: object) -> int:
+    size = -1 if is_unset(value) else read_int(name, value)
+    if size != -1 and size < 1:
+        raise SettingsError(
+            f"{name}={value!r}: expected the number of columns in a group, such as 128, or -1 for "
+            "one group a row."
+        )
+    return size
+
+
+def _read_dampening(name: str, value: object) -> float:
+    fraction = read_float(name, value)
+    if fraction <= 0:
+        raise SettingsError(f"{name}={value!r}: expected a number above 0, such as 0.01.")
+    return fraction
+
+
+def _read_calibration(name: str, value: object) -> str:
+    return check_source(read_text(name, value))
+
+
+def _read_data_dir(name: str, value: object) -> str:
+    text = read_text(name, value)
+    if not Path(bundled.data_folder(text)).is_dir():
+        raise SettingsError(
+            f"{name}={text}: no such folder. Give the folder that holds the data files, or leave "
+            f"{name} out to read from the Hub."
+        )
+    return text
+
+
+def _read_resume_dir(name: str, value: object) -> str:
+    text = read_text(name, value)
+    if Path(text).exists() and not Path(text).is_dir():
+        raise SettingsError(
+            f"{name}={text} is a file. Give a folder for finished blocks; it is made where absent."
+        )
+    return text
+
+
+def _read_cache_dir(name: str, value: object) -> str:
+    text = read_text(name, value)
+    if Path(text).exists() and not Path(text).is_dir():
+        raise SettingsError(
+            f"{name}={text} is a file. Give a folder for compressed weights; it is made where "
+            "absent."
+        )
+    return text
+
+
+def _read_cache_gb(name: str, value: object) -> float:
+    size = read_float(name, value)
+    if size <= 0:
+        raise SettingsError(f"{name}={value!r}: expected GB that the cache may take, such as 100.")
+    return size
+
+
+def _read_new_folder(name: str, value: object) -> str:
+    from lmkick_plugin.files import check_target
+
+    text = read_text(name, value)
+    check_target(text)
+    return text
+
+
+def _read_format(name: str, value: object) -> str:
+    return read_choice(name, value, FORMATS)
+
+
+def _read_compressor(name: str, value: object) -> str:
+    return read_choice(name, value, COMPRESSORS)
+
+
+def _at_least_one(name: str, value: object) -> int:
+    return read_int(name, value, low=1)
+
+
+def _at_least_two(name: str, value: object) -> int:
+    return read_int(name, value, low=2)
+
+
+def _read_bits(name: str, value: object) -> int:
+    return read_int(name, value, low=2, high=8)
+
+
+def _with(argument: str) -> tuple[str, ...]:
+    """Methods that have an argument of their own."""
+    return tuple(name for name, method in METHODS.items() if argument in method.arguments)
+
+
+#: The contract: every argument of ours. A default holds where the argument applies.
+ARGUMENTS: dict[str, Argument] = {
+    "compressor": Argument(_read_compressor, default="none"),
+    "sparsity": Argument(_read_sparsity, PRUNERS),
+    "pattern": Argument(_read_pattern, PRUNERS),
+    "bits": Argument(_read_bits, QUANTIZERS),
+    "group_size": Argument(_read_group_size, QUANTIZERS, 128),
+    "symmetric": Argument(read_bool, QUANTIZERS, True),
+    "act_order": Argument(read_bool, _with("act_order"), False),
+    "static_groups": Argument(read_bool, _with("static_groups"), False),
+    "wanda_variant": Argument(read_bool, _with("wanda_variant"), False),
+    "dampening_frac": Argument(_read_dampening, _with("dampening_frac"), 0.01),
+    "block_size": Argument(_at_least_one, _with("block_size"), 128),
+    "true_sequential": Argument(read_bool, CALIBRATED, False),
+    "calibration": Argument(_read_calibration, CALIBRATED, "c4"),
+    "nsamples": Argument(_at_least_one, CALIBRATED, 128),
+    "seqlen": Argument(_at_least_two, CALIBRATED, 2048),
+    "seed": Argument(read_seeds, (*CALIBRATED, *_with("seed")), (0,)),
+    "data_dir": Argument(_read_data_dir),
+    "resume_dir": Argument(_read_resume_dir, COMPRESSORS[1:]),
+    "compress_cache": Argument(_read_cache_dir, COMPRESSORS[1:]),
+    "compress_cache_gb": Argument(_read_cache_gb, COMPRESSORS[1:]),
+    "save_compressed": Argument(_read_new_folder, COMPRESSORS[1:]),
+    "save_format": Argument(_read_format, COMPRESSORS[1:]),
+    "reference": Argument(read_text),
+    "quantize": Argument(read_quantize, ("none",)),
+    "prefix_reuse": Argument(read_bool, default=True),
+}
+
+#: Arguments of from_pretrained that carry a secret; true and false only switch a stored one.
+_TOKENS = ("token", "use_auth_token")
+
+
+def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """Split lm-eval's flat arguments into our recipe and what lm-eval's ``hf`` model takes.
+
+    Args:
+        arguments: Everything given with ``--model_args`` (and ``batch_size``, ``device``).
+
+    Returns:
+        The recipe, and the remaining arguments as they came. Whether those are known is checked
+        by :func:`lmkick_plugin.loading.checks.check_hf_arguments`.
+
+    Raises:
+        SettingsError: A value is malformed or out of range, or an argument does not go with the
+            chosen compressor.
+    """
+    _refuse_secrets(arguments)
+    given = {
+        name: arguments[name]
+        for name in ARGUMENTS
+        if name in arguments and not is_unset(arguments[name])
+    }
+    compressor = _read_compressor("compressor", given.get("compressor", "none"))
+    for name in given:
+        if compressor not in ARGUMENTS[name].goes_with:
+            raise SettingsError(_mismatch(name, given[name], compressor))
+    settings = {name: ARGUMENTS[name].read(name, value) for name, value in given.items()}
+    if "bits" in settings and "group_size" in arguments:
+        settings.setdefault("group_size", -1)  # None, as in Python: one group a row
+    others = [name for name in arguments if name not in ARGUMENTS]
+    _check_together(compressor, settings, others)
+    joint = compressor not in PRUNERS or "bits" in settings
+    for name, argument in ARGUMENTS.items():
+        applies = compressor in argument.goes_with and (
+            joint or name not in ("group_size", "symmetric")
+        )
+        if applies and argument.default is not None:
+            settings.setdefault(name, argument.default)
+    if compressor in PRUNERS:
+        settings.setdefault("pattern", "unstructured")
+    settings["seeds"] = settings.pop("seed", None)
+    passed = {name: value for name, value in arguments.items() if name not in ARGUMENTS}
+    return Recipe(**settings), passed
+
+
+def _refuse_secrets(arguments: Mapping[str, Any]) -> None:
+    for name in _TOKENS:
+        value = arguments.get(name)
+        if isinstance(value, str) and not (
+            is_unset(value) or value.strip().lower() in {"true", "false"}
+        ):
+            raise SettingsError(
+                f"{name} was given with a token in it, and lm-eval writes model arguments into its "
+                "log and results. Set HF_TOKEN in the environment instead, and leave it out."
+            )
+
+
+def _mismatch(name: str, value: object, compressor: str) -> str:
+    if name == "bits" and compressor in PRUNERS:
+        return (
+            f"bits={value!r} does not go with compressor={compressor}: only sparsegpt prunes and "
+            "quantizes in one sweep. Use compressor=sparsegpt, or leave bits out."
+        )
+    partners = [method for method in ARGUMENTS[name].goes_with if method != "none"]
+    if not partners:
+        return (
+            f"{name}={value!r} does not go with compressor={compressor}, which needs the dense "
+            "weights. Leave one of the two out."
+        )
+    if compressor == "none":
+        return (
+            f"{name}={value!r} was given, but no compressor. Add compressor={partners[0]} (it "
+            f"goes with {', '.join(partners)}), or leave {name} out."
+        )
+    return (
+        f"{name}={value!r} does not go with compressor={compressor}. Leave it out, or use one of: "
+        f"{', '.join(partners)}."
+    )
+
+
+def _misspelt(others: Sequence[str], *wanted: str) -> str:
+    """A hint that one of the arguments that are not ours may be the missing one, or nothing."""
+    hints = ((name, suggest(name, wanted)) for name in others)
+    return "".join(f"{name} is no argument of lmkick. {hint}" for name, hint in hints if hint)
+
+
+def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequence[str]) -> None:
+    """Raise ``SettingsError`` where arguments that are fine by themselves contradict each other.
+
+    Args:
+        compressor: The method.
+        settings: Our arguments, as read.
+        others: Names of the remaining arguments; a missing one may be among them, misspelt.
+    """
+    sparsity, pattern = settings.get("sparsity"), settings.get("pattern")
+    if pattern not in (None, "unstructured") and sparsity is not None:
+        kept, every = split_pattern(pattern)
+        raise SettingsError(
+            f"sparsity={sparsity:g} and pattern={pattern} were both given, and {pattern} already "
+            f"fixes the sparsity at {1 - kept / every:g}. Leave one of the two out."
+        )
+    if compressor in PRUNERS and sparsity is None and pattern in (None, "unstructured"):
+        hint = _misspelt(others, "sparsity", "pattern")
+        raise SettingsError(
+            f"compressor={compressor} needs to know how much to prune, and neither sparsity nor "
+            f"pattern was given. {hint}Add sparsity=0.5 or pattern=2:4."
+        )
+    if compressor in QUANTIZERS and "bits" not in settings:
+        if compressor not in PRUNERS:
+            hint = _misspelt(others, "bits")
+            raise SettingsError(f"compressor={compressor} needs bits. {hint}Add bits=4 (2 to 8).")
+        for name in ("group_size", "symmetric"):
+            if name in settings:
+                raise SettingsError(
+                    f"{name}={settings[name]} goes with compressor=sparsegpt only when it also "
+                    "quantizes. Add bits=4, or leave it out."
+                )
+    _check_kept(settings)
+
+
+def _check_kept(settings: Mapping[str, Any]) -> None:
+    """Raise ``SettingsError`` where what is to be kept, and how, contradict each other."""
+    for name, partner in (
+        ("save_format", "save_compressed"),
+        ("compress_cache_gb", "compress_cache"),
+    ):
+        if name in settings and partner not in settings:
+            raise SettingsError(
+                f"{name}={settings[name]} says how to keep what {partner}=FOLDER keeps. Add that, "
+                "or leave it out."
+            )
+    if "compress_cache" in settings and "resume_dir" in settings:
+        raise SettingsError(
+            "resume_dir and compress_cache were both given, and compress_cache keeps finished "
+            "blocks too. Leave resume_dir out."
+        )
+    if "save_format" in settings:
+        check_recipe(
+            settings["save_format"],
+            bits=settings.get("bits"),
+            group_size=settings.get("group_size", 128),
+            symmetric=settings.get("symmetric", True),
+            act_order=settings.get("act_order", False),
+            static_groups=settings.get("static_groups", False),
+        )

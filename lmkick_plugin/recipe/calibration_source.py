@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration sources: ``c4``, ``wikitext``, ``self``, ``task:NAME``, ``mix:a+b``, a file."""
+
+from __future__ import annotations
+
+from compressors.errors import SettingsError
+from lmkick_plugin.recipe.readers import suggest
+
+__all__ = ["TRAINING_TEXT", "check_source"]
+
+#: Tasks that have training text, by the name after ``task:``.
+TRAINING_TEXT = (
+    "alpaca",
+    "freebaseqa",
+    "mmlu",
+    "summarization",
+    "triviaqa_closed",
+    "triviaqa_open",
+    "unnatural",
+)
+_PREFIXES = ("kickonly_", "llmkick_", "kick_")
+
+
+def check_source(source: str) -> str:
+    """Check a source by its form alone and return it with tasks' names in their short form.
+
+    >>> check_source("mix:c4+task:kick_alpaca")
+    'mix:c4+task:alpaca'
+
+    Raises:
+        SettingsError: A task without training text, or a mixture of fewer than two sources.
+    """
+    if not source.startswith("mix:"):
+        return _check_part(source)
+    parts = source.removeprefix("mix:").split("+")
+    if len(parts) < 2 or not all(parts) or any(part.startswith("mix:") for part in parts):
+        raise SettingsError(
+            f"calibration={source}: a mixture names two sources or more, joined by plus signs: "
+            "mix:c4+task:alpaca."
+        )
+    if len(set(parts)) < len(parts):
+        raise SettingsError(f"calibration={source} names a source twice. Name each once.")
+    return "mix:" + "+".join(map(_check_part, parts))
+
+
+def _check_part(source: str) -> str:
+    if not source.startswith("task:"):
+        return source
+    name = source.removeprefix("task:")
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    if name.startswith("summarization_"):
+        name = "summarization"
+    if name not in TRAINING_TEXT:
+        wikitext = name in ("wikitext", "perplexity", "divergence")
+        remedy = "Use calibration=wikitext: its training split. " if wikitext else ""
+        raise SettingsError(
+            f"calibration={source}: this task has no training text. {remedy}"
+            f"{suggest(name, TRAINING_TEXT)}Tasks that have some: {', '.join(TRAINING_TEXT)}."
+        )
+    return f"task:{name}"

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The formats a compressed model can be saved in, and which recipes each of them can hold."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from compressors.errors import SettingsError
+from lmkick_plugin.recipe.readers import read_choice
+
+__all__ = ["FORMATS", "QUANTIZE", "check_recipe", "read_quantize", "require_library"]
+
+#: ``dense`` holds everything; the others hold quantized weights packed.
+FORMATS = ("dense", "gptq", "compressed-tensors")
+
+_GPTQ_BITS = (2, 3, 4, 8)
+#: What the kernels that load the format know; -1 is a group a row.
+_GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
+_DENSE = "save it dense (save_format=dense; --format dense)"
+
+#: Values of the argument ``quantize``, with the extra that has the library.
+QUANTIZE = {
+    "bnb-int8": "bitsandbytes",
+    "bnb-nf4": "bitsandbytes",
+    "torchao-int8": "torchao",
+}
+
+
+def read_quantize(name: str, value: object) -> str:
+    """Read the argument."""
+    return read_choice(name, value, QUANTIZE)
+
+
+def check_recipe(
+    storage: str,
+    *,
+    bits: int | None,
+    group_size: int | None,
+    symmetric: bool = True,
+    act_order: bool = False,
+    static_groups: bool = False,
+) -> None:
+    """Refuse a recipe that a format cannot hold; needs neither model nor torch.
+
+    Args:
+        storage: One of :data:`FORMATS`.
+        bits: Bits of a weight; None where nothing is quantized.
+        group_size: Columns that share a scale; -1 or None: a row.
+        symmetric: The grid is symmetric.
+        act_order: Columns are quantized by falling Hessian diagonal.
+        static_groups: Groups are runs of columns all the same.
+
+    Raises:
+        SettingsError: The message says what would do.
+    """
+    if storage == "dense":
+        return
+    if bits is None:
+        raise SettingsError(
+            f"save_format={storage} stores integers, and this recipe does not quantize. Add bits=4 "
+            f"to a method that does (rtn, gptq, sparsegpt), or {_DENSE}."
+        )
+    group = -1 if group_size is None else group_size
+    if storage == "gptq":
+        if bits not in _GPTQ_BITS:
+            raise SettingsError(
+                f"save_format=gptq holds weights of {_listed(_GPTQ_BITS)} bits, and bits={bits}. "
+                f"Use one of these, save_format=compressed-tensors, or {_DENSE}."
+            )
+        if group not in _GPTQ_GROUPS:
+            raise SettingsError(
+                f"save_format=gptq is read with group_size {_listed(_GPTQ_GROUPS)}, and group_size="
+                f"{group}. Use one of these, save_format=compressed-tensors, or {_DENSE}."
+            )
+    elif not symmetric:
+        raise SettingsError(
+            "save_format=compressed-tensors with symmetric=false: transformers does not load packed"
+            " zero points (it expects them unpacked). Leave symmetric out, use save_format=gptq, or"
+            f" {_DENSE}."
+        )
+    elif act_order and not static_groups and group != -1:
+        raise SettingsError(
+            "save_format=compressed-tensors takes groups as runs of columns, and act_order=true "
+            "spreads them. Add static_groups=true, use save_format=gptq, which keeps each column's "
+            f"group, or {_DENSE}."
+        )
+    require_library(storage)
+
+
+def require_library(storage: str) -> None:
+    """Stop where the library that writes a format is not installed.
+
+    GPTQ checkpoints are packed by ourselves; only loading them needs ``gptqmodel``.
+
+    Raises:
+        SettingsError: With the line that installs it.
+    """
+    if storage == "compressed-tensors" and find_spec("compressed_tensors") is None:
+        raise SettingsError(
+            "save_format=compressed-tensors needs the package compressed-tensors: pip install "
+            f"'lmkick[compressed-tensors]'. Or use save_format=gptq, or {_DENSE}."
+        )
+
+
+def _listed(values: tuple[int, ...]) -> str:
+    return f"{', '.join(map(str, values[:-1]))} or {values[-1]}"

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads single argument values, which arrive odd from a command line: ``-1.0``, ``"none"``.
+
+Every reader takes the argument's name (for the message) and the value received, and returns the
+value in its proper type or raises ``SettingsError`` with a remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+from compressors.errors import SettingsError
+
+__all__ = [
+    "is_unset",
+    "read_bool",
+    "read_choice",
+    "read_float",
+    "read_int",
+    "read_seeds",
+    "read_text",
+    "suggest",
+]
+
+_TRUE = {"true", "yes", "on", "1", "1.0"}
+_FALSE = {"false", "no", "off", "0", "0.0"}
+
+
+def is_unset(value: object) -> bool:
+    """Whether a value means "not given": None, or ``none`` spelled as text."""
+    return value is None or (isinstance(value, str) and value.strip().lower() in {"", "none"})
+
+
+#: What other compression tools call our arguments, where the spelling gives no hint.
+_ELSEWHERE = {
+    "percdamp": "dampening_frac",
+    "damp_percent": "dampening_frac",
+    "desc_act": "act_order",
+    "sparsity_type": "pattern",
+    "sym": "symmetric",
+}
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """``"Did you mean 'wanda'? "``, or nothing when no known name is close."""
+    known = sorted(known)
+    meant = _ELSEWHERE.get(name.lower())
+    close = [meant] if meant in known else difflib.get_close_matches(name.lower(), known, n=1)
+    return f"Did you mean {close[0]!r}? " if close else ""
+
+
+def read_text(name: str, value: object) -> str:
+    """Text that is not empty; a path object will do."""
+    text = str(value).strip()
+    if not text or isinstance(value, bool):
+        raise SettingsError(f"{name}={value!r}: expected text. Give a name or a path.")
+    return text
+
+
+def read_choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """One of a few names, whatever its case."""
+    choices = list(choices)
+    text = str(value).strip().lower()
+    if text not in choices:
+        raise SettingsError(
+            f"{name}={value!r} is unknown. {suggest(text, choices)}Choose one of: "
+            f"{', '.join(choices)}."
+        )
+    return text
+
+
+def read_bool(name: str, value: object) -> bool:
+    """A truth value: a bool, 0 or 1, or the words true and false (yes, no, on, off)."""
+    text = str(value).strip().lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise SettingsError(f"{name}={value!r}: expected true or false.")
+
+
+def read_float(name: str, value: object) -> float:
+    """A finite number."""
+    if not isinstance(value, bool) and isinstance(value, int | float | str):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise SettingsError(f"{name}={value!r}: expected a number, such as 0.5.")
+
+
+def read_int(
+    name: str, value: object, *, low: int | None = None, high: int | None = None, also: str = ""
+) -> int:
+    """A whole number within ``[low, high]``; ``128.0`` and ``"128"`` will do.
+
+    Args:
+        name: The argument, for the message.
+        value: What was received.
+        low: Smallest value allowed.
+        high: Largest value allowed.
+        also: A hint that the message of a value out of range ends with.
+    """
+    if low is not None and high is not None:
+        wanted = f"a whole number from {low} to {high}"
+    elif low is not None:
+        wanted = f"a whole number of at least {low}"
+    else:
+        wanted = "a whole number"
+    try:
+        number = read_float(name, value)
+    except ValueError as error:
+        raise SettingsError(f"{name}={value!r}: expected {wanted}.{also}") from error
+    if (
+        number != int(number)
+        or (low is not None and number < low)
+        or (high is not None and number > high)
+    ):
+        raise SettingsError(f"{name}={value!r}: expected {wanted}.{also}")
+    return int(number)
+
+
+def read_seeds(name: str, value: object) -> tuple[int, ...]:
+    """One seed, or several joined by ``+`` (a comma would end the argument): ``0+1+2``."""
+    parts = value.split("+") if isinstance(value, str) else [value]
+    hint = " Several seeds are joined by a plus sign: seed=0+1+2."
+    seeds = tuple(read_int(name, part, low=0, also=hint) for part in parts)
+    if len(set(seeds)) != len(seeds):
+        raise SettingsError(f"{name}={value!r} holds a seed twice. Give each seed once.")
+    return seeds

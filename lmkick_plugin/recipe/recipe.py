@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be done to a model before it is evaluated, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from compressors.errors import SettingsError
+from lmkick_plugin.recipe.methods import METHODS
+
+if TYPE_CHECKING:
+    from compressors import NM, Compressor, Unstructured
+
+__all__ = ["Recipe", "split_pattern"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is to be done to the model, checked and complete. None: does not apply.
+
+    Attributes:
+        compressor: One of :data:`lmkick_plugin.recipe.methods.COMPRESSORS`.
+        sparsity: Share of weights to zero, for unstructured pruning.
+        pattern: ``unstructured`` or ``N:M`` (N kept of every M).
+        bits: Bits of a weight, 2 to 8.
+        group_size: Input columns that share a scale; -1: one group a row.
+        symmetric: Whether the grid is symmetric.
+        act_order: Whether columns are quantized in order of their activations.
+        static_groups: Whether group scales are fixed before the sweep.
+        wanda_variant: Wanda's variant of its appendix.
+        dampening_frac: Damping of the Hessian (``percdamp`` in GPTQ's code).
+        block_size: Columns of one lazy update.
+        true_sequential: Compress q/k/v, then o, then gate/up, then down.
+        calibration: Where the calibration text comes from.
+        nsamples: Calibration samples.
+        seqlen: Tokens of a sample.
+        seeds: Seeds of calibration (and of random pruning); more than one asks for repetition.
+        data_dir: Folder of local data files; not part of the recipe's identity.
+        resume_dir: Where finished blocks are kept; not part of the recipe's identity.
+        save_compressed: Where the compressed model is saved; not part of the recipe's identity.
+        save_format: How; packed formats round scales to what they store, so it is part of it.
+        compress_cache: Where compressed weights are kept for other runs; not part of it.
+        compress_cache_gb: Most that folder may take, in GB; not part of it.
+        reference: The model that divergence is measured against, where it is not the model's own
+            dense weights; not part of the recipe's identity.
+        quantize: Another library's format that the model is quantized to while it is loaded.
+        prefix_reuse: Whether evaluation computes what prompts share once; not part of the recipe's
+            identity.
+    """
+
+    compressor: str = "none"
+    sparsity: float | None = None
+    pattern: str | None = None
+    bits: int | None = None
+    group_size: int | None = None
+    symmetric: bool | None = None
+    act_order: bool | None = None
+    static_groups: bool | None = None
+    wanda_variant: bool | None = None
+    dampening_frac: float | None = None
+    block_size: int | None = None
+    true_sequential: bool | None = None
+    calibration: str | None = None
+    nsamples: int | None = None
+    seqlen: int | None = None
+    seeds: tuple[int, ...] | None = None
+    data_dir: str | None = field(default=None, compare=False)
+    resume_dir: str | None = field(default=None, compare=False)
+    save_compressed: str | None = field(default=None, compare=False)
+    save_format: str | None = None
+    compress_cache: str | None = field(default=None, compare=False)
+    compress_cache_gb: float | None = field(default=None, compare=False)
+    reference: str | None = field(default=None, compare=False)
+    quantize: str | None = None
+    prefix_reuse: bool | None = field(default=None, compare=False)
+
+    @property
+    def requested_sparsity(self) -> float | None:
+        """The share of weights to be zeroed; 0.5 for 2:4."""
+        if self.pattern is None or self.pattern == "unstructured":
+            return self.sparsity
+        kept, every = split_pattern(self.pattern)
+        return 1 - kept / every
+
+    @property
+    def seed(self) -> int | None:
+        """The one seed of this run.
+
+        Raises:
+            SettingsError: Several seeds were given; one model cannot be compressed with all.
+        """
+        if self.seeds is None:
+            return None
+        if len(self.seeds) > 1:
+            joined = "+".join(map(str, self.seeds))
+            raise SettingsError(
+                f"seed={joined}: one run compresses with one seed. `lmkick study seeds` evaluates "
+                "each seed by itself and reports mean and spread; or give one seed here."
+            )
+        return self.seeds[0]
+
+    def build_pattern(self) -> Unstructured | NM:
+        """The pruning pattern; only for pruners."""
+        from compressors import NM, Unstructured
+
+        if self.pattern is None or self.pattern == "unstructured":
+            if self.sparsity is None:
+                raise SettingsError(f"compressor={self.compressor} has no sparsity to prune to.")
+            return Unstructured(self.sparsity)
+        return NM(*split_pattern(self.pattern))
+
+    def build_compressor(self) -> Compressor | None:
+        """The method with its settings; None for ``compressor=none``. Imports torch."""
+        if self.compressor == "none":
+            return None
+        import compressors
+
+        method = getattr(compressors, METHODS[self.compressor].class_name)
+        built: Compressor = method(**self._method_settings())
+        return built
+
+    def _method_settings(self) -> dict[str, Any]:
+        import compressors
+
+        method = METHODS[self.compressor]
+        settings = {own: getattr(self, name) for name, own in method.arguments.items()}
+        if method.prunes:
+            settings["pattern"] = self.build_pattern()
+        if self.bits is not None:
+            grid: dict[str, Any] = {
+                "num_bits": self.bits,
+                "group_size": None if self.group_size == -1 else self.group_size,
+                "symmetric": self.symmetric,
+            }
+            settings |= {"quantize": compressors.RTN(**grid)} if method.prunes else grid
+        return settings
+
+
+def split_pattern(pattern: str) -> tuple[int, int]:
+    """The two numbers of ``N:M``."""
+    kept, every = pattern.split(":")
+    return int(kept), int(every)

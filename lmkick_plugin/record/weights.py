@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts and hashes the weights of a model: proof of what was evaluated."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["WeightSurvey", "require_same_weights", "survey_weights"]
+
+_CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSurvey:
+    """What the parameters of a model amount to.
+
+    Attributes:
+        sha256: Hash of all parameters: names, dtypes, shapes and bytes. None where this process
+            holds only a part of them (tensor parallel).
+        total: Parameters; one that is used twice (tied embeddings) counts once. Of quantized
+            weights, what is stored counts, which is several weights a number.
+        nonzero: Parameters that are not zero, counted likewise.
+        bytes: Their size in memory.
+    """
+
+    sha256: str | None
+    total: int
+    nonzero: int
+    bytes: int
+
+
+def survey_weights(model: nn.Module) -> WeightSurvey:
+    """Read every parameter once, wherever it is, in bounded memory.
+
+    The hash does not depend on the device, nor on whether weights are tied in storage: a tied
+    weight is hashed under each of its names. It is built from hashes of 64 MiB pieces, so that
+    several cores can work on it.
+
+    Args:
+        model: Any module; parameters that accelerate has offloaded are read through its hooks.
+
+    Returns:
+        The counts and the hash.
+    """
+    digest: hashlib._Hash | None = hashlib.sha256()
+    total = nonzero = size = 0
+    seen: set[int] = set()
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for name, identity, weight in _parameters(model):
+            if hasattr(weight, "to_local"):  # a DTensor: this process holds a shard
+                weight, digest = weight.to_local(), None
+            if digest is not None:
+                digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+                for piece in pool.map(_hash_chunk, _chunks(weight)):
+                    digest.update(piece)
+            if identity not in seen:
+                seen.add(identity)
+                total += weight.numel()
+                nonzero += _count_nonzero(weight)
+                size += weight.numel() * weight.element_size()
+    return WeightSurvey(digest.hexdigest() if digest is not None else None, total, nonzero, size)
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, int, Tensor]]:
+    """Yields ``(name, identity, values)`` in order of modules, tied parameters under each name.
+
+    Quantized weights come in the plain tensors they consist of: codes, scales, zero points.
+    """
+    from accelerate.utils import align_module_device
+
+    from lmkick_plugin.record.quantized_weights import packed_buffers, parts
+
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        own = dict(module.named_parameters(recurse=False))
+        packed = packed_buffers(module)
+        if not own and not packed:
+            continue
+        # Loading an offloaded module replaces its parameters for a while: identities from before.
+        identities = {name: id(parameter) for name, parameter in own.items()}
+        with align_module_device(module):
+            for name, parameter in module.named_parameters(recurse=False):
+                full = f"{prefix}.{name}" if prefix else name
+                for part, tensor in parts(full, parameter):
+                    same = identities[name] if part == full else hash((identities[name], part))
+                    yield part, same, tensor.detach()
+        for name, buffer in packed.items():
+            yield f"{prefix}.{name}", id(buffer), buffer
+
+
+def _count_nonzero(weight: Tensor) -> int:
+    if weight.dtype.is_floating_point and weight.element_size() == 1:
+        # torch counts no FP8; all but the sign is zero in a zero.
+        return int(torch.count_nonzero(weight.view(torch.uint8) & 0x7F))
+    return int(torch.count_nonzero(weight))
+
+
+def _chunks(weight: Tensor) -> Iterator[Tensor]:
+    flat = weight.reshape(-1)
+    length = max(1, _CHUNK_BYTES // max(1, flat.element_size()))
+    yield from torch.split(flat, length) if flat.numel() else ()
+
+
+def _hash_chunk(piece: Tensor) -> bytes:
+    return hashlib.sha256(piece.cpu().contiguous().view(torch.uint8).numpy().data).digest()
+
+
+def require_same_weights(sha256: str | None, accelerator: Any) -> None:
+    """Stop every process of a data-parallel run unless all hold the same weights.
+
+    Args:
+        sha256: The hash of this process's weights.
+        accelerator: The ``accelerate.Accelerator`` that connects the processes.
+
+    Raises:
+        RuntimeError: The hashes differ; raised on every process.
+    """
+    from accelerate.utils import gather_object
+
+    hashes = gather_object([sha256])
+    if len(set(hashes)) > 1:
+        held = ", ".join(f"process {rank}: {str(value)[:12]}" for rank, value in enumerate(hashes))
+        raise RuntimeError(
+            f"The processes hold different weights after compression ({held}), so their results "
+            "must not be mixed. Use GPUs of one model, or a single process; process "
+            f"{accelerator.process_index} stops here."
+        )

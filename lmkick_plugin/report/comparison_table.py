@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a comparison found, as a table for a terminal, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import textwrap
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lmkick_plugin.report.statistics import PairedStatistics
+from lmkick_plugin.results.runs import Run
+from lmkick_plugin.terminal import plain, render_table
+
+__all__ = ["SCHEMA", "Comparison", "Row"]
+
+SCHEMA = "lmkick-compare-1"
+"""Changes when a field of the JSON or CSV is renamed, removed or given another meaning."""
+
+_HEADER = (
+    "task",
+    "metric",
+    "n",
+    "A",
+    "B",
+    "B - A",
+    "95 % interval",
+    "recovery",
+    "flips",
+    "all",
+    "lost",
+    "won",
+    "McNemar p",
+    "verdict",
+)
+_LEGEND = (
+    "flips: share of items whose correctness changed (all: also wrong to other wrong); lost and"
+    " won: items right to wrong and wrong to right; recovery: B / A; verdict: whether B keeps"
+    " {kept:g} % of A, by the 95 % interval over {resamples} paired resamples (seed {seed})."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One metric of one task or group.
+
+    Attributes:
+        name: Task or group.
+        kind: Which of the two; a group's items are those of its tasks, pooled.
+        groups: The groups it is under, outermost first.
+        metric, filter: As in lm-eval's ``metric,filter``.
+        statistics: What was found.
+    """
+
+    name: str
+    kind: Literal["task", "group"]
+    groups: tuple[str, ...]
+    metric: str
+    filter: str
+    statistics: PairedStatistics
+
+    def to_dict(self) -> dict[str, Any]:
+        """A flat record, the same for JSON and CSV.
+
+        Returns:
+            Numbers, strings and None where something does not apply; numbers that are not finite
+            as the strings ``nan``, ``inf`` and ``-inf``, for which JSON has no numbers.
+        """
+        found, flips = self.statistics, self.statistics.flips
+        margin = found.margin or (None, None)
+        record = {
+            "name": self.name,
+            "kind": self.kind,
+            "groups": "/".join(self.groups),
+            "metric": self.metric,
+            "filter": self.filter,
+            "n": found.n,
+            "dense": found.dense,
+            "compressed": found.compressed,
+            "difference": found.difference,
+            "difference_low": found.interval[0],
+            "difference_high": found.interval[1],
+            "recovery": found.recovery,
+            "margin_low": margin[0],
+            "margin_high": margin[1],
+            "verdict": found.verdict,
+            "right_to_wrong": flips and flips.right_to_wrong,
+            "wrong_to_right": flips and flips.wrong_to_right,
+            "net": flips and flips.net,
+            "churn": flips and flips.churn,
+            "all_flips": flips and flips.all_flips,
+            "mcnemar_p": flips and flips.p_value,
+        }
+        return {key: _finite(value) for key, value in record.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two runs, what they were compared by, and what was found.
+
+    Attributes:
+        dense, compressed: The runs.
+        tolerance, resamples, seed: The settings.
+        rows: Groups before their members.
+        notes: What a reader should know beside the numbers.
+    """
+
+    dense: Run
+    compressed: Run
+    tolerance: float
+    resamples: int
+    seed: int
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    def to_text(self) -> str:
+        """The table for a terminal.
+
+        Returns:
+            Plain text without control characters.
+        """
+        lines = [
+            f"{letter}: {plain(run.label)}  ({plain(run.source)})"
+            for letter, run in (("A", self.dense), ("B", self.compressed))
+        ]
+        shown = {row.name for row in self.rows}
+        cells = [_cells(row, sum(group in shown for group in row.groups)) for row in self.rows]
+        legend = _LEGEND.format(
+            kept=100 * (1 - self.tolerance), resamples=self.resamples, seed=self.seed
+        )
+        notes = [f"note: {plain(note)}" for note in self.notes]
+        table = render_table(_HEADER, cells, text_columns=2)
+        return "\n".join([*lines, "", table, "", *textwrap.wrap(legend, 100), *notes])
+
+    def to_json(self) -> str:
+        """Everything, as strict JSON.
+
+        Returns:
+            A document of schema `SCHEMA`.
+        """
+        document = {
+            "schema": SCHEMA,
+            "dense": _run(self.dense),
+            "compressed": _run(self.compressed),
+            "tolerance": self.tolerance,
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "rows": [row.to_dict() for row in self.rows],
+            "notes": list(self.notes),
+        }
+        return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+    def to_csv(self) -> str:
+        """The rows, as comma-separated values.
+
+        Returns:
+            A header and one line a row, the fields of `Row.to_dict`.
+        """
+        records = [row.to_dict() for row in self.rows]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return text.getvalue()
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "source": run.source,
+        "label": run.label,
+        "files": [str(file.path) for file in run.files],
+        "record": _finite(dict(run.record)),
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _cells(row: Row, level: int) -> list[str]:
+    found, flips = row.statistics, row.statistics.flips
+    low, high = found.interval
+    metric = row.metric if row.filter == "none" else f"{row.metric},{row.filter}"
+    return [
+        "  " * level + row.name,
+        metric,
+        str(found.n),
+        _number(found.dense),
+        _number(found.compressed),
+        _number(found.difference, sign=True),
+        f"[{_number(low, sign=True)}, {_number(high, sign=True)}]",
+        "-" if found.recovery is None else f"{100 * found.recovery:.1f} %",
+        *(
+            ["-"] * 5
+            if flips is None
+            else [
+                f"{100 * flips.churn:.1f} %",
+                "-" if flips.all_flips is None else f"{100 * flips.all_flips:.1f} %",
+                str(flips.right_to_wrong),
+                str(flips.wrong_to_right),
+                f"{flips.p_value:.2g}",
+            ]
+        ),
+        found.verdict or "-",
+    ]
+
+
+def _number(value: float, *, sign: bool = False) -> str:
+    shape = ".4f" if abs(value) < 1000 else ".4g"
+    return format(value, f"+{shape}" if sign else shape)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Putting two runs' items side by side, and refusing where they are not the same items.
+
+Items are matched by content, so results of different machines, orders or numbers of processes go
+together, and results that only look alike do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from compressors.errors import LmkickError
+from lmkick_plugin.results.results_file import ResultsFile
+from lmkick_plugin.results.samples import Sample
+from lmkick_plugin.terminal import plain
+
+__all__ = ["MismatchError", "Pair", "pair_items"]
+
+Pair: TypeAlias = tuple[Sample, Sample]
+
+# Where a difference in prompts can come from: words for people, part of the file, key in it.
+_PROMPT_CAUSES = (
+    ("chat template", None, "chat_template_sha"),
+    ("system instruction", None, "system_instruction_sha"),
+    ("few-shot examples as turns", None, "fewshot_as_multiturn"),
+    ("seed of the few-shot examples", "config", "fewshot_seed"),
+)
+
+
+class MismatchError(LmkickError, ValueError):
+    """Two runs that are not of the same items; the message says what differs, one line each."""
+
+
+def pair_items(task: str, dense: ResultsFile, compressed: ResultsFile) -> dict[str, list[Pair]]:
+    """Match one task's items of two evaluations by content.
+
+    Documents can repeat (MMLU's do), so an item is a document's fingerprint and its number among
+    the documents with that fingerprint.
+
+    Args:
+        task: Name of the task.
+        dense: First evaluation.
+        compressed: Second evaluation.
+
+    Returns:
+        Pairs of items by filter name.
+
+    Raises:
+        MismatchError: If data, references, prompts, settings, filters or task versions differ.
+        ResultsError: Where samples were not logged.
+        SamplesError: Where a samples file is broken.
+    """
+    versions = [file.mapping("versions").get(task) for file in (dense, compressed)]
+    first, second = dense.samples(task), compressed.samples(task)
+    differences = []
+    if versions[0] != versions[1]:
+        differences.append(f"version {versions[0]} of the task against {versions[1]} (all items)")
+    if first.keys() != second.keys():
+        names = [", ".join(sorted(side)) for side in (first, second)]
+        differences.append(f"filters {names[0]} against {names[1]} (all items)")
+    paired = {}
+    for name in first.keys() & second.keys():
+        pairs, only_first, only_second = _match(first[name], second[name])
+        found = _differences(task, dense, compressed, pairs, only_first, only_second)
+        differences += [line for line in found if line not in differences]
+        paired[name] = pairs
+    if differences:
+        lines = (f"{plain(task)}: {plain(difference)}" for difference in differences)
+        raise MismatchError("\n".join(lines))
+    return dict(sorted(paired.items()))
+
+
+def _match(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[list[Pair], int, int]:
+    """Pairs in the first run's order, and how many items each run has alone."""
+    left, right = _numbered(first), _numbered(second)
+    pairs = [(sample, right[key]) for key, sample in left.items() if key in right]
+    return pairs, len(left) - len(pairs), len(right) - len(pairs)
+
+
+def _numbered(samples: Sequence[Sample]) -> dict[tuple[str, int], Sample]:
+    seen: dict[str, int] = {}
+    keyed = {}
+    for sample in samples:
+        number = seen.get(sample.doc_hash, 0)
+        seen[sample.doc_hash] = number + 1
+        keyed[sample.doc_hash, number] = sample
+    return keyed
+
+
+def _differences(
+    task: str,
+    dense: ResultsFile,
+    compressed: ResultsFile,
+    pairs: Sequence[Pair],
+    only_first: int,
+    only_second: int,
+) -> list[str]:
+    """One line on each way in which the items differ."""
+    lines = []
+    if only_first or only_second:
+        limits = [file.mapping("config").get("limit") for file in (dense, compressed)]
+        cause = f"; limit {limits[0]} against {limits[1]}" if limits[0] != limits[1] else ""
+        lines.append(
+            f"data: {only_first} items only in the first, {only_second} only in the second,"
+            f" {len(pairs)} in both{cause}"
+        )
+    counts = {
+        "reference answers": sum(a.target != b.target for a, b in pairs),
+        "prompts": sum(a.prompt != b.prompt for a, b in pairs),
+        "request settings": sum(a.settings != b.settings for a, b in pairs),
+    }
+    for what, count in counts.items():
+        if count:
+            causes = _prompt_causes(task, dense, compressed) if what == "prompts" else ""
+            lines.append(f"{what} differ for {count} of {len(pairs)} items{causes}")
+    return lines
+
+
+def _prompt_causes(task: str, dense: ResultsFile, compressed: ResultsFile) -> str:
+    causes = []
+    shots = [file.mapping("n-shot").get(task) for file in (dense, compressed)]
+    if shots[0] != shots[1]:
+        causes.append(f"few-shot: {shots[0]} against {shots[1]}")
+    for words, part, key in _PROMPT_CAUSES:
+        values = [(f.mapping(part) if part else f.data).get(key) for f in (dense, compressed)]
+        if values[0] != values[1]:
+            shown = ("none" if v is None else str(v)[:12] for v in values)
+            causes.append(f"{words}: {' against '.join(shown)}")
+    return f" ({'; '.join(causes)})" if causes else ""

@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every run under some folders, sorted into models: the dense one and its compressions.
+
+A *cell* is a run (:mod:`lmkick_plugin.results.runs`) with a name and a place: its model and
+the recipe that was used on it. Both come from the ``kick`` record. Runs of other model types have
+none: they are placed by their model's name, or by a label that the user gives to their folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lmkick_plugin.recipe.methods import COMPRESSORS
+from lmkick_plugin.record.fields import RECORD_FIELDS
+from lmkick_plugin.report.failed_cells import failed_cells
+from lmkick_plugin.results.results_file import NULLS, RECIPE, ResultsError, ResultsFile
+from lmkick_plugin.results.runs import Run, find_results, group_runs
+from lmkick_plugin.terminal import plain
+
+__all__ = ["LABEL_FIELDS", "Cell", "Collection", "Model", "collect", "is_nm", "read_labels"]
+
+LABEL_FIELDS = frozenset({*RECIPE, "label", "achieved_sparsity", "bytes_best_format"}) | {
+    "bytes_dense",
+    "nonzero_parameters",
+    "total_parameters",
+}
+"""What ``--label FOLDER=field=value,field=value`` may say of a run that does not say it itself."""
+
+_KNOWN_FIELDS = LABEL_FIELDS | {*RECORD_FIELDS, "layers"}
+
+
+def is_nm(pattern: object) -> bool:
+    """Whether a pattern of a record is N:M."""
+    return isinstance(pattern, str) and ":" in pattern
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One model under one recipe, with everything that was evaluated of it.
+
+    Attributes:
+        name: Identifier, unique in a collection; safe as an HTML id.
+        run: Its results files.
+        label: What people call it.
+        record: Its ``kick`` record, with what a label says of it.
+        model: What it was made of: the family it is compared in.
+        labelled: Whether the user named it.
+    """
+
+    name: str
+    run: Run
+    label: str
+    record: Mapping[str, Any]
+    model: str
+    labelled: bool = False
+
+    def number(self, field: str) -> float | None:
+        """A field of the record, where it is a finite number."""
+        value = self.record.get(field)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value) if math.isfinite(value) else None
+
+    @cached_property
+    def compressor(self) -> str:
+        """The method, ``none`` for a model as it is."""
+        value = self.record.get("compressor")
+        return "none" if value is None or str(value).casefold() in NULLS else plain(value, limit=40)
+
+    @property
+    def short(self) -> str:
+        """The label without the model's name, for where that goes without saying."""
+        return self.label.removeprefix(Path(self.model).name).strip() or self.label
+
+    @property
+    def dense(self) -> bool:
+        """Whether nothing was done to the weights, as far as anybody says."""
+        pruned = self.number("requested_sparsity")
+        return self.compressor == "none" and self.bits is None and not pruned
+
+    @property
+    def bits(self) -> float | None:
+        """Bits of a weight; None unless quantized."""
+        return self.number("num_bits")
+
+    @property
+    def pattern(self) -> str | None:
+        """``N:M``; None for unstructured sparsity or none."""
+        value = self.record.get("pattern")
+        return plain(value, limit=12) if is_nm(value) else None
+
+    @property
+    def sparsity(self) -> float | None:
+        """Share of weights that were to be zero; 0 for the dense model, None unless pruned.
+
+        Of a checkpoint that somebody else pruned, the share that is zero.
+        """
+        asked = self.number("requested_sparsity")
+        if self.dense:
+            return 0.0
+        if asked is None and self.bits is None:
+            found = self.number("achieved_sparsity")
+            return None if found is None else round(found, 3)
+        return asked
+
+    @property
+    def pruned(self) -> bool:
+        """Whether weights were zeroed and kept their precision."""
+        return bool(self.sparsity) and self.bits is None
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights were quantized and none zeroed."""
+        return self.bits is not None and not self.sparsity
+
+    @property
+    def bytes(self) -> float | None:
+        """Size in the best known format."""
+        return self.number("bytes_best_format")
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """That size over the number of parameters."""
+        total = self.number("total_parameters")
+        return None if not total or self.bytes is None else 8 * self.bytes / total
+
+    def truncated(self, task: str) -> int | None:
+        """Prompts of a task that did not fit; None where the record does not say."""
+        file = self.run.tasks.get(task)
+        counts = None if file is None else file.record.get("truncated_prompts")
+        count = counts.get(task, 0) if isinstance(counts, dict) else None
+        return count if isinstance(count, int) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model and what was made of it.
+
+    Attributes:
+        name: For people.
+        key: The record's ``base_model``, or the name of a model without record.
+        dense: Its dense run; None where there is none.
+        cells: Everything else.
+    """
+
+    name: str
+    key: str
+    dense: Cell | None
+    cells: tuple[Cell, ...]
+
+    @property
+    def all(self) -> tuple[Cell, ...]:
+        """The dense run first."""
+        return (() if self.dense is None else (self.dense,)) + self.cells
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """What was found.
+
+    Attributes:
+        models: By name.
+        notes: What a reader should know.
+        skipped: A line on each file that could not be read.
+    """
+
+    models: tuple[Model, ...]
+    notes: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All of them."""
+        return tuple(cell for model in self.models for cell in model.all)
+
+
+def read_labels(labels: Mapping[Path, str] | None) -> dict[Path, dict[str, Any]]:
+    """Read what the user calls folders.
+
+    Args:
+        labels: By folder: a name, or ``field=value,field=value`` with fields of `LABEL_FIELDS`.
+
+    Returns:
+        By resolved folder, the fields; a name is the field ``label``.
+
+    Raises:
+        ResultsError: A folder is not there, or a field is unknown.
+    """
+    read: dict[Path, dict[str, Any]] = {}
+    for folder, text in (labels or {}).items():
+        if not folder.exists():
+            raise ResultsError(f"label {plain(text)!r}: {folder}: no such file or folder")
+        fields: dict[str, Any] = {}
+        if "=" not in text:
+            fields["label"] = text.strip()
+        else:
+            for part in text.split(","):
+                field, equals, value = (piece.strip() for piece in part.partition("="))
+                field = {"sparsity": "requested_sparsity", "bits": "num_bits"}.get(field, field)
+                if not equals or field not in LABEL_FIELDS:
+                    known = ", ".join(sorted(LABEL_FIELDS))
+                    raise ResultsError(
+                        f"label of {folder}: {plain(part)!r}: write a name, or field=value with a"
+                        f" field of {known}"
+                    )
+                fields[field] = _value(value)
+        if not fields.get("label", "a name"):
+            raise ResultsError(f"label of {folder} is empty; write FOLDER=NAME")
+        read[folder.resolve()] = fields
+    return read
+
+
+def _value(text: str) -> Any:
+    if text.casefold() in NULLS:
+        return None
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return text
+
+
+def collect(paths: Sequence[Path], *, labels: Mapping[Path, str] | None = None) -> Collection:
+    """Read every run under some folders.
+
+    Args:
+        paths: Folders, searched with all below them, or single results files.
+        labels: See `read_labels`.
+
+    Returns:
+        The runs by model. Files that cannot be read are named and skipped; what a sweep recorded
+        as failed is named too.
+
+    Raises:
+        ResultsError: A path does not exist, nothing can be read in all of them, or a label is
+            wrong.
+    """
+    named = read_labels(labels)
+    files, skipped = _files(paths)
+    failed = [line for path in paths if path.is_dir() for line in failed_cells(path)]
+    if not files:
+        where = ", ".join(map(str, paths)) or "no folder"
+        broken = "".join(f"\n  {line}" for line in [*skipped, *failed])
+        raise ResultsError(
+            f"{where}: no lm-eval results in it (results_<time>.json, written by lm_eval with"
+            f" --output_path){broken}"
+        )
+    cells: list[Cell] = []
+    notes = list(failed)
+    for folder, members in _by_label(files, named).items():
+        fields = {} if folder is None else named[folder]
+        for run in group_runs(members, source=", ".join(map(str, paths))):
+            notes += run.notes
+            cells.append(_cell(run, fields, len(cells) + 1))
+    notes += _newer_format(files)
+    return Collection(_models(cells, notes), tuple(dict.fromkeys(notes)), tuple(skipped))
+
+
+def _files(paths: Sequence[Path]) -> tuple[list[ResultsFile], list[str]]:
+    found: dict[Path, ResultsFile] = {}
+    skipped: list[str] = []
+    for path in paths:
+        if not path.exists():
+            raise ResultsError(f"{path}: no such file or folder")
+        if path.is_dir():
+            files, problems = find_results(path)
+        else:
+            files, problems = [ResultsFile.read(path)], []
+        skipped += [problem for problem in problems if problem not in skipped]
+        for file in files:
+            found.setdefault(file.path.resolve(), file)
+    files = sorted(found.values(), key=lambda file: file.stamp, reverse=True)
+    with_scores = [file for file in files if _has_scores(file)]
+    skipped += [
+        f"{file.path}: no task with scores in it" for file in files if file not in with_scores
+    ]
+    return with_scores, skipped
+
+
+def _has_scores(file: ResultsFile) -> bool:
+    return any(isinstance(scores, dict) and scores for scores in file.mapping("results").values())
+
+
+def _by_label(
+    files: Sequence[ResultsFile], labels: Mapping[Path, Mapping[str, Any]]
+) -> dict[Path | None, list[ResultsFile]]:
+    """Files under each labelled folder (the deepest that holds them), and all others."""
+    groups: dict[Path | None, list[ResultsFile]] = {}
+    for file in files:
+        path = file.path.resolve()
+        above = [folder for folder in labels if folder == path or folder in path.parents]
+        groups.setdefault(max(above, key=lambda f: len(f.parts), default=None), []).append(file)
+    return groups
+
+
+def _cell(run: Run, fields: Mapping[str, Any], number: int) -> Cell:
+    own = run.record
+    record = {**own, **{key: value for key, value in fields.items() if key != "label"}}
+    model = record.get("base_model") or run.files[0].data.get("model_name") or run.label
+    return Cell(
+        name=f"run-{number}",
+        run=run,
+        label=plain(fields.get("label") or _with_details(run, record), limit=100),
+        record=record,
+        model=str(model),
+        labelled=bool(fields),
+    )
+
+
+def _with_details(run: Run, record: Mapping[str, Any]) -> str:
+    if record and not run.record:  # named by a label's fields alone
+        return " ".join(
+            str(record[key]) for key in ("compressor", "pattern", "num_bits") if record.get(key)
+        )
+    return run.label
+
+
+def _models(cells: Sequence[Cell], notes: list[str]) -> tuple[Model, ...]:
+    families: dict[str, list[Cell]] = {}
+    for cell in cells:
+        families.setdefault(cell.model, []).append(cell)
+    names = _short_names(list(families))
+    models = []
+    for key, members in sorted(families.items(), key=lambda item: names[item[0]]):
+        dense = [cell for cell in members if cell.dense]
+        dense.sort(key=lambda cell: not cell.record)  # with a record first, then newest first
+        first = dense[0] if dense else None
+        if first is None:
+            notes.append(
+                f"{names[key]}: no dense run among these results, so nothing can be compared with"
+                " it; evaluate compressor=none on the same tasks"
+            )
+        elif len(dense) > 1:
+            kinds = ", ".join(sorted({_kind(cell) for cell in dense}))
+            notes.append(
+                f"{names[key]}: {len(dense)} dense runs ({plain(kinds, limit=120)});"
+                f" {_kind(first)} is what the others are compared with"
+            )
+        others = sorted((c for c in members if c is not first), key=_order)
+        models.append(Model(names[key], key, first, tuple(_distinct(others))))
+    return tuple(models)
+
+
+def _kind(cell: Cell) -> str:
+    file = cell.run.files[0]
+    dtype = cell.record.get("dtype")
+    return plain(f"--model {file.mapping('config').get('model')}" + (f" {dtype}" if dtype else ""))
+
+
+def _order(cell: Cell) -> tuple[Any, ...]:
+    methods = COMPRESSORS
+    known = methods.index(cell.compressor) if cell.compressor in methods else len(methods)
+    return (
+        known,
+        cell.compressor,
+        cell.pattern is not None,
+        cell.sparsity or 0,
+        cell.pattern or "",
+        -(cell.bits or 0),
+        cell.label,
+    )
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of a name or path, where that tells the models apart."""
+    short = {key: plain(Path(key).name or key, limit=80) for key in keys}
+    return {
+        key: name if list(short.values()).count(name) == 1 else plain(key, limit=200)
+        for key, name in short.items()
+    }
+
+
+def _distinct(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells whose labels differ: where two do not, what their recipes differ in is added."""
+    by_label: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_label.setdefault(cell.label, []).append(cell)
+    renamed = []
+    for cell in cells:
+        twins = by_label[cell.label]
+        label = cell.label
+        if len(twins) > 1:
+            differing = [f for f in RECIPE if len({str(t.record.get(f)) for t in twins}) > 1] or [
+                "weights_sha256"
+            ]
+            added = (f"{f.removeprefix('num_')} {_shown(cell.record.get(f))}" for f in differing)
+            label = plain(f"{label} ({', '.join(added)})", limit=140)
+        renamed.append(
+            Cell(cell.name, cell.run, label, cell.record, cell.model, labelled=cell.labelled)
+        )
+    return renamed
+
+
+def _shown(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return Path(text).name if "/" in text else text[:16]
+
+
+def _newer_format(files: Sequence[ResultsFile]) -> list[str]:
+    """Say which fields of records were written by a version that knows more."""
+    unknown = sorted({str(key) for file in files for key in file.record} - _KNOWN_FIELDS)
+    if not unknown:
+        return []
+    return [
+        "records hold fields that this version does not know"
+        f" ({plain(', '.join(unknown), limit=120)}): written by a newer lmkick? They are in"
+        " cells.csv and nowhere else"
+    ]

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One task of every compressed run against the dense one: statistics and draws.
+
+Draws are scores over resamples of the items where the same resample is used for all runs of a task,
+so that whatever is computed from draws is paired throughout. Where samples were not logged, draws
+are normal with lm-eval's standard errors, independent between runs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from lmkick_plugin.report.comparability import differences
+from lmkick_plugin.report.item_pairs import MismatchError
+from lmkick_plugin.report.item_values import Key, Measured, measure_task, pool
+from lmkick_plugin.report.models import Cell, Model
+from lmkick_plugin.report.scores import scores_of
+from lmkick_plugin.report.scoring import ItemValues, Scoring, scoring_of
+from lmkick_plugin.report.statistics import (
+    DEFAULT_RESAMPLES,
+    DEFAULT_TOLERANCE,
+    FloatArray,
+    PairedStatistics,
+    bootstrap_sums,
+    paired_statistics,
+    statistics_of_draws,
+)
+from lmkick_plugin.results.results_file import ResultsError, ResultsFile
+from lmkick_plugin.results.samples import SamplesError
+from lmkick_plugin.results.task_groups import leaves_of
+from lmkick_plugin.terminal import plain
+
+__all__ = ["CLAIM_RESAMPLES", "Notes", "Pairing", "Settings", "compare_task"]
+
+CLAIM_RESAMPLES = 2_000
+"""Resamples behind statements about several runs; their 95 % intervals need no more."""
+
+_ALSO = (
+    "acc_greedy", "jsd", "judge_coherence", "judge_consistency", "judge_fluency",
+    "judge_relevance", "judge_score", "rougeL", "token_perplexity", "top1_agreement",
+    "unique_words",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How runs are compared.
+
+    Attributes:
+        tolerance: e0 of matching.
+        resamples: Of each pair.
+        seed: Of all resamples.
+        metrics: What the user wants to stand for a task, by task.
+    """
+
+    tolerance: float = DEFAULT_TOLERANCE
+    resamples: int = DEFAULT_RESAMPLES
+    seed: int = 0
+    metrics: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """One metric of one task: a run against the dense one.
+
+    Attributes:
+        statistics: Scores, interval, verdict, flips.
+        paired: Whether items were paired; False where standard errors had to do.
+        dense_draws, draws: float64 [CLAIM_RESAMPLES], the two scores over resamples.
+        rule: How matching is defined for the metric.
+        files: The two results files.
+    """
+
+    statistics: PairedStatistics
+    paired: bool
+    dense_draws: FloatArray
+    draws: FloatArray
+    rule: str | None
+    files: tuple[ResultsFile, ResultsFile]
+
+
+class Notes:
+    """Remarks with the runs they are about, each said once."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, list[str]] = {}
+
+    def add(self, line: str, label: str) -> None:
+        """Say something of a run."""
+        labels = self._said.setdefault(line, [])
+        if label not in labels:
+            labels.append(label)
+
+    def lines(self) -> list[str]:
+        """Everything said, each with its runs."""
+        return [
+            f"{plain(line, limit=600)} ({plain(', '.join(labels), limit=160)})"
+            for line, labels in self._said.items()
+        ]
+
+
+def compare_task(
+    model: Model,
+    task: str,
+    keys: Mapping[str, Key],
+    children: Mapping[str, Sequence[str]],
+    settings: Settings,
+    said: Notes,
+) -> dict[tuple[str, str, Key], Pairing]:
+    """Compare one task, and the parts of a group, of all runs of a model with its dense one.
+
+    Args:
+        model: The model.
+        task: A task or group.
+        keys: The metric and filter that stand for each task.
+        children: Members of groups.
+        settings: How.
+        said: What a reader should know is added here.
+
+    Returns:
+        By cell's name, task and key; what cannot be compared is left out.
+    """
+    dense = model.dense
+    if dense is None or task not in keys:
+        return {}
+    wanted = sorted({keys[task][0], *_ALSO})
+    leaves = leaves_of(task, children)
+    cells = _with_all(model, dense, task, leaves, said)
+    files = {c.name: (dense.run.tasks[leaves[0]], c.run.tasks[leaves[0]]) for c in cells}
+    measured: dict[str, dict[str, dict[Key, Measured]]] = {cell.name: {} for cell in cells}
+    unpaired: list[Cell] = []
+    for leaf in leaves:  # outermost, so that the dense run's samples of it are read once
+        for cell in cells:
+            if cell.name not in measured:
+                continue
+            found = _measure(cell, dense, leaf, wanted, said)
+            if isinstance(found, dict):
+                measured[cell.name][leaf] = found
+                continue
+            del measured[cell.name]
+            if found == "without samples":
+                unpaired.append(cell)
+    pairings: dict[tuple[str, str, Key], Pairing] = {}
+    for name in [task, *(child for child in children.get(task, []) if child in children)]:
+        members = leaves_of(name, children)
+        pooled = {cell: _pooled(parts, members) for cell, parts in measured.items()}
+        pairings |= _pairings(name, pooled, files, settings)
+        for cell in unpaired:
+            pairings |= _by_errors(name, cell, dense, files[cell.name], wanted, settings)
+    if any(
+        name == task and key == keys[task] and one.statistics.dense == 0 and one.rule is not None
+        for (_, name, key), one in pairings.items()
+    ):
+        said.add(f"{task}: a score of 0 has nothing to lose: no verdicts", dense.label)
+    return pairings
+
+
+def _with_all(
+    model: Model, dense: Cell, task: str, leaves: Sequence[str], said: Notes
+) -> list[Cell]:
+    """Runs that hold a whole task, if the dense one does."""
+    cells = []
+    for cell in model.cells:
+        if not any(leaf in cell.run.tasks for leaf in leaves):
+            continue
+        for run in (dense, cell):
+            missing = [leaf for leaf in leaves if leaf not in run.run.tasks]
+            if missing:
+                names = plain(", ".join(missing), limit=80)
+                said.add(f"{task}: not compared: {names} was not evaluated", run.label)
+                break
+        else:
+            cells.append(cell)
+    return cells
+
+
+def _measure(
+    cell: Cell, dense: Cell, leaf: str, wanted: Sequence[str], said: Notes
+) -> dict[Key, Measured] | Literal["without samples", "not comparable"]:
+    """Items of a task, or why there are none."""
+    first, second = dense.run.tasks[leaf], cell.run.tasks[leaf]
+    notes: list[str] = []
+    try:
+        if not (first.samples_path(leaf).is_file() and second.samples_path(leaf).is_file()):
+            differing = differences(leaf, first, second)
+            if differing:
+                raise MismatchError(f"{leaf}: {'; '.join(differing)}")
+            said.add(
+                f"{_root(leaf)}: samples were not logged (--log_samples): intervals from"
+                " lm-eval's standard errors, without pairing items",
+                cell.label,
+            )
+            return "without samples"
+        measured, _ = measure_task(leaf, first, second, wanted, notes)
+    except (MismatchError, ResultsError, SamplesError, OSError) as error:
+        said.add(f"not compared: {error}", cell.label)
+        return "not comparable"
+    for note in notes:
+        said.add(note, cell.label)
+    return measured
+
+
+def _root(leaf: str) -> str:
+    return "MMLU" if leaf.startswith("mmlu_") else leaf
+
+
+def _pooled(
+    parts: Mapping[str, Mapping[Key, Measured]], members: Sequence[str]
+) -> dict[Key, Measured]:
+    if not all(member in parts for member in members):
+        return {}
+    shared = [k for k in parts[members[0]] if all(k in parts[member] for member in members)]
+    return {
+        key: parts[members[0]][key]
+        if len(members) == 1
+        else pool([parts[member][key] for member in members])
+        for key in shared
+    }
+
+
+def _pairings(
+    task: str,
+    pooled: Mapping[str, Mapping[Key, Measured]],
+    files: Mapping[str, tuple[ResultsFile, ResultsFile]],
+    settings: Settings,
+) -> dict[tuple[str, str, Key], Pairing]:
+    found: dict[tuple[str, str, Key], Pairing] = {}
+    keys = dict.fromkeys(key for metrics in pooled.values() for key in metrics)
+    for key in keys:
+        cells = {name: metrics[key] for name, metrics in pooled.items() if key in metrics}
+        for together in _aligned(cells):
+            draws = _draws(task, list(together.values()), settings.seed)
+            for (name, one), own in zip(together.items(), draws[1:], strict=True):
+                statistics = paired_statistics(
+                    one.dense.values,
+                    one.compressed.values,
+                    weights=one.dense.weights,
+                    transform=one.scoring.transform,
+                    rule=one.scoring.rule,
+                    flips=one.flips,
+                    tolerance=settings.tolerance,
+                    resamples=settings.resamples,
+                    seed=settings.seed,
+                )
+                found[name, task, key] = Pairing(
+                    statistics=_meaningful(statistics),
+                    paired=True,
+                    dense_draws=draws[0],
+                    draws=own,
+                    rule=one.scoring.rule,
+                    files=files[name],
+                )
+    return found
+
+
+def _meaningful(statistics: PairedStatistics) -> PairedStatistics:
+    """Without a verdict where the dense model scores 0, which anything matches."""
+    return replace(statistics, verdict=None) if statistics.dense == 0 else statistics
+
+
+def _aligned(cells: Mapping[str, Measured]) -> list[dict[str, Measured]]:
+    """Cells whose dense items are the same ones, which can share resamples."""
+    groups: dict[bytes, dict[str, Measured]] = {}
+    for name, one in cells.items():
+        groups.setdefault(one.dense.values.tobytes(), {})[name] = one
+    return list(groups.values())
+
+
+def _draws(task: str, members: Sequence[Measured], seed: int) -> list[FloatArray]:
+    """Scores over resamples: of the dense model, then of each member."""
+    first = members[0].dense
+    items: list[ItemValues] = [first, *(one.compressed for one in members)]
+    weights = [] if first.weights is None else [first.weights]
+    columns = np.stack([*(item.values for item in items), *weights], axis=1)
+    scoring: Scoring = members[0].scoring
+    with np.errstate(all="ignore"):  # inf and nan are results here
+        sums = bootstrap_sums(columns, resamples=CLAIM_RESAMPLES, seed=_seed(task, seed))
+        below = sums[:, -1] if weights else np.full(len(sums), float(len(columns)))
+        ratios = [sums[:, i] / below for i in range(len(items))]
+        return [r if scoring.transform is None else scoring.transform(r) for r in ratios]
+
+
+def _seed(text: str, seed: int) -> int:
+    return seed + zlib.crc32(text.encode())
+
+
+def _by_errors(
+    task: str,
+    cell: Cell,
+    dense: Cell,
+    files: tuple[ResultsFile, ResultsFile],
+    wanted: Sequence[str],
+    settings: Settings,
+) -> dict[tuple[str, str, Key], Pairing]:
+    """What scores and standard errors say where items are not known."""
+    of_dense = {(s.metric, s.filter): s for s in scores_of(dense) if s.task == task}
+    found: dict[tuple[str, str, Key], Pairing] = {}
+    for score in scores_of(cell):
+        key = (score.metric, score.filter)
+        other = of_dense.get(key)
+        if score.task != task or score.metric not in wanted or other is None:
+            continue
+        if score.stderr is None or other.stderr is None or score.n is None:
+            continue
+        scoring = scoring_of(
+            score.metric, higher_is_better=files[0].higher_is_better(task, score.metric)
+        )
+        drawn = [
+            np.random.default_rng(_seed(f"{who}/{task}/{key}", settings.seed)).normal(
+                one.value, one.stderr or 0.0, CLAIM_RESAMPLES
+            )
+            for who, one in ((dense.name, other), (cell.name, score))
+        ]
+        found[cell.name, task, key] = Pairing(
+            statistics=_meaningful(
+                statistics_of_draws(
+                    n=score.n,
+                    dense=other.value,
+                    compressed=score.value,
+                    dense_draws=drawn[0],
+                    draws=drawn[1],
+                    rule=scoring.rule,
+                    tolerance=settings.tolerance,
+                )
+            ),
+            paired=False,
+            dense_draws=drawn[0],
+            draws=drawn[1],
+            rule=scoring.rule,
+            files=files,
+        )
+    return found

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading one evaluation as lm-eval wrote it, of any model: ``results_<time>.json``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from compressors.errors import LmkickError
+from lmkick_plugin.results.samples import Sample, read_samples
+from lmkick_plugin.terminal import plain
+
+__all__ = ["NAME", "NULLS", "RECIPE", "ResultsError", "ResultsFile"]
+
+NAME = re.compile(r"^.+_(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
+"""How lm-eval names a results file, whatever was given as ``--output_path``."""
+
+RECIPE = (
+    "compressor",
+    "pattern",
+    "requested_sparsity",
+    "num_bits",
+    "group_size",
+    "symmetric",
+    "act_order",
+    "static_groups",
+    "wanda_variant",
+    "dampening_frac",
+    "block_size",
+    "true_sequential",
+    "save_format",
+    "calibration",
+    "nsamples",
+    "seqlen",
+    "seed",
+    "base_model",
+    "base_revision",
+    "dtype",
+)
+"""What makes two evaluations the same model and recipe, of the ``kick`` record."""
+
+NULLS = frozenset({"", "none", "null"})
+"""Ways to write that a field has no value."""
+
+# Arguments of other models that change speed, not answers.
+_SPEED_ARGUMENTS = frozenset({"batch_size", "max_batch_size", "device", "device_map", "num_gpus"})
+
+
+class ResultsError(LmkickError, ValueError):
+    """Results that are missing, broken or ambiguous; the message names files and a way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsFile:
+    """One evaluation as lm-eval wrote it.
+
+    Attributes:
+        path: The ``results_<time>.json`` file.
+        stamp: The time in its name, which its samples files share and which sorts by age.
+        data: Its contents.
+    """
+
+    path: Path
+    stamp: str
+    data: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> ResultsFile:
+        """Read one results file.
+
+        Args:
+            path: The file.
+
+        Returns:
+            Its contents.
+
+        Raises:
+            ResultsError: If it cannot be read, is no whole JSON, or is something else.
+        """
+        try:
+            data = json.loads(path.read_bytes())
+        except OSError as error:
+            raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ResultsError(
+                f"{path}: not a whole JSON file ({plain(error, limit=80)}); an interrupted run"
+                " leaves such a file: run the evaluation again"
+            ) from error
+        if not isinstance(data, dict) or not isinstance(data.get("results"), dict):
+            raise ResultsError(f"{path}: not lm-eval's results (no mapping called 'results')")
+        name = NAME.match(path.name)
+        return cls(path, name["stamp"] if name else "", data)
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        """A part of the file that should be a mapping.
+
+        Args:
+            key: Its name at the top level.
+
+        Returns:
+            The mapping; an empty one where it is missing or something else.
+        """
+        part = self.data.get(key)
+        return part if isinstance(part, dict) else {}
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The ``kick`` record of how the model was compressed; empty for other models."""
+        record = self.mapping("config").get("kick")
+        return record if isinstance(record, dict) else {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything a selector can name: record, model, model arguments, time."""
+        config = self.mapping("config")
+        return {
+            **_arguments(config.get("model_args")),
+            "model": config.get("model"),
+            "limit": config.get("limit"),
+            "model_name": self.data.get("model_name"),
+            "date": self.stamp,
+            **self.record,
+        }
+
+    @property
+    def identity(self) -> tuple[tuple[str, str], ...]:
+        """Equal for evaluations of the same model and recipe."""
+        config = self.mapping("config")
+        if self.record:
+            parts = {key: self.record.get(key) for key in RECIPE}
+        else:
+            arguments = _arguments(config.get("model_args"))
+            parts = {k: v for k, v in arguments.items() if k not in _SPEED_ARGUMENTS}
+        parts |= {"model": config.get("model"), "model_name": self.data.get("model_name")}
+        return tuple(sorted((key, json.dumps(value)) for key, value in parts.items()))
+
+    @property
+    def label(self) -> str:
+        """Model and recipe in a few words, for people."""
+        model = self.record.get("base_model") or self.data.get("model_name")
+        name = Path(str(model)).name or str(model)
+        config = self.mapping("config")
+        return plain(f"{name} {_recipe_label(self.record) or config.get('model', '')}".strip())
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks evaluated, groups left out."""
+        configs = self.mapping("configs")
+        return [task for task in self.mapping("results") if task in configs]
+
+    def children(self, group: str) -> list[str]:
+        """Tasks and groups directly under a group.
+
+        Args:
+            group: Name of the group.
+
+        Returns:
+            Their names; none for a task.
+        """
+        names = self.mapping("group_subtasks").get(group)
+        return [str(name) for name in names] if isinstance(names, list) else []
+
+    def score(self, task: str, metric: str, filter_name: str) -> float | None:
+        """A score as lm-eval computed it.
+
+        Args:
+            task: Task or group.
+            metric: Metric name.
+            filter_name: Filter name, ``none`` where the task has no filter.
+
+        Returns:
+            The score, or None where there is none.
+        """
+        scores = self.mapping("results").get(task)
+        value = scores.get(f"{metric},{filter_name}") if isinstance(scores, dict) else None
+        return float(value) if isinstance(value, int | float) else None
+
+    def higher_is_better(self, task: str, metric: str) -> bool | None:
+        """Whether higher is better for a metric, where the file says.
+
+        Args:
+            task: Task or group.
+            metric: Metric name.
+
+        Returns:
+            True, False, or None where it is not said.
+        """
+        directions = self.mapping("higher_is_better").get(task)
+        value = directions.get(metric) if isinstance(directions, dict) else None
+        return value if isinstance(value, bool) else None
+
+    def samples_path(self, task: str) -> Path:
+        """Where lm-eval puts a task's samples beside this file.
+
+        Args:
+            task: Name of the task.
+
+        Returns:
+            The path, whether or not the file is there.
+        """
+        return self.path.parent / f"samples_{task}_{self.stamp}.jsonl"
+
+    def samples(self, task: str) -> dict[str, list[Sample]]:
+        """Read a task's items.
+
+        Args:
+            task: Name of the task.
+
+        Returns:
+            Items by filter name.
+
+        Raises:
+            ResultsError: Where they were not logged.
+            SamplesError: Where their file is broken.
+        """
+        if not self.stamp:
+            raise ResultsError(
+                f"{self.path}: renamed? Its samples are found by the time in its name,"
+                " results_<time>.json"
+            )
+        path = self.samples_path(task)
+        if not path.is_file():
+            raise ResultsError(
+                f"{task}: {path.name} is not beside {self.path}: run the evaluation with"
+                " --log_samples, which keeps the items' answers"
+            )
+        stat = path.stat()
+        return _samples(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=2)
+def _samples(path: Path, changed: int, size: int) -> dict[str, list[Sample]]:  # noqa: ARG001
+    """The samples of a file as it is now: a dense run is compared with one run after the other."""
+    return read_samples(path)
+
+
+def _arguments(raw: object) -> dict[str, Any]:
+    """``model_args`` of a results file as a mapping, whichever way it was given."""
+    if isinstance(raw, dict):
+        return dict(raw)
+    pairs = (pair.split("=", 1) for pair in str(raw or "").split(",") if "=" in pair)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _recipe_label(record: Mapping[str, Any]) -> str:
+    if not record:
+        return ""
+    compressor = record.get("compressor")
+    if str(compressor).casefold() in NULLS:
+        return "dense"
+    parts = [str(compressor)]
+    if record.get("pattern") not in (None, "unstructured"):
+        parts.append(str(record["pattern"]))
+    elif isinstance(record.get("requested_sparsity"), int | float):
+        parts.append(f"{100 * record['requested_sparsity']:g} %")
+    elif record.get("pattern") and isinstance(record.get("achieved_sparsity"), int | float):
+        # Somebody else pruned it, and what was asked for is not known.
+        parts.append(f"{100 * record['achieved_sparsity']:.3g} %")
+    if record.get("num_bits") is not None:
+        parts.append(f"{record['num_bits']} bits")
+    return " ".join(parts)

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading lm-eval's per-item files, ``samples_<task>_<time>.jsonl``.
+
+A line holds one item's document, prompts, answers and metric values. Files of long-document tasks
+reach gigabytes, so a line is reduced as it is read to what a comparison needs: fingerprints of
+document, prompt and settings, the metric values, and the answer that was chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from compressors.errors import LmkickError
+
+__all__ = ["Choice", "Sample", "SamplesError", "Value", "normalised_text", "read_samples"]
+
+Value: TypeAlias = float | tuple[float, ...] | str | None
+"""An item's metric: a number, several (a sum and its weight; losses of windows), a word for a form
+of which nothing is known, or None where the item has no score (a judge's unusable reply)."""
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_REQUIRED = ("doc_id", "doc_hash", "arguments", "filtered_resps", "metrics")
+
+
+class SamplesError(LmkickError, ValueError):
+    """A samples file that cannot be read; the message names the file and line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One choice of a multiple-choice item as the model scored it."""
+
+    context: str
+    text: str
+    loglikelihood: float
+    greedy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One item under one filter, reduced to what comparing needs.
+
+    Attributes:
+        doc_id: Index in the evaluated split.
+        doc_hash, target: Fingerprints of the document and of its reference answer.
+        prompt: Fingerprint of every text handed to the model, choices included.
+        settings: Fingerprint of the generation settings handed along.
+        values: Metric values by metric name.
+        choices: The scored choices, of a multiple-choice item.
+        text: The normalised answer, of a generated one.
+    """
+
+    doc_id: int
+    doc_hash: str
+    target: str
+    prompt: bytes
+    settings: bytes
+    values: Mapping[str, Value]
+    choices: tuple[Choice, ...] | None
+    text: str | None
+
+    def answer(self, metric: str, *, target_delimiter: str = " ") -> object | None:
+        """What the model answered, as far as this metric looks at it.
+
+        Args:
+            metric: Metric name; ``acc_norm`` and ``acc_bytes`` choose by log-likelihood a
+                character or byte, ``acc_mutual_info`` against the choice without context,
+                ``acc_greedy`` by what is the model's own next token.
+            target_delimiter: What the task puts between prompt and choice, which lm-eval does not
+                count as the choice's length.
+
+        Returns:
+            Something to compare for equality; None where the answer is not known.
+        """
+        if self.choices is None:
+            return self.text
+        conditional = self.choices
+        half = len(conditional) // 2
+        unconditional = conditional[half:]
+        # lm-eval's mutual information asks for every choice once more without a context.
+        twice = [c.text for c in conditional[:half]] == [c.text for c in unconditional]
+        if twice and all(c.context == "" for c in unconditional):
+            conditional = conditional[:half]
+        if metric == "acc_greedy":
+            return tuple(c.greedy for c in conditional)
+        scores = [c.loglikelihood for c in conditional]
+        if metric in ("acc_norm", "acc_bytes"):
+            if len({c.context for c in conditional}) > 1:
+                return None  # the choices stand in the contexts: their lengths are not known here
+            names = [c.text.removeprefix(target_delimiter) for c in conditional]
+            lengths = [len(n if metric == "acc_norm" else n.encode()) for n in names]
+            if not all(lengths):
+                return None
+            scores = [score / length for score, length in zip(scores, lengths, strict=True)]
+        elif metric == "acc_mutual_info":
+            if len(conditional) == len(self.choices):
+                return None
+            scores = [
+                score - c.loglikelihood for score, c in zip(scores, unconditional, strict=True)
+            ]
+        return int(np.argmax(scores))  # the first of equals, and a NaN before all: as lm-eval does
+
+
+def normalised_text(text: str) -> str:
+    """A generated answer without what makes no other answer of it.
+
+    Args:
+        text: Generated text.
+
+    Returns:
+        Case-folded, without punctuation, English articles and superfluous blanks.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = "".join(" " if unicodedata.category(c).startswith("P") else c for c in folded)
+    return " ".join(_ARTICLES.sub(" ", words).split())
+
+
+def read_samples(path: Path) -> dict[str, list[Sample]]:
+    """Read a samples file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Items by filter name, in the order of their ``doc_id`` (ranks of a data-parallel run
+        write theirs one after the other).
+
+    Raises:
+        SamplesError: For a line that is not a whole record, naming it.
+        OSError: If the file cannot be read.
+    """
+    by_filter: dict[str, list[Sample]] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                sample = _reduce(record)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                hint = "" if line.endswith(b"\n") else ": the file ends in the middle of a record"
+                raise SamplesError(
+                    f"{path}, line {number}: not a sample as lm-eval writes them"
+                    f"{hint or f' ({error})'}; run the evaluation again"
+                ) from error
+            by_filter.setdefault(str(record.get("filter", "none")), []).append(sample)
+    if not by_filter:
+        raise SamplesError(f"{path} is empty; run the evaluation again")
+    for samples in by_filter.values():
+        samples.sort(key=lambda sample: sample.doc_id)
+    return by_filter
+
+
+def _reduce(record: dict[str, Any]) -> Sample:
+    missing = [field for field in _REQUIRED if field not in record]
+    if missing:
+        raise ValueError(f"without {', '.join(missing)}")
+    requests = [list(arguments.values()) for arguments in record["arguments"].values()]
+    texts = [[a for a in request if isinstance(a, str)] for request in requests]
+    others = [[a for a in request if not isinstance(a, str)] for request in requests]
+    responses = record["filtered_resps"]
+    return Sample(
+        doc_id=int(record["doc_id"]),
+        doc_hash=str(record["doc_hash"]),
+        target=str(record.get("target_hash", record.get("target"))),
+        prompt=_fingerprint_of_texts(texts),
+        settings=_fingerprint(others),
+        values={str(metric): _value(record[metric]) for metric in record["metrics"]},
+        choices=_choices(texts, responses),
+        text=_text(others, responses),
+    )
+
+
+def _fingerprint(value: object) -> bytes:
+    dumped = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(dumped.encode(), digest_size=16).digest()
+
+
+def _fingerprint_of_texts(requests: Sequence[Sequence[str]]) -> bytes:
+    """Fingerprint in which a prompt that all choices share is read once."""
+    numbers: dict[str, int] = {}
+    layout = [[numbers.setdefault(text, len(numbers)) for text in texts] for texts in requests]
+    return _fingerprint([list(numbers), layout])
+
+
+def _value(raw: object) -> Value:
+    if raw is None:
+        return None
+    if isinstance(raw, int | float):
+        return float(raw)
+    if isinstance(raw, dict) and "window_losses" in raw:
+        return tuple(float(loss) for loss in raw["window_losses"])  # of kickonly_perplexity
+    if isinstance(raw, list) and raw and all(type(x) in (int, float) for x in raw):
+        return tuple(float(x) for x in raw)
+    return f"a {type(raw).__name__}"
+
+
+def _choices(
+    texts: Sequence[Sequence[str]], responses: Sequence[object]
+) -> tuple[Choice, ...] | None:
+    """The scored choices; None unless every response is a log-likelihood and a greedy flag."""
+    if len(responses) < 2 or len(responses) != len(texts):
+        return None
+    choices = []
+    for request, response in zip(texts, responses, strict=True):
+        if len(request) != 2 or not isinstance(response, list) or len(response) != 2:
+            return None
+        loglikelihood, greedy = (str(part) for part in response)
+        if greedy not in ("True", "False"):
+            return None
+        choices.append(Choice(request[0], request[1], float(loglikelihood), greedy == "True"))
+    return tuple(choices)
+
+
+def _text(others: Sequence[Sequence[object]], responses: Sequence[object]) -> str | None:
+    """The generated answer; None unless the item is one request with generation settings."""
+    generated = len(others) == 1 and any(isinstance(other, dict) for other in others[0])
+    if not generated or len(responses) != 1 or not isinstance(responses[0], str):
+        return None
+    return normalised_text(responses[0])

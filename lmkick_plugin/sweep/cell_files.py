@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a cell on disk: ``cell.json``, written whole after each task.
+
+::
+
+    {"schema": 1, "cell": "Qwen3-0.6B/wanda_sparsity=0.5", "state": "done",
+     "identity": {"model": {...}, "recipe": {...}}, "seconds": 12.3, "compress_seconds": 4.5,
+     "weights_sha256": "...", "dense_sha256": "...", "bytes": 123, "error": null,
+     "tasks": {"kick_mmlu": {"state": "done", "seconds": 7.8, "results": "Qwen.../results_...json",
+                             "settings": {...}, "error": null}}}
+
+A task is done when its entry says so and its results file is there. Nothing else is trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compressors.files import write_atomically
+from lmkick_plugin.terminal import CommandError, plain
+
+__all__ = ["NAME", "Ledger", "describe_error"]
+
+NAME = "cell.json"
+SCHEMA = 1
+_FACTS = ("seconds", "compress_seconds", "weights_sha256", "dense_sha256", "bytes")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+
+
+@dataclass
+class Ledger:
+    """The state of one cell.
+
+    Attributes:
+        folder: The cell's.
+        cell: Its name.
+        identity: What decides its weights.
+        tasks: Entry by task.
+        facts: ``seconds``, ``compress_seconds``, ``weights_sha256``, ``dense_sha256``, ``bytes``.
+        error: Why the model could not be made; None where it could.
+    """
+
+    folder: Path
+    cell: str
+    identity: Mapping[str, Any]
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, str] | None = None
+
+    @classmethod
+    def open(cls, folder: Path, cell: str, identity: Mapping[str, Any]) -> Ledger:
+        """Read what is there; a file that is broken or missing counts as nothing done.
+
+        Args:
+            folder: The cell's.
+            cell: Its name.
+            identity: What decides its weights now.
+
+        Raises:
+            CommandError: The folder holds a cell of the same name with other weights.
+        """
+        try:
+            found = cls.parse(folder, (folder / NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls(folder, cell, identity)
+        if found.identity != identity:
+            raise CommandError(_other_config(folder, found.identity, identity))
+        return found
+
+    @classmethod
+    def parse(cls, folder: Path, text: str) -> Ledger:
+        """Read a ``cell.json``.
+
+        Args:
+            folder: The cell's.
+            text: The file's contents.
+
+        Raises:
+            ValueError: It is no such file (``KeyError`` and ``TypeError`` likewise).
+        """
+        data = json.loads(text)
+        facts = {name: data[name] for name in _FACTS if data.get(name) is not None}
+        cell, identity = str(data["cell"]), dict(data["identity"])
+        return cls(folder, cell, identity, dict(data["tasks"]), facts, data.get("error"))
+
+    def results(self, task: str, settings: Mapping[str, Any]) -> Path | None:
+        """The results file of a task that is done; None where it is not.
+
+        Args:
+            task: Its name.
+            settings: How it is evaluated now.
+
+        Raises:
+            CommandError: It was evaluated in another way.
+        """
+        entry = self.tasks.get(task, {})
+        if entry.get("state") != "done":
+            return None
+        path = self.folder / str(entry.get("results"))
+        if not path.is_file():
+            return None
+        if entry.get("settings") != settings:
+            raise CommandError(
+                _other_config(self.folder, entry.get("settings") or {}, settings, task)
+            )
+        return path
+
+    def failed(self, task: str) -> bool:
+        """Whether a task's last evaluation failed, or its model could not be made."""
+        return self.error is not None or self.tasks.get(task, {}).get("state") == "failed"
+
+    @property
+    def state(self) -> str:
+        """``done``, ``failed``, or ``partial``: not every task that was begun has ended."""
+        states = {entry.get("state") for entry in self.tasks.values()}
+        if self.error is not None or "failed" in states:
+            return "failed"
+        return "done" if states == {"done"} else "partial"
+
+    def write(self) -> None:
+        """Write the file, whole or not at all."""
+        entries = {"schema": SCHEMA, "cell": self.cell, "state": self.state}
+        rest = {"identity": self.identity, "error": self.error, "tasks": self.tasks}
+        text = json.dumps({**entries, **self.facts, **rest}, indent=1, ensure_ascii=False)
+        write_atomically(self.folder / NAME, text + "\n")
+
+
+def _other_config(
+    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], task: str = ""
+) -> str:
+    part = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+    old, new = before.get(part), now.get(part)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        inner = next(name for name in {**old, **new} if old.get(name) != new.get(name))
+        part, old, new = f"{part}.{inner}", old.get(inner), new.get(inner)
+    whose = f"{task} of another sweep" if task else "a cell of another sweep"
+    return plain(
+        f"{folder} holds {whose}: its {part} is {old!r}, and now {new!r}. Give another output, or "
+        "remove that folder"
+    )
+
+
+def describe_error(error: BaseException) -> dict[str, str]:
+    """An error for the record: type, message and traceback, without what must not be told.
+
+    Args:
+        error: The error.
+
+    Returns:
+        ``type``, ``message`` and ``traceback``; values of environment variables whose names speak
+        of keys, tokens or passwords are replaced.
+    """
+    secrets = {
+        value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= 6
+    }
+    text = "".join(traceback.format_exception(error))
+    message = str(error)
+    for secret in sorted(secrets, key=len, reverse=True):
+        text, message = text.replace(secret, "[secret]"), message.replace(secret, "[secret]")
+    return {"type": type(error).__name__, "message": message, "traceback": text}

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One evaluation of lm-eval's own, kept as ``lm_eval --output_path --log_samples`` would keep it.
+
+Its files appear under their names only when they are whole, the results file last. So a process
+that is killed leaves nothing behind that looks like a result.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from compressors.errors import LmkickError
+from lmkick_plugin.data.sources import DATA_DIR_VARIABLE
+
+__all__ = [
+    "UNFINISHED",
+    "KeepError",
+    "environment",
+    "evaluate",
+    "free_memory",
+    "keep",
+    "set_environment",
+]
+
+#: Folder below a cell's for files that are being written; readers of results pass it over.
+UNFINISHED = ".unfinished"
+
+_VARIABLES = (
+    DATA_DIR_VARIABLE,
+    *(f"LMKICK_JUDGE_{name}" for name in ("MODEL", "REFERENCE", "ORDER", "TEMPERATURE", "PROMPT")),
+)
+
+
+class KeepError(LmkickError, OSError):
+    """lm-eval could not write its results."""
+
+
+def environment() -> dict[str, str]:
+    """What the environment adds to the arguments, where it decides results."""
+    return {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+
+
+def set_environment(variables: Mapping[str, str]) -> None:
+    """Make this process's the same as another one's.
+
+    Args:
+        variables: What :func:`environment` returned there.
+    """
+    for name in _VARIABLES:
+        os.environ.pop(name, None)
+    os.environ.update(variables)
+
+
+def evaluate(
+    model: Any,
+    *,
+    arguments: Mapping[str, Any],
+    tasks: Sequence[Any],
+    manager: Any,
+    folder: Path,
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], Any]:
+    """Run lm-eval's ``simple_evaluate`` on a model that is there.
+
+    Args:
+        model: A ``KickLM``.
+        arguments: Those it was made from; they go into the results as ``--model_args`` do.
+        tasks: Names, or task and group objects.
+        manager: An lm-eval ``TaskManager``.
+        folder: Of the results.
+        options: More of ``simple_evaluate``'s.
+
+    Returns:
+        The results, samples included, and lm-eval's tracker, both for :func:`keep`.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.loggers import EvaluationTracker
+
+    tracker = EvaluationTracker(output_path=str(folder / UNFINISHED))
+    with _environment_looked_at_once():
+        results = simple_evaluate(
+            model=model,
+            model_args=dict(arguments),
+            tasks=list(tasks),
+            task_manager=manager,
+            evaluation_tracker=tracker,
+            log_samples=True,
+            **options,
+        )
+    if results is None:
+        raise KeepError("this process is not the first of its run: start it by itself")
+    # As --model kick: lm-eval does not know that the object it was given is one.
+    results["config"]["model"] = "kick"
+    tracker.general_config_tracker.model_source = "kick"
+    return dict(results), tracker
+
+
+def keep(
+    results: dict[str, Any], tracker: Any, folder: Path, announce: Callable[[str], None]
+) -> Path:
+    """Write what :func:`evaluate` returned, through lm-eval's tracker.
+
+    Args:
+        results: The results; their samples are taken out.
+        tracker: lm-eval's.
+        folder: Of the results.
+        announce: Called with the name that the results file will have, relative to ``folder``,
+            when only its renaming is left. Who notes it and finds the file later knows that all
+            is there.
+
+    Returns:
+        The results file.
+
+    Raises:
+        KeepError: Something could not be written.
+    """
+    samples = results.pop("samples")
+    scratch = folder / UNFINISHED
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        tracker.save_results_aggregated(results=results, samples=samples)
+        for task in results["configs"]:
+            tracker.save_results_samples(task_name=task, samples=samples[task])
+        found = sorted(scratch.rglob("results_*.json"))
+        logged = sorted(scratch.rglob("samples_*.jsonl"))
+        # The tracker turns errors into warnings.
+        if len(found) != 1 or len(logged) != len(results["configs"]):
+            raise KeepError(
+                f"lm-eval could not write its results below {scratch}: {len(found)} results file "
+                f"and {len(logged)} of {len(results['configs'])} samples files are there. Is the "
+                "disk full, or the folder not to be written to?"
+            )
+        place = found[0].parent.relative_to(scratch)
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for path in logged:
+            path.replace(folder / place / path.name)
+        name = place / found[0].name
+        announce(name.as_posix())
+        found[0].replace(folder / name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder / name
+
+
+def free_memory() -> None:
+    """Let go of what nothing refers to, on the device too, before the next model is made."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _environment_looked_at_once() -> Iterator[None]:
+    """Spare every evaluation but the first the seconds that lm-eval looks at the machine.
+
+    What it finds (packages, processors, drivers) does not change while a process lives.
+    """
+    from torch.utils import collect_env
+
+    asked = collect_env.get_pretty_env_info
+    collect_env.get_pretty_env_info = _kept(asked)
+    try:
+        yield
+    finally:
+        collect_env.get_pretty_env_info = asked
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(asked: Callable[[], str]) -> Callable[[], str]:
+    return functools.lru_cache(maxsize=1)(asked)

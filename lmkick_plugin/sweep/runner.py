@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a sweep: checks everything, plans, locks its folder, gives cells to an executor."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from compressors.errors import SettingsError
+from lmkick_plugin import bundled
+from lmkick_plugin.preflight import check_data_dir
+from lmkick_plugin.sweep.cell_files import Ledger
+from lmkick_plugin.sweep.config import SweepConfig, read_config
+from lmkick_plugin.sweep.jobs import LOG, Order
+from lmkick_plugin.sweep.plan import PlannedCell, SweepPlan, make_plan, task_settings
+from lmkick_plugin.sweep.tasks import TaskShelf
+from lmkick_plugin.terminal import CommandError
+
+__all__ = ["CellResult", "Progress", "SweepResult", "open_plan", "run_plan", "run_sweep"]
+
+_LOCK = ".sweep.lock"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A task of a cell has ended.
+
+    Attributes:
+        done: Evaluations (a task of a cell) that have ended in this run, failed ones included.
+        total: How many this run has.
+        cell: The cell's name.
+        task: The task.
+        state: ``done`` or ``failed``.
+        seconds: What it took.
+        seconds_left: For the rest of this run, by the pace so far.
+    """
+
+    done: int
+    total: int
+    cell: str
+    task: str
+    state: str
+    seconds: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What became of a cell.
+
+    Attributes:
+        name: Its name: model, slash, recipe.
+        folder: Its results, as lm-eval writes them.
+        model: Arguments of its model.
+        recipe: Arguments of its compression; none for the dense model.
+        state: ``done``, ``failed``, or ``partial``: interrupted.
+        results: Results file by task that is done.
+        seconds: What it took, over all runs; None where it was never finished.
+        errors: Message by task that failed; ``""`` is the making of the model.
+    """
+
+    name: str
+    folder: Path
+    model: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    state: str
+    results: Mapping[str, Path]
+    seconds: float | None
+    errors: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What became of a sweep.
+
+    Attributes:
+        output: Its folder.
+        cells: Its cells, the dense one of each model first.
+        seconds: What this run took.
+    """
+
+    output: Path
+    cells: tuple[CellResult, ...]
+    seconds: float
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of all cells that have results."""
+        return [cell.folder for cell in self.cells if cell.results]
+
+    @property
+    def failures(self) -> list[CellResult]:
+        """Cells of which something failed."""
+        return [cell for cell in self.cells if cell.state == "failed"]
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 where all is done, 1 where not."""
+        return int(any(cell.state != "done" for cell in self.cells))
+
+
+def run_sweep(
+    config: Mapping[str, Any] | str | Path,
+    *,
+    retry_failed: bool = False,
+    progress: bool | Callable[[Progress], None] = True,
+    quiet: bool = True,
+    **changes: Any,
+) -> SweepResult:
+    """Run a sweep, or what is missing of it.
+
+    Args:
+        config: A configuration: its file, or a mapping of the same keys.
+        retry_failed: Try again what has failed before.
+        progress: Show a bar; or call this instead, after each task of a cell.
+        quiet: Send what evaluations say to ``log.txt`` in each cell's folder.
+        **changes: Keys of the configuration that win over what stands there.
+
+    Returns:
+        Folders, failures and times. A cell that fails is recorded and does not stop the others.
+
+    Raises:
+        SettingsError: The configuration is wrong (``CommandError`` likewise); nothing was run.
+        KeyboardInterrupt: The user stopped it; what is finished is kept.
+    """
+    plan, shelf = open_plan(read_config(config, **changes), retry_failed=retry_failed)
+    return run_plan(plan, shelf, progress=progress, quiet=quiet)
+
+
+def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[SweepPlan, TaskShelf]:
+    """Check a configuration as far as that goes without data and models, and plan.
+
+    Args:
+        config: The configuration.
+        retry_failed: Try again what has failed before.
+
+    Raises:
+        SettingsError: Something is wrong (``CommandError`` likewise).
+    """
+    from lmkick_plugin.judge.plan import JudgePlan
+
+    check_data_dir(config.data_dir)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise CommandError(
+            "a sweep starts its own processes: run it without accelerate launch or torchrun, with "
+            "--executor gpus"
+        )
+    if config.output_path.exists() and not config.output_path.is_dir():
+        raise CommandError(f"output: {config.output} is a file. Give a folder")
+    JudgePlan.read(config.metadata)
+    shelf = TaskShelf(config.tasks, metadata=config.metadata, include_path=config.include_path)
+    return make_plan(config, shelf.names, retry_failed=retry_failed), shelf
+
+
+def run_plan(
+    plan: SweepPlan,
+    shelf: TaskShelf,
+    *,
+    progress: bool | Callable[[Progress], None] = True,
+    quiet: bool = True,
+) -> SweepResult:
+    """Run what is missing.
+
+    Args:
+        plan: As :func:`open_plan` returned it.
+        shelf: Likewise.
+        progress: Show a bar; or call this instead, after each task of a cell.
+        quiet: Send what evaluations say to ``log.txt`` in each cell's folder.
+
+    Returns:
+        As :func:`run_sweep`.
+    """
+    begun = time.perf_counter()
+    with _locked(plan.config.output_path):
+        # What another run finished while this one read its configuration is not run again.
+        plan = make_plan(plan.config, plan.tasks, retry_failed=plan.retry_failed)
+        if plan.to_do:
+            _check(plan, shelf)
+            with _Watch(plan, progress) as watch:
+                _execute(plan, shelf, watch, quiet=quiet)
+    after = make_plan(plan.config, plan.tasks)
+    cells = tuple(_result(after, planned) for planned in after.cells)
+    return SweepResult(plan.config.output_path, cells, time.perf_counter() - begun)
+
+
+def _result(plan: SweepPlan, planned: PlannedCell) -> CellResult:
+    ledger = planned.ledger
+    errors = {
+        task: str((ledger.tasks[task].get("error") or {}).get("message", ""))
+        for task in plan.tasks
+        if ledger.tasks.get(task, {}).get("state") == "failed"
+    }
+    if ledger.error is not None:
+        errors[""] = str(ledger.error.get("message", ""))
+    unfinished = "failed" if errors else "partial"
+    return CellResult(
+        name=planned.cell.name,
+        folder=planned.folder,
+        model=planned.cell.model,
+        recipe=planned.cell.recipe,
+        state="done" if len(planned.done) == len(plan.tasks) else unfinished,
+        results=planned.done,
+        seconds=ledger.facts.get("seconds"),
+        errors=errors,
+    )
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Keep other sweeps out of the folder; the lock of a process that was killed is gone."""
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise CommandError(
+            f"another sweep is at work in {output}. Wait until it has ended, or give another output"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check(plan: SweepPlan, shelf: TaskShelf) -> None:
+    """Find out now what the last cell would stumble over: models and arguments, data, the judge."""
+    groups: dict[str, PlannedCell] = {}
+    for planned in plan.to_do:
+        groups.setdefault(planned.cell.group, planned)
+    for planned in groups.values():
+        if plan.config.executor != "ray":  # whose nodes may have what is not here
+            _check_model(planned.cell.model)
+    shelf.use(next(iter(groups.values())).cell.model)
+    shelf.check(judged=True)
+
+
+def _check_model(model: Mapping[str, Any]) -> None:
+    from transformers import AutoConfig
+
+    from lmkick_plugin.loading.checks import check_hf_arguments, config_error
+    from lmkick_plugin.recipe.arguments import parse_arguments
+
+    options = {
+        name: model[name]
+        for name in ("revision", "trust_remote_code", "subfolder")
+        if name in model
+    }
+    try:
+        config = AutoConfig.from_pretrained(bundled.model_folder(model["pretrained"]), **options)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"models: {config_error(model['pretrained'], error)}") from error
+    _, passed = parse_arguments(model)
+    try:
+        check_hf_arguments(passed, config, prebuilt=False)
+    except SettingsError as error:
+        raise CommandError(f"models: {model['pretrained']}: {error}") from error
+
+
+# --- executors ------------------------------------------------------------------------------------
+
+
+def _execute(plan: SweepPlan, shelf: TaskShelf, watch: _Watch, *, quiet: bool) -> None:
+    config = plan.config
+    orders = [
+        Order(planned.cell, plan.pending(planned), _dense_hash(plan, planned))
+        for planned in plan.to_do
+    ]
+    if config.executor == "process":
+        from lmkick_plugin.sweep.jobs import CellWorker
+
+        worker = CellWorker(config, shelf=shelf, quiet=quiet)
+        for order in orders:
+            watch.begins(order)
+            worker.run(order, lambda *told, at=order: watch.told(at, *told))
+        worker.dense.release()
+        return
+    from lmkick_plugin.sweep.pool import Backend, run_orders
+
+    backend: Backend
+    if config.executor == "gpus":
+        from lmkick_plugin.sweep.local_workers import LocalWorkers
+
+        backend = LocalWorkers(config)
+    else:
+        from lmkick_plugin.sweep.ray_workers import RayWorkers
+
+        backend = RayWorkers(config)
+    try:
+        run_orders(
+            backend,
+            orders,
+            retries=config.retries,
+            again=lambda order: _again(plan, order, watch),
+            told=watch.told,
+            given_up=lambda order, reason: _give_up(plan, order, reason, watch),
+        )
+    finally:
+        backend.close()
+
+
+def _dense_hash(plan: SweepPlan, planned: PlannedCell) -> str | None:
+    """Of the cells of the same model that have results."""
+    found = (
+        other.ledger.facts.get("dense_sha256")
+        for other in plan.cells
+        if other.done and other.cell.group == planned.cell.group
+    )
+    return next((str(value) for value in found if value), None)
+
+
+def _again(plan: SweepPlan, order: Order, watch: _Watch) -> Order | None:
+    """What a worker that died has left undone of its cell."""
+    planned = next(each for each in plan.cells if each.cell == order.cell)
+    ledger = Ledger.open(planned.folder, order.cell.name, planned.ledger.identity)
+    left = []
+    for task in order.tasks:
+        if watch.was_told(order, task):
+            continue
+        if ledger.results(task, task_settings(plan.config, task)):
+            watch.told(order, task, "done", float(ledger.tasks[task]["seconds"]))
+        else:
+            left.append(task)
+    return replace(order, tasks=tuple(left)) if left else None
+
+
+def _give_up(plan: SweepPlan, order: Order, reason: str, watch: _Watch) -> None:
+    """Record a cell that kills its workers."""
+    planned = next(each for each in plan.cells if each.cell == order.cell)
+    ledger = Ledger.open(planned.folder, order.cell.name, planned.ledger.identity)
+    ledger.error = {
+        "type": "WorkerLost",
+        "message": f"its worker died {plan.config.retries + 1} times; the last time, {reason}",
+        "traceback": "",
+    }
+    ledger.write()
+    for task in order.tasks:
+        if not watch.was_told(order, task):
+            watch.told(order, task, "failed", 0.0)
+
+
+class _Watch:
+    """What a sweep shows while it runs: a bar, or calls of somebody else's."""
+
+    def __init__(self, plan: SweepPlan, progress: bool | Callable[[Progress], None]) -> None:
+        self._call = progress if callable(progress) else None
+        self._total = sum(len(plan.pending(planned)) for planned in plan.to_do)
+        self._told: set[tuple[str, str]] = set()
+        self._begun = time.perf_counter()
+        # Bound to the terminal now: what runs under the bar is sent elsewhere.
+        self._terminal = sys.stderr
+        self._bar = tqdm(
+            total=self._total,
+            desc="sweep",
+            unit="task",
+            file=self._terminal,
+            disable=progress is not True,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> _Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def begins(self, order: Order) -> None:
+        """Show which cell is at work."""
+        self._bar.set_postfix_str(order.cell.name)
+
+    def was_told(self, order: Order, task: str) -> bool:
+        """Whether a task of a cell has ended in this run."""
+        return (order.cell.name, task) in self._told
+
+    def told(self, order: Order, task: str, state: str, seconds: float) -> None:
+        """Note that a task of a cell has ended."""
+        name = order.cell.name
+        self._told.add((name, task))
+        self._bar.update()
+        if state == "failed" and not self._bar.disable:
+            self._bar.write(f"{name}: {task} failed; see {name}/{LOG}", file=self._terminal)
+        if self._call is not None:
+            done = len(self._told)
+            pace = (time.perf_counter() - self._begun) / done
+            left = pace * (self._total - done)
+            self._call(Progress(done, self._total, name, task, state, seconds, left))

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patches of lm-eval: what they change, and what they leave alone."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from lm_eval import utils
+
+from lmkick_plugin.lm_eval_patches import PATCHES, apply_patches, compile_templates_once
+
+
+def test_prompts_are_the_same_and_compiled_once() -> None:
+    compile_templates_once()
+    before = utils.env.from_string.cache_info()
+    template = "{{question.strip()}} {% if shots %}{{shots | length}}{% endif %}\n"
+    documents = [{"question": f" {n} ", "shots": [n] * n} for n in range(5)]
+    made = [utils.apply_template(template, doc) for doc in documents]
+    fresh = utils.env.overlay()
+    assert made == [type(fresh).from_string(fresh, template).render(**doc) for doc in documents]
+    assert made[3] == "3 3\n"
+    after = utils.env.from_string.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 4)
+
+
+def test_a_second_call_changes_nothing() -> None:
+    compile_templates_once()
+    once = utils.env.from_string
+    compile_templates_once()
+    assert utils.env.from_string is once
+
+
+def test_other_ways_to_call_it_are_left_alone() -> None:
+    compile_templates_once()
+    template = utils.env.from_string("{{number}} {{other}}", globals={"other": 2})
+    assert template.render(number=1) == "1 2"
+
+
+def test_only_the_known_warnings_about_our_tasks_are_dropped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    apply_patches()
+    apply_patches()
+    log = logging.getLogger("lm_eval.api.task")
+    about = "%s: Custom kwargs can be passed to `--metadata` in console"
+    for task in ("kick_mmlu", "mmlu_kick_law", "hellaswag"):
+        log.warning(about, task)
+    log.warning("kick_mmlu: something else")
+    assert [record.getMessage()[:12] for record in caplog.records] == [
+        "hellaswag: C",
+        "kick_mmlu: s",
+    ]
+    assert len(log.filters) == len(set(log.filters))
+
+
+def test_each_patch_says_when_it_goes() -> None:
+    assert all(patch.versions and patch.reason and patch.until for patch in PATCHES)
