@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from compressors.base import is_integer
-from compressors.errors import SettingsError, UnsupportedModelError
+from compressors.errors import SettingsError
 
 __all__ = ["LEAST_STORED_SCALE", "Grid"]
 
@@ -37,7 +37,8 @@ class Grid:
 
     Args:
         num_bits: Bits of a code, 2 to 8.
-        group_size: Consecutive input columns of a row that share a scale; None: the whole row.
+        group_size: Consecutive input columns of a row that share a scale, the last group being
+            shorter where it does not divide the row; None: the whole row.
         symmetric: Zero point in the middle of the codes.
         scale_dtype: The dtype that scales are rounded to: ``torch.float16`` or ``torch.bfloat16``;
             None leaves them in float32.
@@ -80,25 +81,32 @@ class Grid:
         """The zero point of a symmetric grid."""
         return int(2 ** (self.num_bits - 1))
 
-    def check(self, name: str, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` unless the group size divides ``in_features``."""
-        size = self.group_size
-        if size is not None and in_features % size:
-            fitting = [s for s in range(8, 1025) if in_features % s == 0]
-            raise UnsupportedModelError(
-                f"{name}: in_features {in_features} is not divisible by group_size {size}; sizes "
-                f"that would do: {fitting}, or one group a row (group_size None; -1 on the command "
-                "line)"
-            )
-
     def groups(self, in_features: int) -> int:
         """Number of groups in a row."""
-        return 1 if self.group_size is None else in_features // self.group_size
+        return 1 if self.group_size is None else -(-in_features // self.group_size)
 
     def group_of_columns(self, in_features: int, device: torch.device) -> Tensor:
         """The group of each column where groups are runs of columns: int64 ``[in_features]``."""
         size = self.group_size or in_features
         return torch.arange(in_features, device=device) // size
+
+    def split(self, columns: Tensor, dim: int) -> list[Tensor]:
+        """Views of the columns group by group: first all whole groups, then the shorter last one.
+
+        Args:
+            columns: Whole groups along dimension ``dim``, in order; the last may be shorter.
+            dim: The dimension of the columns.
+
+        Returns:
+            One or two tensors with ``dim`` unflattened to ``[groups, columns of a group]``.
+        """
+        count = columns.shape[dim]
+        size = min(self.group_size or count, count)
+        whole = count // size * size
+        parts = [columns.narrow(dim, 0, whole).unflatten(dim, (-1, size))]
+        if whole < count:
+            parts.append(columns.narrow(dim, whole, count - whole).unflatten(dim, (1, -1)))
+        return parts
 
     def fit(self, values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         """Find the grid of each group.

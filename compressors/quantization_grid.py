@@ -53,11 +53,15 @@ class QuantizationGrid:
         )
 
     @property
+    def group_size(self) -> int:
+        """Columns of a group; the last one may be shorter."""
+        return int((self.g_idx == 0).sum())
+
+    @property
     def in_order(self) -> bool:
-        """Whether groups are runs of consecutive columns of one length."""
-        groups = self.scale.shape[1]
+        """Whether groups are runs of consecutive columns."""
         columns = torch.arange(len(self.g_idx), dtype=torch.int32)
-        return torch.equal(self.g_idx, columns // (len(self.g_idx) // groups))
+        return torch.equal(self.g_idx, columns // self.group_size)
 
     @property
     def symmetric(self) -> bool:

@@ -37,6 +37,7 @@ class LayerReport:
             the same input.
         bytes_dense: Bytes as stored now.
         bytes_best_format: Bytes in the best known format (:func:`stored_bytes`).
+        ragged: Whether its last group is shorter than the others.
         note: What was unusual, e.g. ``starved expert (12 tokens): magnitude``.
     """
 
@@ -51,6 +52,7 @@ class LayerReport:
     seconds: float
     bytes_dense: int
     bytes_best_format: int
+    ragged: bool = False
     note: str | None = None
 
     @classmethod

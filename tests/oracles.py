@@ -137,7 +137,7 @@ def rtn(weight: Tensor, num_bits: int, group_size: int | None, symmetric: bool) 
     size = group_size or weight.shape[1]
     for start in range(0, weight.shape[1], size):
         scale, zero_point = grid(result[:, start : start + size], num_bits, symmetric)
-        for column in range(start, start + size):
+        for column in range(start, min(start + size, weight.shape[1])):
             result[:, column] = round_to_grid(result[:, column], scale, zero_point, num_bits)
     return result
 

@@ -147,6 +147,7 @@ class Solver:
             bytes_best_format=stored_bytes(
                 result, nonzero, (pattern.n, pattern.m) if isinstance(pattern, NM) else None
             ),
+            ragged=result.g_idx is not None and _is_ragged(result.g_idx),
             note=note,
         )
 
@@ -159,6 +160,11 @@ class Solver:
                 "raise nsamples or seqlen (damping makes up for what is missing)",
                 group.matrices[0].name, tokens, width, tokens,
             )  # fmt: skip
+
+
+def _is_ragged(g_idx: Tensor) -> bool:
+    """Whether the last group has fewer columns than the first."""
+    return bool((g_idx == g_idx.max()).sum() < (g_idx == 0).sum())
 
 
 def _output_errors(

@@ -25,13 +25,14 @@ class GPTQ(Compressor):
 
     Args:
         num_bits: Bits of a code, 2 to 8.
-        group_size: Consecutive columns of the sweep that share a scale in a row; None: all. The
-            grid of a group is found when the sweep reaches it, from weights in which the errors of
-            the finished blocks are allowed for.
+        group_size: Consecutive columns of the column pass that share a scale in a row, the last
+            group being shorter where it does not divide the row; None: all. The grid of a group is
+            found when the pass reaches it, from weights in which the errors of the finished blocks
+            are allowed for.
         symmetric: Zero point in the middle of the codes.
         act_order: Take columns in order of falling mean square of their inputs. ``g_idx`` of the
             result then says which group a column belongs to.
-        static_groups: Find the grids before the sweep, on groups of consecutive columns of the
+        static_groups: Find the grids before the pass, on groups of consecutive columns of the
             matrix, so that ``act_order`` does not tear groups apart.
         dampening_frac: Share of the Hessian's mean diagonal added to its diagonal, 0 to 1
             (``percdamp`` in the released code); raised, and reported, where that is not enough.
@@ -77,8 +78,7 @@ class GPTQ(Compressor):
         )
 
     def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if the group size does not divide the matrix."""
-        self.grid.check(name, in_features)
+        """Nothing to check: every shape can be quantized."""
 
     def compress(self, weight: Tensor, stats: Hessian) -> CompressedWeight:
         """Quantize one matrix.
@@ -100,7 +100,7 @@ class GPTQ(Compressor):
     def compress_together(
         self, weights: Sequence[Tensor], stats: Hessian
     ) -> list[CompressedWeight]:
-        """Quantize matrices that read the same input, in one sweep."""
+        """Quantize matrices that read the same input, in one pass."""
         plan = Plan(
             grid=self.grid,
             act_order=self.act_order,

@@ -24,7 +24,8 @@ class RTN(Compressor):
 
     Args:
         num_bits: Bits of a code, 2 to 8.
-        group_size: Consecutive input columns of a row that share a scale; None: the whole row.
+        group_size: Consecutive input columns of a row that share a scale, the last group being
+            shorter where it does not divide the row; None: the whole row.
         symmetric: Zero point in the middle of the codes.
         scale_dtype: The 16-bit dtype that scales are rounded to, for a checkpoint that stores them
             in it; None leaves them in float32.
@@ -56,8 +57,7 @@ class RTN(Compressor):
         )
 
     def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if the group size does not divide the matrix."""
-        self.grid.check(name, in_features)
+        """Nothing to check: every shape can be rounded."""
 
     def compress(self, weight: Tensor, stats: Statistic | None = None) -> CompressedWeight:
         """Quantize one matrix.
@@ -74,15 +74,20 @@ class RTN(Compressor):
         """
         require_finite_weight(weight)
         grid = self.grid
-        grid.check("the weight", weight.shape[1])
-        grouped = weight.detach().float().reshape(len(weight), grid.groups(weight.shape[1]), -1)
-        scale, zero_point = grid.fit(grouped, dim=2)
-        steps = grid.round(grouped, scale[:, :, None], zero_point[:, :, None])
+        rounded, codes, scales, zero_points = [], [], [], []
+        for grouped in grid.split(weight.detach(), dim=1):
+            values = grouped.float()
+            scale, zero_point = grid.fit(values, dim=2)
+            steps = grid.round(values, scale[:, :, None], zero_point[:, :, None])
+            rounded.append((steps * scale[:, :, None]).flatten(1).to(weight.dtype))
+            codes.append(steps.add_(zero_point[:, :, None]).flatten(1).to(torch.uint8))
+            scales.append(scale)
+            zero_points.append(zero_point.to(torch.int32))
         return CompressedWeight(
-            weight=(steps * scale[:, :, None]).view(weight.shape).to(weight.dtype),
-            codes=steps.add_(zero_point[:, :, None]).view(weight.shape).to(torch.uint8),
-            scale=scale,
-            zero_point=zero_point.to(torch.int32),
+            weight=torch.cat(rounded, dim=1),
+            codes=torch.cat(codes, dim=1),
+            scale=torch.cat(scales, dim=1),
+            zero_point=torch.cat(zero_points, dim=1),
             g_idx=grid.group_of_columns(weight.shape[1], weight.device).to(torch.int32),
             num_bits=self.num_bits,
         )

@@ -69,10 +69,8 @@ class SparseGPT(Compressor):
             )
 
     def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if pattern or group do not divide the matrix."""
+        """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""
         self.pattern.check(name, in_features)
-        if self.quantize is not None:
-            self.quantize.check(name, out_features, in_features)
 
     def compress(self, weight: Tensor, stats: Hessian) -> CompressedWeight:
         """Prune one matrix.
@@ -124,9 +122,8 @@ class MagnitudeAndRTN(Compressor):
     quantize: RTN
 
     def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if pattern or group do not divide the matrix."""
+        """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""
         self.pattern.check(name, in_features)
-        self.quantize.check(name, out_features, in_features)
 
     def compress(self, weight: Tensor, stats: Statistic | None = None) -> CompressedWeight:
         """Prune and round one matrix; ``stats`` are not read.

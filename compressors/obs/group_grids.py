@@ -46,13 +46,16 @@ class GroupGrids:
         """Columns, first and after the last, of the groups that begin in a block; may be none."""
         if self.known:
             return start, start
-        return -(-start // self.size) * self.size, -(-stop // self.size) * self.size
+        begin, end = (-(-column // self.size) * self.size for column in (start, stop))
+        return begin, min(end, len(self.group_of))
 
     def find(self, begin: int, end: int, values: Tensor) -> None:
-        """Find the grids of whole groups, columns ``begin`` to ``end``, from their ``values``."""
-        groups = slice(begin // self.size, end // self.size)
-        grouped = values.reshape(groups.stop - groups.start, self.size, values.shape[1])
-        self.scale[groups], self.zero_point[groups] = self.grid.fit(grouped, dim=1)
+        """Find the grids of the groups in columns ``begin`` to ``end``, from their ``values``."""
+        first = begin // self.size
+        for grouped in self.grid.split(values[: end - begin], dim=0):
+            groups = slice(first, first + len(grouped))
+            self.scale[groups], self.zero_point[groups] = self.grid.fit(grouped, dim=1)
+            first = groups.stop
 
     def encode(self, start: int, values: Tensor, groups: list[int], scratch: Tensor) -> None:
         """Keep the codes of a block.

@@ -18,6 +18,7 @@ compressed-tensors float32             float32, nothing is rounded
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -68,7 +69,7 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
         return compressor
     dtype = getattr(model, "dtype", None) or next(model.parameters()).dtype
     scale_dtype = check_dtype(storage, dtype, quantizer.num_bits, quantizer.symmetric)
-    check_model(storage, model)
+    check_model(storage, model, quantizer.group_size)
     if isinstance(compressor, SparseGPT) and compressor.quantize is not None:
         grid = replace(compressor.quantize, scale_dtype=scale_dtype)
         return replace(compressor, quantize=grid)
@@ -98,13 +99,23 @@ def check_dtype(storage: str, dtype: torch.dtype, bits: int, symmetric: bool) ->
     return torch.bfloat16
 
 
-def check_model(storage: str, model: nn.Module) -> None:
+def check_model(storage: str, model: nn.Module, group_size: int | None) -> None:
     """Refuse matrices that a packed format cannot hold.
+
+    GPTQ checkpoints hold a last group that is shorter than the others (``ceil(columns / group)``
+    groups, which gptqmodel's torch kernel reads); compressed-tensors refuses to load one.
+
+    Args:
+        storage: ``gptq`` or ``compressed-tensors``.
+        model: The model.
+        group_size: Columns that share a scale; None or -1: a row.
 
     Raises:
         UnsupportedModelError: Naming the first of them.
     """
-    for block in find_blocks(model):
+    blocks = find_blocks(model)
+    size = None if group_size == -1 else group_size
+    for block in blocks:
         for matrix in block.matrices:
             rows, columns = matrix.view().shape
             problem, remedy = None, "Save it dense"
@@ -118,6 +129,10 @@ def check_model(storage: str, model: nn.Module) -> None:
             elif storage == "gptq" and not _fits_float16(getattr(matrix.module, "bias", None)):
                 problem = "has a bias that float16 rounds (with dtype=float16 it would not)"
                 remedy = "Use save_format=compressed-tensors, or save it dense"
+            elif storage == "compressed-tensors" and size is not None and columns % size:
+                problem = f"is {columns} wide, with a shorter last group of group_size={size}"
+                fitting = ", ".join(map(str, _dividing_sizes(blocks)))
+                remedy = f"Use group_size={fitting} or -1, save_format=gptq, or save it dense"
             if problem is not None:
                 raise UnsupportedModelError(
                     f"{matrix.name} {problem}, which the format {storage} cannot hold. "
@@ -130,6 +145,13 @@ def check_model(storage: str, model: nn.Module) -> None:
                 "layer of a block for packed. Use save_format=compressed-tensors, or save it dense "
                 "(save_format=dense; --format dense)."
             )
+
+
+def _dividing_sizes(blocks: list[Block]) -> list[int]:
+    """Group sizes from 16 to 1,024 that divide every matrix."""
+    widths = [matrix.view().shape[1] for block in blocks for matrix in block.matrices]
+    common = math.gcd(*widths)
+    return [size for size in range(16, 1025) if common % size == 0]
 
 
 def _fits_float16(bias: Tensor | None) -> bool:

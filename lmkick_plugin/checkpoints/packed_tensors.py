@@ -28,7 +28,7 @@ from compressors.quantization_grid import QuantizationGrid
 from lmkick_plugin.checkpoints.format_fit import other_linears
 from lmkick_plugin.checkpoints.packing import pack_rows
 
-__all__ = ["pack_model"]
+__all__ = ["pack_model", "stated_group_size"]
 
 
 def pack_model(
@@ -57,9 +57,7 @@ def pack_model(
             packed = _compressed_tensors(matrix, grid)
         state |= {f"{matrix.name}.{name}": tensor for name, tensor in packed.items()}
     grid = next(iter(grids.values()))
-    columns = len(grid.g_idx)
-    one_group = all(each.scale.shape[1] == 1 for each in grids.values())
-    size = -1 if one_group else columns // grid.scale.shape[1]
+    size = stated_group_size(grids)
     if storage == "gptq":
         spread = not all(each.in_order for each in grids.values())
         name = blocks[0].name.rpartition(".")[0]
@@ -72,6 +70,14 @@ def pack_model(
         if isinstance(module, nn.Linear) and id(module) not in inside and name not in kept
     ]
     return state, _compressed_tensors_config(grid.num_bits, size, kept)
+
+
+def stated_group_size(grids: Mapping[str, QuantizationGrid]) -> int:
+    """Columns of a group, as a configuration says it: -1 where every row is one group."""
+    if all(grid.scale.shape[1] == 1 for grid in grids.values()):
+        return -1
+    # A matrix narrower than a group has one, of its own width.
+    return max(grid.group_size for grid in grids.values())
 
 
 def _gptq_tensors(

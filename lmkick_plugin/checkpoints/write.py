@@ -124,7 +124,8 @@ def check_room(model: nn.Module, folder: str | Path, storage: str, compressor: C
     if storage != "dense" and bits is not None:
         for matrix in (matrix for block in find_blocks(model) for matrix in block.matrices):
             weight = matrix.view()
-            groups = weight.shape[1] // (getattr(quantizer, "group_size", None) or weight.shape[1])
+            size = getattr(quantizer, "group_size", None) or weight.shape[1]
+            groups = -(-weight.shape[1] // size)
             packed = weight.numel() * bits // 8 + 4 * weight.shape[0] * groups + 4 * weight.shape[1]
             total += packed - weight.numel() * weight.element_size()
     check_space(Path(folder).expanduser().absolute(), total + _BESIDE_WEIGHTS)
@@ -134,9 +135,9 @@ def _packed(
     model: Any, grids: Mapping[str, QuantizationGrid], storage: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from lmkick_plugin.checkpoints.format_fit import check_model
-    from lmkick_plugin.checkpoints.packed_tensors import pack_model
+    from lmkick_plugin.checkpoints.packed_tensors import pack_model, stated_group_size
 
-    check_model(storage, model)
+    check_model(storage, model, stated_group_size(grids))
     matrices = {matrix.name for block in find_blocks(model) for matrix in block.matrices}
     missing = sorted(matrices - set(grids))
     if missing:

@@ -61,6 +61,8 @@ def build_record(
     ``save_format`` decides weights too: packed formats have scales of 16 bits. ``from_cache`` tells
     that ``compress_cache`` held the weights; all else is then as the run had it that made them.
 
+    ``ragged_matrices`` counts the quantized matrices whose last group is shorter than the others.
+
     ``checkpoint`` says what was found about a checkpoint that somebody else has compressed
     (:meth:`lmkick_plugin.checkpoints.detect.Recognised.complete` fills it).
 
@@ -116,10 +118,17 @@ def build_record(
         "prefix_reuse": recipe.prefix_reuse,
         "save_format": recipe.save_format,
         "from_cache": None if report is None else report.from_cache,
+        "ragged_matrices": None if report is None else _ragged_matrices(report),
         "layer_summary": None if report is None else layer_summary(report),
         "layers": None if report is None else layer_lines(report),
         "checkpoint": None,
     }
+
+
+def _ragged_matrices(report: CompressionReport) -> int | None:
+    """Quantized matrices whose last group is shorter than the others; None without quantization."""
+    quantized = [layer.ragged for layer in report.layers if layer.num_bits is not None]
+    return sum(quantized) if quantized else None
 
 
 def layer_summary(report: CompressionReport) -> dict[str, Any]:

@@ -39,6 +39,7 @@ RECORD_FIELDS = (
     "prefix_reuse",
     "save_format",
     "from_cache",
+    "ragged_matrices",
     "layer_summary",
     "checkpoint",
 )

@@ -32,11 +32,16 @@ QUANTIZERS: list[Any] = [
     GPTQ(num_bits=4, group_size=32, act_order=True, static_groups=True),
     GPTQ(num_bits=8, group_size=16, block_size=24),
     GPTQ(num_bits=4, group_size=32, block_size=16, symmetric=False),
+    RTN(num_bits=4, group_size=40),
+    GPTQ(num_bits=4, group_size=36),
+    GPTQ(num_bits=4, group_size=40, act_order=True),
+    GPTQ(num_bits=4, group_size=40, act_order=True, static_groups=True, symmetric=False),
 ]
 
 JOINT: list[Any] = [
     SparseGPT(pattern=Unstructured(0.5), quantize=RTN(num_bits=4, group_size=16)),
     SparseGPT(pattern=NM(2, 4), quantize=RTN(num_bits=3, group_size=None, symmetric=False)),
+    SparseGPT(pattern=Unstructured(0.5), quantize=RTN(num_bits=4, group_size=40)),
 ]
 
 METHODS = [*PRUNERS, *QUANTIZERS, *JOINT]

@@ -13,7 +13,7 @@ from tests.compressors.method_cases import make_weight
 
 
 @pytest.mark.parametrize("num_bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("group_size", [None, 16, 96])
+@pytest.mark.parametrize("group_size", [None, 16, 96, 40, 128])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_rtn_is_the_loop(num_bits: int, group_size: int | None, symmetric: bool) -> None:
     weight = make_weight()

@@ -97,7 +97,8 @@ def test_codes_rebuild_the_weight(method: Any, dtype: torch.dtype) -> None:
     weight = make_weight().to(dtype)
     result = method.compress(weight, make_stats(method, make_inputs()))
     grid = method.quantize if isinstance(method, SparseGPT) else method
-    groups = 1 if grid.group_size is None else weight.shape[1] // grid.group_size
+    size = grid.group_size or weight.shape[1]
+    groups = math.ceil(weight.shape[1] / size)
     assert result.codes.dtype == torch.uint8
     assert int(result.codes.max()) < 2**grid.num_bits
     assert len(result.codes.unique()) > 2
@@ -105,8 +106,8 @@ def test_codes_rebuild_the_weight(method: Any, dtype: torch.dtype) -> None:
     assert result.scale.dtype == torch.float32
     assert result.zero_point.dtype == result.g_idx.dtype == torch.int32
     assert result.num_bits == grid.num_bits
-    counts = result.g_idx.bincount()
-    assert torch.all(counts == weight.shape[1] // groups)
+    counts = result.g_idx.bincount().tolist()
+    assert counts == [size] * (groups - 1) + [weight.shape[1] - size * (groups - 1)]
     steps = result.codes.float() - result.zero_point[:, result.g_idx]
     rebuilt = (steps * result.scale[:, result.g_idx]).to(dtype)
     if result.mask is not None:
@@ -233,8 +234,9 @@ def test_fallback_of_joint_compression_prunes_and_rounds(method: Any, dtype: tor
     assert not torch.allclose(expected, weight.float() * mask, atol=1e-3), "nothing was rounded"
     assert torch.equal(result.weight, expected.to(dtype))
     assert torch.count_nonzero(result.weight[~mask]) == 0
-    with pytest.raises(UnsupportedModelError, match=r"layers\.0"):
-        method.fallback().check("layers.0", 64, 90)
+    if isinstance(method.pattern, NM):
+        with pytest.raises(UnsupportedModelError, match=r"layers\.0"):
+            method.fallback().check("layers.0", 64, 90)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -302,9 +304,7 @@ def test_wrong_settings_are_named(make: Any, message: str) -> None:
         (Random(pattern=NM(2, 16)), "12"),
         (Wanda(pattern=NM(2, 16)), "12"),
         (SparseGPT(pattern=NM(2, 16)), "12"),
-        (RTN(num_bits=4, group_size=64), "25"),
-        (GPTQ(num_bits=4, group_size=64), "25"),
-        (SparseGPT(pattern=NM(2, 4), quantize=RTN(num_bits=4)), "25"),
+        (SparseGPT(pattern=NM(2, 16), quantize=RTN(num_bits=4)), "12"),
     ],
     ids=label,
 )

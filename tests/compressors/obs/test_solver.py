@@ -31,7 +31,7 @@ def same(a: Tensor, b: Tensor) -> float:
         (NM(5, 8), {"nm": (5, 8)}),
     ],
 )
-@pytest.mark.parametrize("bits", [None, (4, 16, True), (3, None, False)])
+@pytest.mark.parametrize("bits", [None, (4, 16, True), (3, None, False), (4, 36, True)])
 def test_sparsegpt_is_the_loop(
     pattern: Any, choice: Any, bits: tuple[int, int | None, bool] | None, block_size: int
 ) -> None:
@@ -68,6 +68,11 @@ def test_sparsegpt_is_the_loop(
         {"group_size": 32, "static_groups": True},
         {"group_size": 32, "act_order": True},
         {"group_size": 16, "act_order": True, "static_groups": True, "symmetric": False},
+        {"group_size": 40},
+        {"group_size": 36, "block_size": 20, "symmetric": False},
+        {"group_size": 128, "static_groups": True},
+        {"group_size": 40, "act_order": True},
+        {"group_size": 40, "act_order": True, "static_groups": True, "symmetric": False},
     ],
     ids=str,
 )

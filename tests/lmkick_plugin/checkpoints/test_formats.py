@@ -40,9 +40,12 @@ _ROWS = 9  # of a matrix are unpacked bit by bit, which is slow
 def make_wide(dtype: torch.dtype = torch.float32, **changes: Any) -> LlamaForCausalLM:
     """A random Llama whose widths are multiples of 128; loaded, so that buffers are as they are."""
     config = LlamaConfig(
-        vocab_size=128, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=128,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2, **changes,
+        **{
+            "vocab_size": 128, "hidden_size": 128, "intermediate_size": 256,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+            "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2,
+            "pad_token_id": 2, **changes,
+        }
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -109,16 +112,27 @@ def test_words_hold_codes_bit_by_bit(num_bits: int) -> None:
         ("float32", RTN(num_bits=2, group_size=64), ("gptq", 64, False)),
         (
             "bfloat16",
+            GPTQ(num_bits=4, group_size=128, act_order=True, static_groups=True),
+            ("gptq", 128, False),
+        ),
+        (
+            "bfloat16",
             SparseGPT(pattern=NM(2, 4), quantize=RTN(num_bits=4, group_size=64)),
             ("gptq", 64, False),
         ),
     ],
-    ids=["8-row-asym", "4-act-order", "4", "3-asym", "2-float32", "joint"],
+    ids=["8-row-asym", "4-act-order", "4", "3-asym", "2-float32", "4-ragged", "joint"],
 )
 def test_gptq_dequantizes_to_what_was_evaluated(
-    dtype: str, method: Any, stated: tuple[str, int, bool], tmp_path: Path
+    dtype: str,
+    method: Any,
+    stated: tuple[str, int, bool],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
-    model = make_wide(getattr(torch, dtype))
+    ragged = "ragged" in request.node.callspec.id
+    # 192 wide: a group of 128 and one of 64; 256: two of 128.
+    model = make_wide(getattr(torch, dtype), **({"hidden_size": 192} if ragged else {}))
     dense = {name: weight.clone() for name, weight in model.state_dict().items()}
     folder = quantize(model, method, "gptq", tmp_path / "saved")
     config = json.loads((folder / "config.json").read_text())["quantization_config"]
@@ -129,6 +143,8 @@ def test_gptq_dequantizes_to_what_was_evaluated(
     for name in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"):
         weight = model.get_submodule(name).weight[:_ROWS]
         assert torch.equal(dequantize(tensors, name, config).to(weight.dtype), weight)
+        if ragged:
+            assert len(tensors[f"{name}.scales"]) == 2
         assert not torch.equal(weight, dense[f"{name}.weight"][:_ROWS])
     assert not any(name.endswith("proj.weight") for name in tensors)
     assert torch.equal(tensors["lm_head.weight"], dense["lm_head.weight"])
@@ -183,6 +199,10 @@ def test_compressed_tensors_in_plain_transformers(dtype: str, method: Any, tmp_p
         ("bias", RTN(num_bits=4), "gptq", UnsupportedModelError, "bias that float16 rounds"),
         ("wide", RTN(num_bits=6), "gptq", SettingsError, "2, 3, 4 or 8 bits"),
         (
+            "short", RTN(num_bits=4), "compressed-tensors", UnsupportedModelError,
+            "q_proj is 192 wide.*group_size=128.*16, 32, 64 or -1, save_format=gptq",
+        ),
+        (
             "wide", GPTQ(num_bits=4, act_order=True), "compressed-tensors", SettingsError,
             "static_groups=true",
         ),
@@ -200,6 +220,7 @@ def test_what_a_format_cannot_hold_is_refused_beforehand(
         "half": lambda: make_wide(torch.bfloat16),
         "bias": lambda: make_wide(attention_bias=True),
         "wide": make_wide,
+        "short": lambda: make_wide(hidden_size=192),
     }.get(model, lambda: make(model))()
     if model == "bias":
         made.model.layers[0].self_attn.q_proj.bias.data.fill_(1 / 3)

@@ -51,6 +51,7 @@ OURS = [
     "prefix_reuse",
     "save_format",
     "from_cache",
+    "ragged_matrices",
     "layer_summary",
     "layers",
     "checkpoint",
@@ -161,6 +162,23 @@ def test_quantized(
     assert kick["bytes_best_format"] < kick["bytes_dense"] * 0.7
     assert (kick["layer_summary"]["dampening_max"] is not None) == calibrated
     assert {row["num_bits"] for row in csv.DictReader(kick["layers"])} == {str(arguments["bits"])}
+
+
+def test_short_last_groups_are_counted(make: Any) -> None:
+    # Widths of 64 (q, k, v, o, gate, up) and 128 (down): 48 divides neither, 128 is never passed.
+    ragged = make(compressor="rtn", bits=4, group_size=48)
+    assert ragged["ragged_matrices"] == 14
+    rows = list(csv.DictReader(ragged["layers"]))
+    assert {row["ragged"] for row in rows} == {"True"}
+    even = make(compressor="rtn", bits=4, group_size=32)
+    assert even["ragged_matrices"] == 0
+    assert make(compressor="rtn", bits=4)["ragged_matrices"] == 0
+    assert make(compressor="magnitude", sparsity=0.5)["ragged_matrices"] is None
+    # 48 and 16 of 64; 48, 48 and 32 of 128: two scales for 64 inputs, three for 128.
+    weights = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64)
+    groups = 2 * ((64 + 32 + 32 + 64) * 2 + (128 + 128) * 2 + 64 * 3)
+    best = ragged["bytes_dense"] - 4 * weights + weights // 2 + 2 * groups
+    assert ragged["bytes_best_format"] == best
 
 
 def test_another_seed_is_another_model(make: Any) -> None:
