@@ -103,9 +103,9 @@ class Grid:
         count = columns.shape[dim]
         size = min(self.group_size or count, count)
         whole = count // size * size
-        parts = [columns.narrow(dim, 0, whole).unflatten(dim, (-1, size))]
+        parts = [torch.unflatten(columns.narrow(dim, 0, whole), dim, (-1, size))]
         if whole < count:
-            parts.append(columns.narrow(dim, whole, count - whole).unflatten(dim, (1, -1)))
+            parts.append(torch.unflatten(columns.narrow(dim, whole, count - whole), dim, (1, -1)))
         return parts
 
     def fit(self, values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
