@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from lmkick_plugin.sweep.config import EXECUTORS, read_config
-from lmkick_plugin.sweep.plan import SweepPlan
-from lmkick_plugin.sweep.runner import SweepResult, open_plan, run_plan
-from lmkick_plugin.sweep.tasks import TaskShelf
 from lmkick_plugin.terminal import CommandError, emit, plain
 
-__all__ = ["add_arguments", "main"]
+if TYPE_CHECKING:
+    from lmkick_plugin.sweep.config import SweepConfig
+    from lmkick_plugin.sweep.runner import SweepResult
+
+__all__ = ["add_arguments", "main", "run_config"]
 
 _DESCRIPTION = """\
 Evaluate models x recipes x tasks from one YAML file. Each cell is a result folder of lm-eval's own
@@ -56,12 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data-dir", metavar="DIR", help="read data from local files")
     group.add_argument("--device")
     group.add_argument("--batch-size")
-    group.add_argument("--limit", type=float, help="documents of each task")
-    group.add_argument("--executor", choices=EXECUTORS)
-    group.add_argument("--workers", type=int, metavar="N", help="processes or actors")
-    group.add_argument("--gpus-per-cell", type=float, metavar="N")
+    group.add_argument("--limit", help="documents of each task")
+    group.add_argument("--executor", choices=["process", "gpus", "ray"])
+    group.add_argument("--workers", metavar="N", help="processes or actors")
+    group.add_argument("--gpus-per-cell", metavar="N")
     group.add_argument("--ray-address", metavar="ADDRESS", help="of a running cluster")
-    group.add_argument("--retries", type=int, metavar="N", help="for a cell whose worker died")
+    group.add_argument("--retries", metavar="N", help="for a cell whose worker died")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -76,30 +76,52 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         CommandError: The configuration is wrong; nothing was run.
     """
+    from lmkick_plugin.sweep.config import read_config
+
     names = (
         "output", "data_dir", "device", "batch_size", "limit", "executor", "workers",
         "gpus_per_cell", "ray_address", "retries",
     )  # fmt: skip
-    changes: dict[str, Any] = {name: getattr(args, name) for name in names}
+    config = read_config(args.config, **{name: getattr(args, name) for name in names})
+    status, _ = run_config(
+        config, dry_run=args.dry_run, retry_failed=args.retry_failed, place=f"{args.config}: "
+    )
+    return status
+
+
+def run_config(
+    config: SweepConfig, *, dry_run: bool, retry_failed: bool, place: str = ""
+) -> tuple[int, SweepResult | None]:
+    """Plan and run a sweep, and say how it ended.
+
+    Args:
+        config: The configuration.
+        dry_run: Print the plan and stop.
+        retry_failed: Run what failed again.
+        place: Where the configuration stands, for messages.
+
+    Returns:
+        The exit status, and what became of the sweep; None where it did not end.
+
+    Raises:
+        CommandError: The configuration is wrong; nothing was run.
+    """
+    from lmkick_plugin.sweep.runner import open_plan, run_plan
+
     try:
-        plan, shelf = _open(args, changes)
+        try:
+            plan, tasks = open_plan(config, retry_failed=retry_failed)
+        except ValueError as error:  # recipes and models, which only the plan looks into
+            raise CommandError(f"{place}{error}") from error
         emit(plan.text())
-        if args.dry_run:
-            return 0
-        found = run_plan(plan, shelf)
+        if dry_run:
+            return 0, None
+        found = run_plan(plan, tasks)
     except KeyboardInterrupt:
         emit("\ninterrupted; what is finished is kept: the same command goes on")
-        return _INTERRUPTED
+        return _INTERRUPTED, None
     emit("\n".join(_ending(found)))
-    return found.status
-
-
-def _open(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[SweepPlan, TaskShelf]:
-    config = read_config(args.config, **changes)
-    try:
-        return open_plan(config, retry_failed=args.retry_failed)
-    except ValueError as error:  # recipes and models, which only the plan looks into
-        raise CommandError(f"{args.config}: {error}") from error
+    return found.status, found
 
 
 def _ending(found: SweepResult) -> Sequence[str]:

@@ -84,7 +84,7 @@ def evaluate(
     from lm_eval.loggers import EvaluationTracker
 
     tracker = EvaluationTracker(output_path=str(folder / UNFINISHED))
-    with _environment_looked_at_once():
+    with _environment_looked_at_once(), _quiet_git():
         results = simple_evaluate(
             model=model,
             model_args=dict(arguments),
@@ -172,6 +172,23 @@ def _environment_looked_at_once() -> Iterator[None]:
         yield
     finally:
         collect_env.get_pretty_env_info = asked
+
+
+@contextmanager
+def _quiet_git() -> Iterator[None]:
+    """Spare the terminal ``fatal: not a git repository``, which lm-eval lets git print."""
+    from lm_eval import evaluator
+
+    asked = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = lambda: asked() if _in_repository() else None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = asked
+
+
+def _in_repository() -> bool:
+    return any((folder / ".git").exists() for folder in (Path.cwd(), *Path.cwd().parents))
 
 
 @functools.lru_cache(maxsize=1)

@@ -17,11 +17,11 @@ from lmkick_plugin.sweep.cell_files import Ledger, describe_error
 from lmkick_plugin.sweep.config import SweepConfig
 from lmkick_plugin.sweep.evaluate import evaluate, free_memory, keep
 from lmkick_plugin.sweep.grid import Cell
+from lmkick_plugin.sweep.log_file import redirect_output
 from lmkick_plugin.sweep.plan import task_settings
-from lmkick_plugin.sweep.quiet_log import talking_to
-from lmkick_plugin.sweep.tasks import TaskShelf
+from lmkick_plugin.sweep.tasks import TaskCache
 
-__all__ = ["LOG", "CellWorker", "Order", "Told"]
+__all__ = ["LOG", "CellWorker", "Job", "OnTaskEnd"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ LOG = "log.txt"
 _DEVICE = "cuda:0"
 
 #: Called with the task that has just ended, whether it is done or has failed, and its seconds.
-Told = Callable[[str, str, float], None]
+OnTaskEnd = Callable[[str, str, float], None]
 
 
 @dataclass(frozen=True)
-class Order:
+class Job:
     """A cell to be run.
 
     Attributes:
@@ -53,7 +53,7 @@ class Order:
         return json.dumps(asdict(self), default=str)
 
     @classmethod
-    def from_json(cls, text: str) -> Order:
+    def from_json(cls, text: str) -> Job:
         """The other way round."""
         data = json.loads(text)
         return cls(Cell(**data["cell"]), tuple(data["tasks"]), data["dense_sha256"])
@@ -67,7 +67,7 @@ class CellWorker:
         config: SweepConfig,
         *,
         output: Path | None = None,
-        shelf: TaskShelf | None = None,
+        tasks: TaskCache | None = None,
         quiet: bool = True,
     ) -> None:
         """Build lm-eval's task index, unless there is one.
@@ -75,7 +75,7 @@ class CellWorker:
         Args:
             config: The sweep.
             output: Its folder, if not the configuration's.
-            shelf: Its tasks.
+            tasks: Its tasks.
             quiet: Let evaluations talk to a file in the cell's folder.
         """
         from lmkick_plugin.sweep.task_cache import DenseModel
@@ -83,65 +83,65 @@ class CellWorker:
         self._config = config
         self._output = output or config.output_path
         self._quiet = quiet
-        self._shelf = shelf or TaskShelf(
+        self._tasks = tasks or TaskCache(
             config.tasks, metadata=config.metadata, include_path=config.include_path
         )
         self.dense = DenseModel()
 
-    def run(self, order: Order, told: Told) -> None:
+    def run(self, job: Job, on_task_end: OnTaskEnd) -> None:
         """Make the model of a cell and evaluate it on its tasks.
 
         Whatever goes wrong is written into the cell's ``cell.json``; only interruptions come out.
 
         Args:
-            order: What to do.
-            told: Told of each task.
+            job: What to do.
+            on_task_end: Called after each task.
         """
-        cell = order.cell
+        cell = job.cell
         folder = self._output / cell.name
         ledger = Ledger.open(folder, cell.name, json.loads(json.dumps(cell.identity, default=str)))
-        with talking_to(folder / LOG) if self._quiet else nullcontext():
+        with redirect_output(folder / LOG) if self._quiet else nullcontext():
             begun = time.perf_counter()
             model: Any = None
             try:
-                model = self._make(order, ledger)
+                model = self._make(job, ledger)
                 ledger.error = None
             except Exception as error:  # noqa: BLE001  # recorded; the next cell goes on
                 _LOG.exception("%s: its model could not be made", cell.name)
                 ledger.error = describe_error(error)
                 ledger.write()
-                for task in order.tasks:
-                    told(task, "failed", (time.perf_counter() - begun) / len(order.tasks))
+                for task in job.tasks:
+                    on_task_end(task, "failed", (time.perf_counter() - begun) / len(job.tasks))
                 return
             finally:
                 if model is None:
                     free_memory()
-            for task in order.tasks:
+            for task in job.tasks:
                 started = time.perf_counter()
                 self._evaluate(task, model, cell, ledger, started)
-                told(task, str(ledger.tasks[task]["state"]), time.perf_counter() - started)
+                on_task_end(task, str(ledger.tasks[task]["state"]), time.perf_counter() - started)
             del model
             free_memory()
             span = time.perf_counter() - begun
             ledger.facts["seconds"] = round(float(ledger.facts.get("seconds", 0)) + span, 3)
             ledger.write()
 
-    def _make(self, order: Order, ledger: Ledger) -> Any:
+    def _make(self, job: Job, ledger: Ledger) -> Any:
         from lmkick_plugin.sweep.task_cache import SweptLM
 
         begun = time.perf_counter()
-        self._shelf.use(order.cell.model)
+        self._tasks.use(job.cell.model)
         placed: dict[str, Any] = {"device": self._config.device or _DEVICE}
         for name in ("batch_size", "max_batch_size"):
             if getattr(self._config, name) is not None:
                 placed[name] = getattr(self._config, name)
-        model = SweptLM(self.dense, **order.cell.arguments, **placed)
-        dense = model.weights.sha256 if order.cell.is_dense else self.dense.sha256
-        if dense and order.dense_sha256 and dense != order.dense_sha256:
+        model = SweptLM(self.dense, **job.cell.arguments, **placed)
+        dense = model.weights.sha256 if job.cell.is_dense else self.dense.sha256
+        if dense and job.dense_sha256 and dense != job.dense_sha256:
             raise SettingsError(
-                f"pretrained={order.cell.model['pretrained']}: its weights are not those of the "
+                f"pretrained={job.cell.model['pretrained']}: its weights are not those of the "
                 f"cells that are finished (SHA-256 {dense[:12]}..., before "
-                f"{order.dense_sha256[:12]}...). Give another output for the new weights."
+                f"{job.dense_sha256[:12]}...). Give another output for the new weights."
             )
         ledger.facts |= {
             "compress_seconds": round(time.perf_counter() - begun, 3),
@@ -153,13 +153,13 @@ class CellWorker:
     def _evaluate(self, task: str, model: Any, cell: Cell, ledger: Ledger, started: float) -> None:
         settings = task_settings(self._config, task)
         try:
-            objects = self._shelf.objects(task)
+            objects = self._tasks.objects(task)
             model.start_evaluation()
             results, tracker = evaluate(
                 model,
                 arguments=cell.arguments,
                 tasks=objects,
-                manager=self._shelf.manager,
+                manager=self._tasks.manager,
                 folder=ledger.folder,
                 options=self._options(settings, model),
             )

@@ -11,7 +11,7 @@ import threading
 from typing import IO
 
 from lmkick_plugin.sweep.config import SweepConfig
-from lmkick_plugin.sweep.jobs import CellWorker, Order
+from lmkick_plugin.sweep.jobs import CellWorker, Job
 
 __all__ = ["main"]
 
@@ -26,12 +26,12 @@ def main() -> None:
     config = SweepConfig.from_json(lines.get())
     worker = CellWorker(config)
     while True:
-        order = Order.from_json(lines.get())
+        job = Job.from_json(lines.get())
 
-        def told(task: str, state: str, seconds: float) -> None:
+        def on_task_end(task: str, state: str, seconds: float) -> None:
             _say(out, {"event": "task", "task": task, "state": state, "seconds": seconds})
 
-        worker.run(order, told)
+        worker.run(job, on_task_end)
         _say(out, {"event": "ended"})
 
 

@@ -19,7 +19,7 @@ from typing import IO
 
 from compressors.errors import SettingsError
 from lmkick_plugin.sweep.config import SweepConfig
-from lmkick_plugin.sweep.jobs import Order
+from lmkick_plugin.sweep.jobs import Job
 from lmkick_plugin.sweep.pool import Ended, Lost, Task
 
 __all__ = ["LocalWorkers"]
@@ -77,9 +77,9 @@ class LocalWorkers:
         _write(worker, self._config.to_json())
         return worker
 
-    def submit(self, worker: _Process, order: Order) -> None:
+    def submit(self, worker: _Process, job: Job) -> None:
         """Send a cell; a worker that is dead already is noticed by :meth:`wait`."""
-        _write(worker, order.to_json())
+        _write(worker, job.to_json())
 
     def wait(self, busy: Sequence[_Process]) -> list[Task | Ended | Lost]:
         """Read what workers say."""

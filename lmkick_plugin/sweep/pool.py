@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lmkick_plugin.sweep.jobs import Order
+from lmkick_plugin.sweep.jobs import Job
 
-__all__ = ["Backend", "Ended", "Lost", "Task", "run_orders"]
+__all__ = ["Backend", "Ended", "Lost", "Task", "run_jobs"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Backend(Protocol):
     def start(self) -> Any:
         """Start a worker."""
 
-    def submit(self, worker: Any, order: Order) -> None:
+    def submit(self, worker: Any, job: Job) -> None:
         """Give a cell to a worker that is idle."""
 
     def wait(self, busy: Sequence[Any]) -> Sequence[Task | Ended | Lost]:
@@ -62,20 +62,20 @@ class Backend(Protocol):
 
 
 @dataclass
-class _Seat:
+class _WorkerSlot:
     worker: Any
     group: str | None = None
-    order: Order | None = None
+    job: Job | None = None
 
 
-def run_orders(
+def run_jobs(
     backend: Backend,
-    orders: Sequence[Order],
+    jobs: Sequence[Job],
     *,
     retries: int,
-    again: Callable[[Order], Order | None],
-    told: Callable[[Order, str, str, float], None],
-    given_up: Callable[[Order, str], None],
+    remaining: Callable[[Job], Job | None],
+    on_task_end: Callable[[Job, str, str, float], None],
+    on_give_up: Callable[[Job, str], None],
 ) -> None:
     """Run all cells.
 
@@ -84,61 +84,63 @@ def run_orders(
 
     Args:
         backend: Where workers live.
-        orders: The cells, in the order they are wanted.
+        jobs: The cells, in the order they are wanted.
         retries: How often a cell is tried again.
-        again: What is left to do of a cell whose worker died; None where it is done.
-        told: Told of each task that has ended.
-        given_up: Told of a cell whose workers died too often, with the last one's end.
+        remaining: What is left to do of a cell whose worker died; None where it is done.
+        on_task_end: Called after each task of a cell.
+        on_give_up: Called with a cell whose workers died too often, and how the last one ended.
     """
-    waiting = list(orders)
+    waiting = list(jobs)
     deaths: Counter[str] = Counter()
-    seats: list[_Seat] = []
+    slots: list[_WorkerSlot] = []
     try:
-        while waiting or any(seat.order for seat in seats):
-            _fill(backend, seats, waiting)
-            busy = [seat.worker for seat in seats if seat.order is not None]
+        while waiting or any(slot.job for slot in slots):
+            _fill(backend, slots, waiting)
+            busy = [slot.worker for slot in slots if slot.job is not None]
             for event in backend.wait(busy):
-                seat = next(seat for seat in seats if seat.worker is event.worker)
-                order = seat.order
-                if order is None:
+                slot = next(slot for slot in slots if slot.worker is event.worker)
+                job = slot.job
+                if job is None:
                     continue
                 if isinstance(event, Task):
-                    told(order, event.task, event.state, event.seconds)
+                    on_task_end(job, event.task, event.state, event.seconds)
                     continue
-                seat.order = None
+                slot.job = None
                 if isinstance(event, Lost):
-                    seats.remove(seat)
-                    backend.stop(seat.worker)
-                    deaths[order.cell.name] += 1
-                    if deaths[order.cell.name] > retries:
-                        given_up(order, event.reason)
-                    elif (rest := again(order)) is not None:
+                    slots.remove(slot)
+                    backend.stop(slot.worker)
+                    deaths[job.cell.name] += 1
+                    if deaths[job.cell.name] > retries:
+                        on_give_up(job, event.reason)
+                    elif (rest := remaining(job)) is not None:
                         waiting.insert(0, rest)
     finally:
-        for seat in seats:
-            backend.stop(seat.worker)
+        for slot in slots:
+            backend.stop(slot.worker)
 
 
-def _fill(backend: Backend, seats: list[_Seat], waiting: list[Order]) -> None:
+def _fill(backend: Backend, slots: list[_WorkerSlot], waiting: list[Job]) -> None:
     """Give every idle worker a cell, and start workers while there are cells for them."""
-    for seat in seats:
-        if seat.order is None and waiting:
-            _give(backend, seat, waiting, seats)
-    while waiting and len(seats) < backend.size:
-        seat = _Seat(backend.start())
-        seats.append(seat)
-        _give(backend, seat, waiting, seats)
+    for slot in slots:
+        if slot.job is None and waiting:
+            _give(backend, slot, waiting, slots)
+    while waiting and len(slots) < backend.size:
+        slot = _WorkerSlot(backend.start())
+        slots.append(slot)
+        _give(backend, slot, waiting, slots)
 
 
-def _give(backend: Backend, seat: _Seat, waiting: list[Order], seats: Sequence[_Seat]) -> None:
-    own = [order for order in waiting if order.cell.group == seat.group]
+def _give(
+    backend: Backend, slot: _WorkerSlot, waiting: list[Job], slots: Sequence[_WorkerSlot]
+) -> None:
+    own = [job for job in waiting if job.cell.group == slot.group]
     if not own:
         # A model that nobody holds yet comes first, then the one with most cells left.
-        held = {other.group for other in seats if other is not seat}
-        left = Counter(order.cell.group for order in waiting)
+        held = {other.group for other in slots if other is not slot}
+        left = Counter(job.cell.group for job in waiting)
         group = max(left, key=lambda name: (name not in held, left[name]))
-        own = [order for order in waiting if order.cell.group == group]
-    order = own[0]
-    waiting.remove(order)
-    seat.group, seat.order = order.cell.group, order
-    backend.submit(seat.worker, order)
+        own = [job for job in waiting if job.cell.group == group]
+    job = own[0]
+    waiting.remove(job)
+    slot.group, slot.job = job.cell.group, job
+    backend.submit(slot.worker, job)

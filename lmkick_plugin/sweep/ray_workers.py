@@ -22,7 +22,7 @@ from compressors.files import write_atomically
 from lmkick_plugin.sweep.cell_files import NAME, Ledger
 from lmkick_plugin.sweep.config import SweepConfig
 from lmkick_plugin.sweep.evaluate import environment, set_environment
-from lmkick_plugin.sweep.jobs import CellWorker, Order
+from lmkick_plugin.sweep.jobs import CellWorker, Job
 from lmkick_plugin.sweep.pool import Ended, Lost, Task
 
 __all__ = ["Cell", "RayWorkers", "import_ray"]
@@ -66,17 +66,17 @@ class Cell:
         self._output = self._own or self._config.output_path
         self._worker: CellWorker | None = None
 
-    def run(self, order: str) -> dict[str, Any]:
+    def run(self, job: str) -> dict[str, Any]:
         """Run a cell.
 
         Args:
-            order: The :class:`Order`, as JSON.
+            job: The :class:`Job`, as JSON.
 
         Returns:
             ``tasks``, which have ended and how; ``files``, by name relative to the cell's folder,
             where the driver does not see them anyway.
         """
-        asked = Order.from_json(order)
+        asked = Job.from_json(job)
         if self._worker is None:
             self._worker = CellWorker(self._config, output=self._output)
         ended: list[tuple[str, str, float]] = []
@@ -95,7 +95,7 @@ class Cell:
 @dataclass(eq=False)
 class _Actor:
     handle: Any
-    order: Order | None = None
+    job: Job | None = None
     result: Any = None
     events: list[Task] = field(default_factory=list)
 
@@ -135,10 +135,10 @@ class RayWorkers:
         handle = self._actor.remote(absolute.to_json(), str(self._probe), environment())
         return _Actor(handle)
 
-    def submit(self, worker: _Actor, order: Order) -> None:
+    def submit(self, worker: _Actor, job: Job) -> None:
         """Send a cell."""
-        worker.order = order
-        worker.result = worker.handle.run.remote(order.to_json())
+        worker.job = job
+        worker.result = worker.handle.run.remote(job.to_json())
 
     def wait(self, busy: Sequence[_Actor]) -> list[Task | Ended | Lost]:
         """Wait for the first cell that ends, or the first actor that dies."""
@@ -152,8 +152,8 @@ class RayWorkers:
             except self._ray.exceptions.RayError as error:
                 events.append(Lost(worker, _first_lines(error)))
                 continue
-            if worker.order is not None:
-                _store(self._config.output_path / worker.order.cell.name, found["files"])
+            if worker.job is not None:
+                _store(self._config.output_path / worker.job.cell.name, found["files"])
             events += [Task(worker, *told) for told in found["tasks"]]
             events.append(Ended(worker))
         return events

@@ -20,9 +20,9 @@ from lmkick_plugin import bundled
 from lmkick_plugin.preflight import check_data_dir
 from lmkick_plugin.sweep.cell_files import Ledger
 from lmkick_plugin.sweep.config import SweepConfig, read_config
-from lmkick_plugin.sweep.jobs import LOG, Order
+from lmkick_plugin.sweep.jobs import LOG, Job
 from lmkick_plugin.sweep.plan import PlannedCell, SweepPlan, make_plan, task_settings
-from lmkick_plugin.sweep.tasks import TaskShelf
+from lmkick_plugin.sweep.tasks import TaskCache
 from lmkick_plugin.terminal import CommandError
 
 __all__ = ["CellResult", "Progress", "SweepResult", "open_plan", "run_plan", "run_sweep"]
@@ -132,11 +132,11 @@ def run_sweep(
         SettingsError: The configuration is wrong (``CommandError`` likewise); nothing was run.
         KeyboardInterrupt: The user stopped it; what is finished is kept.
     """
-    plan, shelf = open_plan(read_config(config, **changes), retry_failed=retry_failed)
-    return run_plan(plan, shelf, progress=progress, quiet=quiet)
+    plan, tasks = open_plan(read_config(config, **changes), retry_failed=retry_failed)
+    return run_plan(plan, tasks, progress=progress, quiet=quiet)
 
 
-def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[SweepPlan, TaskShelf]:
+def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[SweepPlan, TaskCache]:
     """Check a configuration as far as that goes without data and models, and plan.
 
     Args:
@@ -157,13 +157,13 @@ def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[Sweep
     if config.output_path.exists() and not config.output_path.is_dir():
         raise CommandError(f"output: {config.output} is a file. Give a folder")
     JudgePlan.read(config.metadata)
-    shelf = TaskShelf(config.tasks, metadata=config.metadata, include_path=config.include_path)
-    return make_plan(config, shelf.names, retry_failed=retry_failed), shelf
+    tasks = TaskCache(config.tasks, metadata=config.metadata, include_path=config.include_path)
+    return make_plan(config, tasks.names, retry_failed=retry_failed), tasks
 
 
 def run_plan(
     plan: SweepPlan,
-    shelf: TaskShelf,
+    tasks: TaskCache,
     *,
     progress: bool | Callable[[Progress], None] = True,
     quiet: bool = True,
@@ -172,7 +172,7 @@ def run_plan(
 
     Args:
         plan: As :func:`open_plan` returned it.
-        shelf: Likewise.
+        tasks: Likewise.
         progress: Show a bar; or call this instead, after each task of a cell.
         quiet: Send what evaluations say to ``log.txt`` in each cell's folder.
 
@@ -184,9 +184,9 @@ def run_plan(
         # What another run finished while this one read its configuration is not run again.
         plan = make_plan(plan.config, plan.tasks, retry_failed=plan.retry_failed)
         if plan.to_do:
-            _check(plan, shelf)
+            _check(plan, tasks)
             with _Watch(plan, progress) as watch:
-                _execute(plan, shelf, watch, quiet=quiet)
+                _execute(plan, tasks, watch, quiet=quiet)
     after = make_plan(plan.config, plan.tasks)
     cells = tuple(_result(after, planned) for planned in after.cells)
     return SweepResult(plan.config.output_path, cells, time.perf_counter() - begun)
@@ -231,7 +231,7 @@ def _locked(output: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check(plan: SweepPlan, shelf: TaskShelf) -> None:
+def _check(plan: SweepPlan, tasks: TaskCache) -> None:
     """Find out now what the last cell would stumble over: models and arguments, data, the judge."""
     groups: dict[str, PlannedCell] = {}
     for planned in plan.to_do:
@@ -239,8 +239,8 @@ def _check(plan: SweepPlan, shelf: TaskShelf) -> None:
     for planned in groups.values():
         if plan.config.executor != "ray":  # whose nodes may have what is not here
             _check_model(planned.cell.model)
-    shelf.use(next(iter(groups.values())).cell.model)
-    shelf.check(judged=True)
+    tasks.use(next(iter(groups.values())).cell.model)
+    tasks.check(judged=True)
 
 
 def _check_model(model: Mapping[str, Any]) -> None:
@@ -268,22 +268,22 @@ def _check_model(model: Mapping[str, Any]) -> None:
 # --- executors ------------------------------------------------------------------------------------
 
 
-def _execute(plan: SweepPlan, shelf: TaskShelf, watch: _Watch, *, quiet: bool) -> None:
+def _execute(plan: SweepPlan, tasks: TaskCache, watch: _Watch, *, quiet: bool) -> None:
     config = plan.config
-    orders = [
-        Order(planned.cell, plan.pending(planned), _dense_hash(plan, planned))
+    jobs = [
+        Job(planned.cell, plan.pending(planned), _dense_hash(plan, planned))
         for planned in plan.to_do
     ]
     if config.executor == "process":
         from lmkick_plugin.sweep.jobs import CellWorker
 
-        worker = CellWorker(config, shelf=shelf, quiet=quiet)
-        for order in orders:
-            watch.begins(order)
-            worker.run(order, lambda *told, at=order: watch.told(at, *told))
+        worker = CellWorker(config, tasks=tasks, quiet=quiet)
+        for job in jobs:
+            watch.begins(job)
+            worker.run(job, lambda *ended, at=job: watch.on_task_end(at, *ended))
         worker.dense.release()
         return
-    from lmkick_plugin.sweep.pool import Backend, run_orders
+    from lmkick_plugin.sweep.pool import Backend, run_jobs
 
     backend: Backend
     if config.executor == "gpus":
@@ -295,13 +295,13 @@ def _execute(plan: SweepPlan, shelf: TaskShelf, watch: _Watch, *, quiet: bool) -
 
         backend = RayWorkers(config)
     try:
-        run_orders(
+        run_jobs(
             backend,
-            orders,
+            jobs,
             retries=config.retries,
-            again=lambda order: _again(plan, order, watch),
-            told=watch.told,
-            given_up=lambda order, reason: _give_up(plan, order, reason, watch),
+            remaining=lambda job: _remaining(plan, job, watch),
+            on_task_end=watch.on_task_end,
+            on_give_up=lambda job, reason: _give_up(plan, job, reason, watch),
         )
     finally:
         backend.close()
@@ -317,34 +317,34 @@ def _dense_hash(plan: SweepPlan, planned: PlannedCell) -> str | None:
     return next((str(value) for value in found if value), None)
 
 
-def _again(plan: SweepPlan, order: Order, watch: _Watch) -> Order | None:
+def _remaining(plan: SweepPlan, job: Job, watch: _Watch) -> Job | None:
     """What a worker that died has left undone of its cell."""
-    planned = next(each for each in plan.cells if each.cell == order.cell)
-    ledger = Ledger.open(planned.folder, order.cell.name, planned.ledger.identity)
+    planned = next(each for each in plan.cells if each.cell == job.cell)
+    ledger = Ledger.open(planned.folder, job.cell.name, planned.ledger.identity)
     left = []
-    for task in order.tasks:
-        if watch.was_told(order, task):
+    for task in job.tasks:
+        if watch.has_ended(job, task):
             continue
         if ledger.results(task, task_settings(plan.config, task)):
-            watch.told(order, task, "done", float(ledger.tasks[task]["seconds"]))
+            watch.on_task_end(job, task, "done", float(ledger.tasks[task]["seconds"]))
         else:
             left.append(task)
-    return replace(order, tasks=tuple(left)) if left else None
+    return replace(job, tasks=tuple(left)) if left else None
 
 
-def _give_up(plan: SweepPlan, order: Order, reason: str, watch: _Watch) -> None:
+def _give_up(plan: SweepPlan, job: Job, reason: str, watch: _Watch) -> None:
     """Record a cell that kills its workers."""
-    planned = next(each for each in plan.cells if each.cell == order.cell)
-    ledger = Ledger.open(planned.folder, order.cell.name, planned.ledger.identity)
+    planned = next(each for each in plan.cells if each.cell == job.cell)
+    ledger = Ledger.open(planned.folder, job.cell.name, planned.ledger.identity)
     ledger.error = {
         "type": "WorkerLost",
         "message": f"its worker died {plan.config.retries + 1} times; the last time, {reason}",
         "traceback": "",
     }
     ledger.write()
-    for task in order.tasks:
-        if not watch.was_told(order, task):
-            watch.told(order, task, "failed", 0.0)
+    for task in job.tasks:
+        if not watch.has_ended(job, task):
+            watch.on_task_end(job, task, "failed", 0.0)
 
 
 class _Watch:
@@ -353,7 +353,7 @@ class _Watch:
     def __init__(self, plan: SweepPlan, progress: bool | Callable[[Progress], None]) -> None:
         self._call = progress if callable(progress) else None
         self._total = sum(len(plan.pending(planned)) for planned in plan.to_do)
-        self._told: set[tuple[str, str]] = set()
+        self._ended: set[tuple[str, str]] = set()
         self._begun = time.perf_counter()
         # Bound to the terminal now: what runs under the bar is sent elsewhere.
         self._terminal = sys.stderr
@@ -372,23 +372,23 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def begins(self, order: Order) -> None:
+    def begins(self, job: Job) -> None:
         """Show which cell is at work."""
-        self._bar.set_postfix_str(order.cell.name)
+        self._bar.set_postfix_str(job.cell.name)
 
-    def was_told(self, order: Order, task: str) -> bool:
+    def has_ended(self, job: Job, task: str) -> bool:
         """Whether a task of a cell has ended in this run."""
-        return (order.cell.name, task) in self._told
+        return (job.cell.name, task) in self._ended
 
-    def told(self, order: Order, task: str, state: str, seconds: float) -> None:
+    def on_task_end(self, job: Job, task: str, state: str, seconds: float) -> None:
         """Note that a task of a cell has ended."""
-        name = order.cell.name
-        self._told.add((name, task))
+        name = job.cell.name
+        self._ended.add((name, task))
         self._bar.update()
         if state == "failed" and not self._bar.disable:
             self._bar.write(f"{name}: {task} failed; see {name}/{LOG}", file=self._terminal)
         if self._call is not None:
-            done = len(self._told)
+            done = len(self._ended)
             pace = (time.perf_counter() - self._begun) / done
             left = pace * (self._total - done)
             self._call(Progress(done, self._total, name, task, state, seconds, left))

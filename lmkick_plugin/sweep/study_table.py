@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study found: mean and spread over seeds, by task, metric and value."""
+"""Table of a study: mean and spread over seeds by task, metric and value."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lmkick_plugin.sweep.study_plan import Cell
+from lmkick_plugin.results.results_file import ResultsFile
+from lmkick_plugin.sweep.runner import CellResult
 from lmkick_plugin.terminal import render_table
 
 __all__ = ["Row", "as_csv", "as_text", "collect"]
@@ -45,52 +45,58 @@ class Row:
     dense: float | None
 
 
-def collect(found: Sequence[tuple[Cell, Path]], tasks: Sequence[str]) -> list[Row]:
-    """Bring the scores of all cells together.
+def collect(cells: Sequence[CellResult], kind: str) -> list[Row]:
+    """Bring the scores of a study's cells together.
 
     Args:
-        found: Cells with their results files.
-        tasks: The names that were asked for; of a group with scores of its own, the group's.
+        cells: What became of them.
+        kind: What was varied, a key of :data:`lmkick_plugin.sweep.study.KINDS`.
 
     Returns:
-        Rows sorted as tasks and metrics come, then values.
+        Rows in the order of tasks and metrics, then of values.
     """
-    scores = [(cell, _scores(path, tasks)) for cell, path in found]
-    dense = next((score for cell, score in scores if cell.value is None), {})
-    values = list(dict.fromkeys(cell.value for cell, _ in scores if cell.value is not None))
-    names = list(dict.fromkeys(name for _, score in scores for name in score))
+    dense: dict[tuple[str, str], float] = {}
+    found: dict[str, list[dict[tuple[str, str], float]]] = {}
+    for cell in cells:
+        scores = _scores(cell.results)
+        if cell.recipe:
+            value = "all" if kind == "seeds" else str(cell.recipe[kind])
+            found.setdefault(value, []).append(scores)
+        else:
+            dense = scores
+    names = dict.fromkeys(name for runs in found.values() for scores in runs for name in scores)
     rows = []
-    for task, metric in names:
-        for value in values:
-            runs = [
-                s[task, metric] for cell, s in scores if cell.value == value if (task, metric) in s
-            ]
-            if runs:
+    for name in names:
+        for value, runs in found.items():
+            numbers = [scores[name] for scores in runs if name in scores]
+            if numbers:
                 rows.append(
                     Row(
-                        task=task,
-                        metric=metric,
+                        task=name[0],
+                        metric=name[1],
                         value=value,
-                        runs=len(runs),
-                        mean=statistics.fmean(runs),
-                        spread=statistics.stdev(runs) if len(runs) > 1 else None,
-                        lowest=min(runs),
-                        highest=max(runs),
-                        dense=dense.get((task, metric)),
+                        runs=len(numbers),
+                        mean=statistics.fmean(numbers),
+                        spread=statistics.stdev(numbers) if len(numbers) > 1 else None,
+                        lowest=min(numbers),
+                        highest=max(numbers),
+                        dense=dense.get(name),
                     )
                 )
     return rows
 
 
-def _scores(path: Path, tasks: Sequence[str]) -> dict[tuple[str, str], float]:
-    data = json.loads(path.read_text(encoding="utf-8"))
+def _scores(results: Mapping[str, Path]) -> dict[tuple[str, str], float]:
+    """Scores by task and metric; of a group with scores of its own, the group's."""
     found: dict[tuple[str, str], float] = {}
-    for task in dict.fromkeys(leaf for name in tasks for leaf in _shown(name, data)):
-        entry = data.get("groups", {}).get(task) or data["results"].get(task, {})
-        for key, value in entry.items():
-            metric, _, where = key.partition(",")
-            if where and _is_score(value) and not metric.endswith("_stderr"):
-                found[task, metric if where == "none" else key] = float(value)
+    for name, path in results.items():
+        data = ResultsFile.read(path).data
+        for task in _shown(name, data):
+            entry = data.get("groups", {}).get(task) or data["results"].get(task, {})
+            for key, value in entry.items():
+                metric, _, where = key.partition(",")
+                if where and _is_score(value) and not metric.endswith("_stderr"):
+                    found[task, metric if where == "none" else key] = float(value)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from lmkick_plugin.recipe.readers import suggest
 from lmkick_plugin.terminal import CommandError
 
-__all__ = ["TaskShelf", "task_manager"]
+__all__ = ["TaskCache", "task_manager"]
 
 _OURS = ("kick_", "kickonly_", "llmkick_")
 
@@ -53,7 +53,7 @@ def _no_task(name: str, manager: Any) -> CommandError:
     return CommandError(f"no task {name!r}. {hint}`lmkick ls tasks` lists them")
 
 
-class TaskShelf:
+class TaskCache:
     """Tasks by name, built when they are first asked for.
 
     Attributes:

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from lmkick_plugin.sweep.grid import Cell
-from lmkick_plugin.sweep.jobs import Order
-from lmkick_plugin.sweep.pool import Ended, Lost, Task, run_orders
+from lmkick_plugin.sweep.jobs import Job
+from lmkick_plugin.sweep.pool import Ended, Lost, Task, run_jobs
 
 
-def order(name: str, *tasks: str) -> Order:
-    return Order(Cell(name, {"pretrained": "m"}, {}, {"compressor": "none"}), tasks or ("t",))
+def job(name: str, *tasks: str) -> Job:
+    return Job(Cell(name, {"pretrained": "m"}, {}, {"compressor": "none"}), tasks or ("t",))
 
 
 @dataclass(eq=False)
 class Worker:
     number: int
-    order: Order | None = None
+    job: Job | None = None
     held: list[str] = field(default_factory=list)
 
 
@@ -38,14 +38,14 @@ class Backend:
         self.workers.append(Worker(len(self.workers)))
         return self.workers[-1]
 
-    def submit(self, worker: Worker, order: Order) -> None:
-        worker.order = order
-        worker.held.append(order.cell.name)
+    def submit(self, worker: Worker, job: Job) -> None:
+        worker.job = job
+        worker.held.append(job.cell.name)
 
     def wait(self, busy: Sequence[Worker]) -> list[Task | Ended | Lost]:
         worker = busy[0]
-        assert worker.order is not None
-        tasks, name = worker.order.tasks, worker.order.cell.name
+        assert worker.job is not None
+        tasks, name = worker.job.tasks, worker.job.cell.name
         if self.deaths.get(name, 0) > 0:
             self.deaths[name] -= 1
             return [Task(worker, tasks[0], "done", 1.0), Lost(worker, "signal 9")]
@@ -58,18 +58,18 @@ class Backend:
         pass
 
 
-def run(backend: Backend, orders: list[Order], retries: int = 2) -> tuple[list, list]:
+def run(backend: Backend, jobs: list[Job], retries: int = 2) -> tuple[list, list]:
     ended: list[tuple[str, str]] = []
     given_up: list[tuple[str, str]] = []
 
-    def again(dead: Order) -> Order | None:
+    def again(dead: Job) -> Job | None:
         left = [task for task in dead.tasks if (dead.cell.name, task) not in ended]
         return replace(dead, tasks=tuple(left)) if left else None
 
-    run_orders(
-        backend, orders, retries=retries, again=again,
-        told=lambda order, task, state, seconds: ended.append((order.cell.name, task)),
-        given_up=lambda order, reason: given_up.append((order.cell.name, reason)),
+    run_jobs(
+        backend, jobs, retries=retries, remaining=again,
+        on_task_end=lambda job, task, state, seconds: ended.append((job.cell.name, task)),
+        on_give_up=lambda job, reason: given_up.append((job.cell.name, reason)),
     )  # fmt: skip
     assert {worker.number for worker in backend.stopped} == {w.number for w in backend.workers}
     return ended, given_up
@@ -77,9 +77,9 @@ def run(backend: Backend, orders: list[Order], retries: int = 2) -> tuple[list, 
 
 def test_a_worker_keeps_to_its_model() -> None:
     backend = Backend(2)
-    orders = [order(f"{model}/{n}") for model in "abc" for n in range(3)]
-    ended, given_up = run(backend, orders)
-    assert sorted(name for name, _ in ended) == sorted(each.cell.name for each in orders)
+    jobs = [job(f"{model}/{n}") for model in "abc" for n in range(3)]
+    ended, given_up = run(backend, jobs)
+    assert sorted(name for name, _ in ended) == sorted(each.cell.name for each in jobs)
     assert given_up == []
     assert len(backend.workers) == 2
     for worker in backend.workers:
@@ -90,7 +90,7 @@ def test_a_worker_keeps_to_its_model() -> None:
 
 def test_what_a_dead_worker_was_at_goes_to_a_new_one() -> None:
     backend = Backend(1, {"a/1": 2})
-    ended, given_up = run(backend, [order("a/0"), order("a/1", "x", "y", "z"), order("a/2")])
+    ended, given_up = run(backend, [job("a/0"), job("a/1", "x", "y", "z"), job("a/2")])
     # Each worker gets one task further before it dies: none is done twice.
     assert sorted(ended) == [("a/0", "t"), ("a/1", "x"), ("a/1", "y"), ("a/1", "z"), ("a/2", "t")]
     assert given_up == []
@@ -102,7 +102,7 @@ def test_what_a_dead_worker_was_at_goes_to_a_new_one() -> None:
 def test_a_cell_that_kills_every_worker_is_given_up_and_the_others_go_on() -> None:
     backend = Backend(2, {"a/1": 99})
     tasks = [f"t{number}" for number in range(9)]
-    ended, given_up = run(backend, [order("a/0"), order("a/1", *tasks), order("b/0")], retries=2)
+    ended, given_up = run(backend, [job("a/0"), job("a/1", *tasks), job("b/0")], retries=2)
     assert given_up == [("a/1", "signal 9")]
     assert {"a/0", "b/0"} <= {name for name, _ in ended}
     assert sum("a/1" in worker.held for worker in backend.workers) == 3
@@ -115,8 +115,8 @@ def test_workers_are_ended_when_the_user_interrupts() -> None:
 
     backend = Interrupted(2)
     with pytest.raises(KeyboardInterrupt):
-        run_orders(
-            backend, [order("a/0"), order("a/1")], retries=0, again=lambda order: None,
-            told=lambda *told: None, given_up=lambda *given: None,
+        run_jobs(
+            backend, [job("a/0"), job("a/1")], retries=0, remaining=lambda job: None,
+            on_task_end=lambda *told: None, on_give_up=lambda *given: None,
         )  # fmt: skip
     assert len(backend.stopped) == 2
