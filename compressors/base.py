@@ -35,11 +35,13 @@ class CompressedWeight:
         mask: Bool ``[out_features, in_features]``, True where a weight was kept; None if nothing
             was pruned.
         codes: Unsigned integer codes, uint8 ``[out_features, in_features]``; None unless quantized.
-            ``(codes - zero_point[:, g_idx]) * scale[:, g_idx]``, rounded to the weight's dtype (and
-            zeroed outside ``mask``), is ``weight``.
+            ``(codes - zero_point[:, g_idx]) * scale[:, g_idx] / input_scale``, rounded to the
+            weight's dtype (and zeroed outside ``mask``), is ``weight``.
         scale: float32 ``[out_features, groups]``; None unless quantized.
         zero_point: int32 ``[out_features, groups]``; None unless quantized.
         g_idx: int32 ``[in_features]``, the group of each input column; None unless quantized.
+        input_scale: float32 ``[in_features]``, the factors of the columns while they were
+            quantized; None: all 1.
         num_bits: Bits of a code; None unless quantized.
         dampening: The damping fraction that was finally used (Hessian methods only).
     """
@@ -50,6 +52,7 @@ class CompressedWeight:
     scale: Tensor | None = None
     zero_point: Tensor | None = None
     g_idx: Tensor | None = None
+    input_scale: Tensor | None = None
     num_bits: int | None = None
     dampening: float | None = None
 
@@ -74,10 +77,19 @@ class Compressor(ABC):
     def compress(self, weight: Tensor, stats: Any) -> CompressedWeight:
         """Compress one ``[out_features, in_features]`` matrix given the statistics of its input."""
 
-    def compress_together(self, weights: Sequence[Tensor], stats: Any) -> list[CompressedWeight]:
+    def compress_together(
+        self, weights: Sequence[Tensor], stats: Any, feeds_scores: Sequence[bool] = ()
+    ) -> list[CompressedWeight]:
         """Compress matrices that read the same input, sharing whatever depends on the input alone.
 
-        Comparison groups stay within each matrix: the results are those of :meth:`compress`.
+        Comparison groups stay within each matrix: unless a method says so, the results are those of
+        :meth:`compress`.
+
+        Args:
+            weights: ``[out_features, in_features]`` each.
+            stats: Of their input.
+            feeds_scores: Whether each makes queries or keys, which attention multiplies with each
+                other; empty: none does.
         """
         return [self.compress(weight, stats) for weight in weights]
 

@@ -37,9 +37,14 @@ class QuantizationGrid:
 
     @classmethod
     def of(cls, result: CompressedWeight) -> QuantizationGrid | None:
-        """The grid of a compressed matrix; None where it is not quantized."""
+        """The grid of a compressed matrix.
+
+        None where it is not quantized, or its columns have factors of their own: no format of
+        integers holds these.
+        """
         if (
             result.num_bits is None
+            or result.input_scale is not None
             or result.scale is None
             or result.zero_point is None
             or result.g_idx is None

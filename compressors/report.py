@@ -125,7 +125,8 @@ def stored_bytes(
 
     Values take their dtype's size, or ``num_bits`` each when quantized, plus per group a 16-bit
     scale and, unless it is the middle of the range everywhere, a ``num_bits`` zero point, plus a
-    16-bit group index a column where columns are not grouped in order. Zeros are left out where
+    16-bit group index a column where columns are not grouped in order, plus 16 bits for each
+    column's factor where columns were scaled. Zeros are left out where
     that is smaller: one bit a weight marks them, or ``ceil(log2(C(m, n)))`` bits a group of an N:M
     pattern.
 
@@ -149,6 +150,8 @@ def stored_bytes(
             total += result.num_bits * result.zero_point.numel()
         if result.g_idx is not None and bool((result.g_idx.diff() < 0).any()):
             total += 16 * result.g_idx.numel()
+        if result.input_scale is not None:
+            total += 16 * result.input_scale.numel()
     return math.ceil(total / 8)
 
 

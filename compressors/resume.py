@@ -199,7 +199,8 @@ def _read_block(
         raise ValueError("its checksum does not match")
     grids = {}
     for row in rows:
-        if row.num_bits is not None:
+        # A matrix whose columns were scaled has none.
+        if f"grid:{row.name}:scale" in tensors and row.num_bits is not None:
             parts = {part: tensors.pop(f"grid:{row.name}:{part}") for part in _GRID_PARTS}
             grids[row.name] = QuantizationGrid(num_bits=row.num_bits, **parts)
     expected = {name: (p.shape, p.dtype) for name, p in block.parameters()}

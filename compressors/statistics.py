@@ -17,7 +17,7 @@ from compressors.base import all_finite
 from compressors.errors import NumericalError, SettingsError
 from compressors.matmul import add_gram
 
-__all__ = ["ColumnNorm", "Hessian", "NoStatistic", "Statistic"]
+__all__ = ["ColumnNorm", "Hessian", "HessianAndMagnitude", "NoStatistic", "Statistic"]
 
 _Self = TypeVar("_Self", bound="Statistic")
 
@@ -117,9 +117,7 @@ class ColumnNorm(Statistic):
         self.sum_of_squares = torch.zeros(in_features, dtype=torch.float32, device=self.device)
 
     def _add(self, rows: Tensor) -> None:
-        # In pieces that stay in a CPU's cache, converted one by one.
-        elements = _CACHED_ELEMENTS if rows.device.type == "cpu" else _LAUNCHED_ELEMENTS
-        for piece in torch.split(rows, max(1, elements // self.in_features)):
+        for piece in _pieces(rows):
             self.sum_of_squares += piece.float().square().sum(dim=0)
 
     def _absorb(self, other: Statistic) -> None:
@@ -197,6 +195,49 @@ class Hessian(Statistic):
             block = full[start:stop, start:stop]
             block.copy_(block.tril() + block.tril(-1).t())
         return full
+
+
+class HessianAndMagnitude(Hessian):
+    r"""The Hessian, and the mean of :math:`|x_j|` of each input feature over all tokens.
+
+    References:
+        Lin et al., arXiv:2306.00978, section 3.2 (AWQ's :math:`s_X`).
+
+    >>> stats = HessianAndMagnitude(2)
+    >>> stats.update(torch.tensor([[-3.0, 0.0], [1.0, 4.0]]))
+    >>> stats.magnitude
+    tensor([2., 2.])
+    """
+
+    def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(in_features, device)
+        self.absolute_sum = torch.zeros(in_features, dtype=torch.float32, device=self.device)
+
+    def _add(self, rows: Tensor) -> None:
+        super()._add(rows)
+        for piece in _pieces(rows):
+            self.absolute_sum += piece.float().abs().sum(dim=0)
+
+    def _absorb(self, other: Statistic) -> None:
+        super()._absorb(other)
+        if isinstance(other, HessianAndMagnitude):
+            self.absolute_sum += other.absolute_sum.to(self.device)
+
+    @property
+    def magnitude(self) -> Tensor:
+        """float32 ``[in_features]``.
+
+        Raises:
+            NumericalError: If an input was, or a sum became, non-finite.
+        """
+        _require_finite(self.absolute_sum)
+        return self.absolute_sum / max(self.tokens, 1)
+
+
+def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows in pieces that stay in a CPU's cache, to be converted one by one."""
+    elements = _CACHED_ELEMENTS if rows.device.type == "cpu" else _LAUNCHED_ELEMENTS
+    return torch.split(rows, max(1, elements // rows.shape[1]))
 
 
 def _require_finite(sums: Tensor) -> None:

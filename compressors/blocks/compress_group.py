@@ -73,7 +73,9 @@ class Solver:
         weights = [matrix.view() for matrix in group.matrices]
         started = time.perf_counter()
         with _named(group.matrices):
-            results = self._compressor.compress_together(weights, group.statistic)
+            results = self._compressor.compress_together(
+                weights, group.statistic, [matrix.feeds_scores for matrix in group.matrices]
+            )
         synchronize(weights[0].device)
         seconds = time.perf_counter() - started
         with _named(group.matrices):

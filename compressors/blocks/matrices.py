@@ -7,6 +7,7 @@ would silently leave most of the model as it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ __all__ = ["WeightMatrix", "block_matrices", "is_linear"]
 
 #: A block that keeps more than this share of its weights in matrices we do not know is refused.
 _UNKNOWN_SHARE = 0.1
+#: Names of the layers that make queries and keys: q_proj, key, Wqkv, query_key_value, c_attn ...
+_SCORES = re.compile(r"(^|_)w?(q|k|kv|qkv|query|key)(_|$)|^c_attn$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,6 +59,11 @@ class WeightMatrix:
     def write(self, weight: Tensor) -> None:
         """Store ``weight`` ``[out_features, in_features]`` in the model's own parameter."""
         self.view().copy_(weight)
+
+    @property
+    def feeds_scores(self) -> bool:
+        """Whether it makes queries or keys, alone or together with values; by its name."""
+        return _SCORES.search(self.name.rpartition(".")[2]) is not None
 
     @property
     def feeds_down(self) -> bool:

@@ -7,29 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from compressors.base import CompressedWeight, Compressor, require_dampening
-from compressors.grid import Grid
-from compressors.methods.rtn import RTN
+from compressors.base import CompressedWeight, require_dampening
 from compressors.obs.solver import Plan, solve
+from compressors.quantizer import Quantizer
 from compressors.statistics import Hessian
 
 __all__ = ["GPTQ"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GPTQ(Compressor):
+class GPTQ(Quantizer):
     """Quantize column by column, each error made up for by the columns that follow.
 
     Args:
-        num_bits: Bits of a code, 2 to 8.
+        num_bits, symmetric, scale_dtype: As in :class:`~compressors.quantizer.Quantizer`.
         group_size: Consecutive columns of the column pass that share a scale in a row, the last
             group being shorter where it does not divide the row; None: all. The grid of a group is
             found when the pass reaches it, from weights in which the errors of the finished blocks
             are allowed for.
-        symmetric: Zero point in the middle of the codes.
         act_order: Take columns in order of falling mean square of their inputs. ``g_idx`` of the
             result then says which group a column belongs to.
         static_groups: Find the grids before the pass, on groups of consecutive columns of the
@@ -37,8 +34,6 @@ class GPTQ(Compressor):
         dampening_frac: Share of the Hessian's mean diagonal added to its diagonal, 0 to 1
             (``percdamp`` in the released code); raised, and reported, where that is not enough.
         block_size: Columns worked on at a time.
-        scale_dtype: The 16-bit dtype that scales are rounded to, for a checkpoint that stores them
-            in it; None leaves them in float32.
 
     Raises:
         SettingsError: If a setting is out of range.
@@ -54,31 +49,14 @@ class GPTQ(Compressor):
     """
 
     statistic: ClassVar[type[Hessian]] = Hessian
-    num_bits: int
-    group_size: int | None = 128
-    symmetric: bool = True
     act_order: bool = False
     static_groups: bool = False
     dampening_frac: float = 0.01
     block_size: int = 128
-    scale_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        _ = self.grid
+        Quantizer.__post_init__(self)
         require_dampening(self.dampening_frac, self.block_size)
-
-    @property
-    def grid(self) -> Grid:
-        """The settings of the grid, validated."""
-        return Grid(
-            num_bits=self.num_bits,
-            group_size=self.group_size,
-            symmetric=self.symmetric,
-            scale_dtype=self.scale_dtype,
-        )
-
-    def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Nothing to check: every shape can be quantized."""
 
     def compress(self, weight: Tensor, stats: Hessian) -> CompressedWeight:
         """Quantize one matrix.
@@ -98,7 +76,7 @@ class GPTQ(Compressor):
         return self.compress_together([weight], stats)[0]
 
     def compress_together(
-        self, weights: Sequence[Tensor], stats: Hessian
+        self, weights: Sequence[Tensor], stats: Hessian, feeds_scores: Sequence[bool] = ()
     ) -> list[CompressedWeight]:
         """Quantize matrices that read the same input, in one pass."""
         plan = Plan(
@@ -110,12 +88,3 @@ class GPTQ(Compressor):
             block_size=self.block_size,
         )
         return solve(weights, stats, plan)
-
-    def fallback(self) -> RTN:
-        """Round to nearest on the same grid."""
-        return RTN(
-            num_bits=self.num_bits,
-            group_size=self.group_size,
-            symmetric=self.symmetric,
-            scale_dtype=self.scale_dtype,
-        )

@@ -9,55 +9,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from compressors.base import CompressedWeight, Compressor, require_finite_weight
-from compressors.grid import Grid
+from compressors.base import CompressedWeight, require_finite_weight
+from compressors.quantizer import Quantizer
 from compressors.statistics import NoStatistic, Statistic
 
 __all__ = ["RTN"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RTN(Compressor):
+class RTN(Quantizer):
     """Round each weight to the nearest point of its group's grid.
 
-    Needs no calibration.
-
-    Args:
-        num_bits: Bits of a code, 2 to 8.
-        group_size: Consecutive input columns of a row that share a scale, the last group being
-            shorter where it does not divide the row; None: the whole row.
-        symmetric: Zero point in the middle of the codes.
-        scale_dtype: The 16-bit dtype that scales are rounded to, for a checkpoint that stores them
-            in it; None leaves them in float32.
-
-    Raises:
-        SettingsError: If a setting is out of range.
+    Needs no calibration. Its settings are those of :class:`~compressors.quantizer.Quantizer`.
 
     References:
         The "RTN" baseline of Frantar et al., arXiv:2210.17323, section 4.
     """
 
     statistic: ClassVar[type[NoStatistic]] = NoStatistic
-    num_bits: int
-    group_size: int | None = 128
-    symmetric: bool = True
-    scale_dtype: torch.dtype | None = None
-
-    def __post_init__(self) -> None:
-        _ = self.grid
-
-    @property
-    def grid(self) -> Grid:
-        """The settings as a grid, validated."""
-        return Grid(
-            num_bits=self.num_bits,
-            group_size=self.group_size,
-            symmetric=self.symmetric,
-            scale_dtype=self.scale_dtype,
-        )
-
-    def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Nothing to check: every shape can be rounded."""
 
     def compress(self, weight: Tensor, stats: Statistic | None = None) -> CompressedWeight:
         """Quantize one matrix.
@@ -91,3 +60,7 @@ class RTN(Compressor):
             g_idx=grid.group_of_columns(weight.shape[1], weight.device).to(torch.int32),
             num_bits=self.num_bits,
         )
+
+    def fallback(self) -> RTN:
+        """Itself: nothing is calibrated."""
+        return self

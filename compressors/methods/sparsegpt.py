@@ -90,7 +90,7 @@ class SparseGPT(Compressor):
         return self.compress_together([weight], stats)[0]
 
     def compress_together(
-        self, weights: Sequence[Tensor], stats: Hessian
+        self, weights: Sequence[Tensor], stats: Hessian, feeds_scores: Sequence[bool] = ()
     ) -> list[CompressedWeight]:
         """Prune matrices that read the same input, in one sweep."""
         plan = Plan(
@@ -136,7 +136,10 @@ class MagnitudeAndRTN(Compressor):
         return replace(self.quantize.compress(pruned.weight), mask=pruned.mask)
 
     def compress_together(
-        self, weights: Sequence[Tensor], stats: Statistic | None = None
+        self,
+        weights: Sequence[Tensor],
+        stats: Statistic | None = None,
+        feeds_scores: Sequence[bool] = (),
     ) -> list[CompressedWeight]:
         """Prune and round each matrix by itself: nothing can be shared."""
         return [self.compress(weight, stats) for weight in weights]

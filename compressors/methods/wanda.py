@@ -75,7 +75,7 @@ class Wanda(Compressor):
         return self.compress_together([weight], stats)[0]
 
     def compress_together(
-        self, weights: Sequence[Tensor], stats: ColumnNorm
+        self, weights: Sequence[Tensor], stats: ColumnNorm, feeds_scores: Sequence[bool] = ()
     ) -> list[CompressedWeight]:
         """Prune each matrix by itself; the norms are taken once."""
         stats.require_tokens()

@@ -103,6 +103,8 @@ def test_bytes_of_quantized_weights() -> None:
     )
     shuffled = torch.arange(64, dtype=torch.int32) % 2
     assert stored_bytes(quantized(g_idx=shuffled), count) == count // 2 + 2 * groups + 2 * 64
+    factors = torch.rand(64)
+    assert stored_bytes(quantized(input_scale=factors), count) == count // 2 + 2 * groups + 2 * 64
     # Joint with pruning: half the codes, and a bit for each weight.
     assert stored_bytes(quantized(), count // 2) == count // 4 + count // 8 + 2 * groups
 

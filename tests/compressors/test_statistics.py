@@ -12,18 +12,23 @@ import torch
 
 import compressors.matmul as products
 from compressors import NumericalError, SettingsError
-from compressors.statistics import ColumnNorm, Hessian, NoStatistic
+from compressors.statistics import ColumnNorm, Hessian, HessianAndMagnitude, NoStatistic
 from tests import oracles
 from tests.compressors.method_cases import make_inputs
 
-KINDS: list[Any] = [ColumnNorm, Hessian]
+KINDS: list[Any] = [ColumnNorm, Hessian, HessianAndMagnitude]
 
 
 def value(stats: Any) -> torch.Tensor:
+    if isinstance(stats, HessianAndMagnitude):
+        return torch.cat([stats.matrix, stats.magnitude[None]])
     return stats.norm if isinstance(stats, ColumnNorm) else stats.matrix
 
 
 def expected(kind: Any, inputs: torch.Tensor) -> torch.Tensor:
+    if kind is HessianAndMagnitude:
+        mean = sum(token.abs() for token in inputs.float()) / len(inputs)
+        return torch.cat([oracles.hessian(inputs), torch.as_tensor(mean)[None]])
     return oracles.column_norm(inputs) if kind is ColumnNorm else oracles.hessian(inputs)
 
 
@@ -91,6 +96,8 @@ def test_wrong_widths_are_refused() -> None:
         Hessian(96).merge(Hessian(95))
     with pytest.raises(SettingsError, match="cannot merge"):
         Hessian(96).merge(ColumnNorm(96))  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="cannot merge"):
+        HessianAndMagnitude(96).merge(Hessian(96))  # type: ignore[arg-type]
 
 
 def test_every_road_multiplies_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,19 @@ def test_all_matrices_of_all_blocks_are_found(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
+def test_queries_and_keys_are_told_from_the_rest(family: str) -> None:
+    matrices = [matrix for block in find_blocks(make(family)) for matrix in block.matrices]
+    found = {matrix.name.rpartition(".")[2] for matrix in matrices if matrix.feeds_scores}
+    fused = {
+        "gpt_neox": {"query_key_value"}, "falcon": {"query_key_value"},
+        "falcon_alibi": {"query_key_value"}, "bloom": {"query_key_value"},
+        "phi3": {"qkv_proj"}, "gpt2": {"c_attn"},
+        "deepseek_v3": {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"},
+    }  # fmt: skip
+    assert found == fused.get(family, {"q_proj", "k_proj"})
+
+
+@pytest.mark.parametrize("family", CONFIGS)
 def test_writing_a_matrix_changes_the_model_and_no_other_matrix(family: str) -> None:
     model = make(family)
     matrices = [matrix for block in find_blocks(model) for matrix in block.matrices]
