@@ -25,10 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressors import GPTQ, RTN, Compressor, SparseGPT
+from compressors import GPTQ, Compressor, SparseGPT
 from compressors.blocks.find import Block, find_blocks
 from compressors.blocks.matrices import is_linear
 from compressors.errors import SettingsError, UnsupportedModelError
+from compressors.quantizer import Quantizer
 from lmkick_plugin.checkpoints.packing import WORD
 from lmkick_plugin.recipe.formats import check_recipe
 
@@ -54,7 +55,7 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
         UnsupportedModelError: It cannot hold this model's matrices.
     """
     quantizer = compressor.quantize if isinstance(compressor, SparseGPT) else compressor
-    if not isinstance(quantizer, RTN | GPTQ):
+    if not isinstance(quantizer, Quantizer):
         check_recipe(storage, bits=None, group_size=None)
         return compressor
     check_recipe(
