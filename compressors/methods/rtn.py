@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressors.base import CompressedWeight, require_finite_weight
-from compressors.quantizer import Quantizer
+from compressors.methods.quantizer import Quantizer
 from compressors.statistics import NoStatistic, Statistic
 
 __all__ = ["RTN"]
@@ -20,7 +20,7 @@ __all__ = ["RTN"]
 class RTN(Quantizer):
     """Round each weight to the nearest point of its group's grid.
 
-    Needs no calibration. Its settings are those of :class:`~compressors.quantizer.Quantizer`.
+    Needs no calibration. Its settings are those of :class:`~compressors.methods.quantizer.Quantizer`.
 
     References:
         The "RTN" baseline of Frantar et al., arXiv:2210.17323, section 4.
