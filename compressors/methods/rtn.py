@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Round to nearest: the quantization that every other has to beat."""
+"""Round to nearest: the quantization that every other has to beat, and the settings they share."""
 
 from __future__ import annotations
 
@@ -9,18 +9,65 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from compressors.base import CompressedWeight, require_finite_weight
-from compressors.methods.quantizer import Quantizer
+from compressors.base import CompressedWeight, Compressor, require_finite_weight
+from compressors.grid import Grid
 from compressors.statistics import NoStatistic, Statistic
 
-__all__ = ["RTN"]
+__all__ = ["RTN", "Quantizer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantizer(Compressor):
+    """A method with the settings of a grid.
+
+    Args:
+        num_bits: Bits of a code, 2 to 8.
+        group_size: Consecutive input columns of a row that share a scale, the last group being
+            shorter where it does not divide the row; None: the whole row.
+        symmetric: Zero point in the middle of the codes.
+        scale_dtype: The 16-bit dtype that scales are rounded to, for a checkpoint that stores them
+            in it; None leaves them in float32.
+
+    Raises:
+        SettingsError: If a setting is out of range.
+    """
+
+    num_bits: int
+    group_size: int | None = 128
+    symmetric: bool = True
+    scale_dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.grid
+
+    @property
+    def grid(self) -> Grid:
+        """The settings as a grid, validated."""
+        return Grid(
+            num_bits=self.num_bits,
+            group_size=self.group_size,
+            symmetric=self.symmetric,
+            scale_dtype=self.scale_dtype,
+        )
+
+    def check(self, name: str, out_features: int, in_features: int) -> None:
+        """Nothing to check: every shape can be quantized."""
+
+    def fallback(self) -> RTN:
+        """Round to nearest on the same grid."""
+        return RTN(
+            num_bits=self.num_bits,
+            group_size=self.group_size,
+            symmetric=self.symmetric,
+            scale_dtype=self.scale_dtype,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RTN(Quantizer):
     """Round each weight to the nearest point of its group's grid.
 
-    Needs no calibration. Its settings are those of :class:`~compressors.methods.quantizer.Quantizer`.
+    Needs no calibration. The settings are those of :class:`.Quantizer`.
 
     References:
         The "RTN" baseline of Frantar et al., arXiv:2210.17323, section 4.

@@ -29,7 +29,7 @@ from compressors import GPTQ, Compressor, SparseGPT
 from compressors.blocks.find import Block, find_blocks
 from compressors.blocks.matrices import is_linear
 from compressors.errors import SettingsError, UnsupportedModelError
-from compressors.methods.quantizer import Quantizer
+from compressors.methods.rtn import Quantizer
 from lmkick_plugin.checkpoints.packing import WORD
 from lmkick_plugin.recipe.formats import check_recipe
 
