@@ -21,6 +21,7 @@ from lmkick_plugin.checkpoints.manifest import Manifest, read_manifest
 from lmkick_plugin.checkpoints.packed_matrices import plain_parameters, stored_matrices
 from lmkick_plugin.checkpoints.quantization_config import Scheme, read_scheme
 from lmkick_plugin.checkpoints.safetensors_headers import Shards, weight_files
+from lmkick_plugin.recipe.methods import OWN_SETTINGS
 from lmkick_plugin.record.zero_pattern import ZeroCount
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ _PRUNED = 0.01
 #: What ``kick.json`` says of how the weights came about.
 _RECIPE = (
     "compressor", "pattern", "requested_sparsity", "num_bits", "group_size", "symmetric",
-    "act_order", "calibration", "nsamples", "seqlen", "seed", "base_model", "base_revision",
-    "static_groups", "wanda_variant", "dampening_frac", "block_size", "true_sequential", "seconds",
-    "layer_summary", "layers",
+    *OWN_SETTINGS, "calibration", "nsamples", "seqlen", "seed", "base_model", "base_revision",
+    "true_sequential", "seconds", "layer_summary", "layers",
 )  # fmt: skip
 
 

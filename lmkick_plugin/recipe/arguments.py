@@ -226,12 +226,15 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
     others = [name for name in arguments if name not in ARGUMENTS]
     _check_together(compressor, settings, others)
     joint = compressor not in PRUNERS or "bits" in settings
+    defaults = {name: argument.default for name, argument in ARGUMENTS.items()}
+    if compressor != "none":
+        defaults |= METHODS[compressor].defaults
     for name, argument in ARGUMENTS.items():
         applies = compressor in argument.goes_with and (
             joint or name not in ("group_size", "symmetric")
         )
-        if applies and argument.default is not None:
-            settings.setdefault(name, argument.default)
+        if applies and defaults[name] is not None:
+            settings.setdefault(name, defaults[name])
     if compressor in PRUNERS:
         settings.setdefault("pattern", "unstructured")
     settings["seeds"] = settings.pop("seed", None)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CALIBRATED", "COMPRESSORS", "METHODS", "PRUNERS", "QUANTIZERS", "Method"]
+__all__ = [
+    "CALIBRATED", "COMPRESSORS", "METHODS", "OWN_SETTINGS", "PRUNERS", "QUANTIZERS", "Method"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class Method:
         calibrated: Whether it needs calibration text.
         control: A baseline that published claims are not about.
         arguments: Arguments of its own, and the settings of the class that they become.
+        defaults: Its defaults of shared arguments, where they differ from the others'.
         color: Of its lines in figures, after Okabe and Ito: safe for colour-blind readers.
         marker: Of its points, as matplotlib names it.
         dash: Of its lines, as matplotlib names it.
@@ -33,6 +36,7 @@ class Method:
     calibrated: bool = False
     control: bool = False
     arguments: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     color: str
     marker: str
     dash: Any
@@ -73,3 +77,9 @@ COMPRESSORS = ("none", *METHODS)
 PRUNERS = tuple(name for name, method in METHODS.items() if method.prunes)
 QUANTIZERS = tuple(name for name, method in METHODS.items() if method.quantizes)
 CALIBRATED = tuple(name for name, method in METHODS.items() if method.calibrated)
+OWN_SETTINGS = tuple(
+    dict.fromkeys(
+        name for method in METHODS.values() for name in method.arguments if name != "seed"
+    )
+)
+"""Arguments of single methods, each a field of the record."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lmkick_plugin
+from lmkick_plugin.recipe.methods import OWN_SETTINGS
 
 if TYPE_CHECKING:
     import torch
@@ -110,10 +111,7 @@ def build_record(
         "chat_template": chat_template,
         "truncated_prompts": None if truncated_prompts is None else dict(truncated_prompts),
         "versions": versions(),
-        "static_groups": recipe.static_groups,
-        "wanda_variant": recipe.wanda_variant,
-        "dampening_frac": recipe.dampening_frac,
-        "block_size": recipe.block_size,
+        **{name: getattr(recipe, name) for name in OWN_SETTINGS},
         "true_sequential": recipe.true_sequential,
         "prefix_reuse": recipe.prefix_reuse,
         "save_format": recipe.save_format,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from lmkick_plugin.recipe.methods import OWN_SETTINGS
+
 __all__ = ["RECORD_FIELDS"]
 
 RECORD_FIELDS = (
@@ -13,11 +15,7 @@ RECORD_FIELDS = (
     "num_bits",
     "group_size",
     "symmetric",
-    "act_order",
-    "static_groups",
-    "wanda_variant",
-    "dampening_frac",
-    "block_size",
+    *OWN_SETTINGS,
     "true_sequential",
     "calibration",
     "nsamples",

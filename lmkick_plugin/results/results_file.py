@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import LmkickError
+from lmkick_plugin.recipe.methods import OWN_SETTINGS
 from lmkick_plugin.results.samples import Sample, read_samples
 from lmkick_plugin.terminal import plain
 
@@ -27,11 +28,7 @@ RECIPE = (
     "num_bits",
     "group_size",
     "symmetric",
-    "act_order",
-    "static_groups",
-    "wanda_variant",
-    "dampening_frac",
-    "block_size",
+    *OWN_SETTINGS,
     "true_sequential",
     "save_format",
     "calibration",

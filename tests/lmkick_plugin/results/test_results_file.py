@@ -122,6 +122,7 @@ def test_evaluations_of_one_model_are_one_run_and_the_newest_counts(write: Write
     [
         ("static_groups", (False, True)),
         ("wanda_variant", (False, True)),
+        ("act_order", (False, True)),
         ("dampening_frac", (0.01, 0.1)),
         ("block_size", (128, 64)),
         ("true_sequential", (False, True)),
