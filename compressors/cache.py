@@ -16,8 +16,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,7 +27,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from compressors.errors import SettingsError
-from compressors.files import write_atomically
+from compressors.files import remove_leftovers, unfinished, write_atomically
 from compressors.report import CompressionReport, LayerReport
 from compressors.resume import ResumeStore
 
@@ -96,9 +96,8 @@ class CompressionCache:
         self._limit = int(limit_gb * 1e9)
         try:
             self._locks.mkdir(parents=True, exist_ok=True)
-            probe = self._locks / f".{os.getpid()}.probe"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self._locks):
+                pass
         except OSError as error:
             raise SettingsError(
                 f"compress_cache={directory} cannot be used: {error}; choose a folder that can be "
@@ -143,8 +142,8 @@ class CompressionCache:
                 self._make_room(name, size)
                 folder.mkdir(exist_ok=True)
                 (folder / _SIZE).write_text(str(size), encoding="utf-8")
-            for stray in folder.glob(".*.partial"):
-                stray.unlink(missing_ok=True)
+            for parent in (self._directory, folder):
+                remove_leftovers(parent)
             yield CacheEntry(folder, identity)
         finally:
             lock.release()
@@ -175,10 +174,9 @@ class CompressionCache:
 
     def _make_room(self, wanted: str, size: int) -> None:
         """Remove what was not used for longest, until an entry of ``size`` fits in."""
-        for stray in self._directory.glob(".removed-*"):
-            shutil.rmtree(stray, ignore_errors=True)
         others = {
-            folder.parent: folder.stat().st_mtime for folder in self._directory.glob(f"*/{_SIZE}")
+            folder.parent: folder.stat().st_mtime
+            for folder in self._directory.glob(f"[!.]*/{_SIZE}")
         }
         others.pop(self._directory / wanted, None)
         sizes = {folder: _bytes_of(folder) for folder in others}
@@ -227,7 +225,7 @@ def software() -> str:
 
 def _remove(folder: Path) -> None:
     """Take a folder away at once, then its content: half an entry is never found."""
-    away = folder.with_name(f".removed-{folder.name}-{os.getpid()}")
+    away = unfinished(folder)
     folder.rename(away)
     shutil.rmtree(away, ignore_errors=True)
 

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a file whole or not at all."""
+"""Writing files whole or not at all, and removing what killed writers left behind."""
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
+import re
 import secrets
+import shutil
 from pathlib import Path
 
-__all__ = ["write_atomically"]
+__all__ = ["is_running", "remove_leftovers", "unfinished", "write_atomically"]
+
+_PREFIX = ".lmkick-"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -21,8 +27,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         OSError: The file cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name nobody can predict, opened exclusively: a link planted there is not followed.
-    part = path.with_name(f".lmkick-{secrets.token_hex(8)}.partial")
+    _clean_once(path.parent)
+    part = unfinished(path)
     try:
         with part.open("xb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
@@ -38,3 +44,58 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def unfinished(path: Path) -> Path:
+    """A new name beside ``path`` for what is not whole yet.
+
+    Nobody can predict it, so no link planted there is followed; it names the writer's host and
+    process, so that :func:`remove_leftovers` knows when nobody is writing any more.
+    """
+    return path.with_name(f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(8)}.partial")
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove what killed processes of this machine left unfinished in a folder.
+
+    Args:
+        folder: Looked into without its subfolders.
+
+    Returns:
+        What was removed.
+    """
+    pattern = re.compile(re.escape(f"{_PREFIX}{_host()}-") + r"(\d+)-[0-9a-f]{16}\.partial")
+    removed = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = pattern.fullmatch(entry.name)
+            if match is None or is_running(int(match[1])):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
+            removed.append(Path(entry.path))
+    return removed
+
+
+@functools.lru_cache(maxsize=256)
+def _clean_once(folder: Path) -> None:
+    remove_leftovers(folder)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this machine is there, whoever owns it."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@functools.cache
+def _host() -> str:
+    # On a shared disk, a process of that number on another machine says nothing about ours.
+    return re.sub(r"[^\w.]", "_", platform.node())[:64] or "host"

@@ -6,8 +6,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,44 +13,68 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compressors.errors import SettingsError
+from compressors.files import remove_leftovers, unfinished
 
-__all__ = ["check_space", "check_target", "new_folder"]
+__all__ = ["check_folder", "check_space", "check_target", "new_folder"]
 
 _log = logging.getLogger(__name__)
 
 
-def check_target(folder: str | Path) -> Path:
-    """Refuse a folder that cannot become a new one; changes nothing.
+def check_folder(name: str, folder: str | Path) -> Path:
+    """Refuse a folder that is neither there nor can be made; changes nothing.
+
+    Args:
+        name: The argument, for messages.
+        folder: The folder.
 
     Raises:
-        SettingsError: It is a file or not empty, or nothing can be written there.
+        SettingsError: A file or a broken link is in the way, or nothing can be written there.
     """
     try:
         path = Path(folder).expanduser().absolute()
     except RuntimeError as error:
         raise SettingsError(
-            f"save_compressed={folder}: there is no user of that name. Choose another folder."
+            f"{name}={folder}: there is no user of that name. Choose another folder."
         ) from error
-    if path.is_symlink() and not path.exists():
-        raise SettingsError(f"save_compressed={folder} is a link to nowhere. Choose a new folder.")
-    if path.exists() and not path.is_dir():
-        raise SettingsError(f"save_compressed={folder} is a file. Choose a new folder.")
     try:
-        if path.is_dir():
-            names = sorted(entry.name for entry in path.iterdir())
-            if names:
-                raise SettingsError(
-                    f"save_compressed={folder} is not empty ({', '.join(names[:3])}"
-                    f"{', ...' if len(names) > 3 else ''}), and nothing is overwritten. Choose a "
-                    "new folder, or delete this one."
-                )
-        with tempfile.TemporaryDirectory(prefix=".lmkick-", dir=_existing(path.parent)):
-            pass
-    except OSError as error:
+        if path.is_symlink() and not path.exists():
+            raise SettingsError(f"{name}={folder} is a link to nowhere. Choose another folder.")
+        there = _existing(path)
+        if not there.is_dir():
+            which = "" if there == path else f"{there} "
+            raise SettingsError(f"{name}={folder}: {which}is a file. Choose another folder.")
+        with tempfile.TemporaryDirectory(prefix=".lmkick-", dir=there) as probe:
+            (Path(probe) / "probe").write_bytes(bytes(4096))
+    except SettingsError:
+        raise
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
         raise SettingsError(
-            f"save_compressed={folder}: nothing can be written there ({error.strerror or error}). "
-            "Choose another folder."
+            f"{name}={str(folder)[:100]!r}: nothing can be written there ({cause}). Choose another "
+            "folder."
         ) from error
+    return path
+
+
+def check_target(folder: str | Path, name: str = "save_compressed") -> Path:
+    """Refuse a folder that cannot become a new one; changes nothing.
+
+    Args:
+        folder: The folder.
+        name: The argument, for messages.
+
+    Raises:
+        SettingsError: As :func:`check_folder`, or it is not empty.
+    """
+    path = check_folder(name, folder)
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir())
+        if names:
+            raise SettingsError(
+                f"{name}={folder} is not empty ({', '.join(names[:3])}"
+                f"{', ...' if len(names) > 3 else ''}), and nothing is overwritten. Choose a "
+                "new folder, or delete this one."
+            )
     return path
 
 
@@ -86,8 +108,9 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """
     path = check_target(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    partial = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.partial")
+    for leftover in remove_leftovers(path.parent):
+        _log.warning("%s was left over from a save that was killed; removed", leftover)
+    partial = unfinished(path)
     try:
         partial.mkdir()
         yield partial
@@ -105,32 +128,6 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_leftovers(path: Path) -> None:
-    pattern = re.compile(re.escape(f".{path.name}.{_host()}.") + r"(\d+)\.partial")
-    for entry in path.parent.iterdir():
-        match = pattern.fullmatch(entry.name)
-        if match is not None and not _alive(int(match[1])):
-            _log.warning("%s is left over from a save that was killed: it is removed", entry)
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _host() -> str:
-    # On a shared disk, a process of that number on another machine says nothing about ours.
-    return re.sub(r"[^\w-]", "_", platform.node()) or "host"
 
 
 def _to_disk(folder: Path) -> None:

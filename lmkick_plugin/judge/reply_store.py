@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compressors.errors import LmkickError
+from compressors.files import is_running
 
 __all__ = ["Reply", "ReplyStore", "StoreError", "request_key"]
 
@@ -316,10 +317,4 @@ def _is_alive(owner: str) -> bool:
         return True
     if int(pid) == os.getpid():
         return owner in _AT_WORK
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OSError):
-        return True
-    return True
+    return is_running(int(pid))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from lmkick_plugin.recipe.calibration_source import check_source
 from lmkick_plugin.recipe.formats import FORMATS, check_recipe, read_quantize
 from lmkick_plugin.recipe.methods import CALIBRATED, COMPRESSORS, METHODS, PRUNERS, QUANTIZERS
 from lmkick_plugin.recipe.readers import (
+    check_path,
     is_unset,
+    read_batch_size,
     read_bool,
     read_choice,
+    read_device,
     read_float,
+    read_folder,
     read_int,
     read_seeds,
     read_text,
@@ -77,25 +82,29 @@ def _read_group_size(name: str, value: object) -> int:
     size = -1 if is_unset(value) else read_int(name, value)
     if size != -1 and size < 1:
         raise SettingsError(
-            f"{name}={value!r}: expected the number of columns in a group, such as 128, or -1 for "
-            "one group a row."
+            f"{name}={value!r}: expected the input columns per scale, such as 128, or -1 for one "
+            "scale per row."
         )
     return size
 
 
-def _read_dampening(name: str, value: object) -> float:
-    fraction = read_float(name, value)
-    if fraction <= 0:
-        raise SettingsError(f"{name}={value!r}: expected a number above 0, such as 0.01.")
-    return fraction
+def _read_above_zero(name: str, value: object, *, wanted: str) -> float:
+    number = read_float(name, value)
+    if number <= 0:
+        raise SettingsError(f"{name}={value!r}: expected {wanted}.")
+    return number
+
+
+_read_fraction = partial(_read_above_zero, wanted="a number above 0, such as 0.01")
+_read_gigabytes = partial(_read_above_zero, wanted="GB that the cache may take, such as 100")
 
 
 def _read_calibration(name: str, value: object) -> str:
-    return check_source(read_text(name, value))
+    return check_source(check_path(name, value))
 
 
 def _read_data_dir(name: str, value: object) -> str:
-    text = read_text(name, value)
+    text = check_path(name, value)
     if not Path(bundled.data_folder(text)).is_dir():
         raise SettingsError(
             f"{name}={text}: no such folder. Give the folder that holds the data files, or leave "
@@ -104,58 +113,12 @@ def _read_data_dir(name: str, value: object) -> str:
     return text
 
 
-def _read_resume_dir(name: str, value: object) -> str:
-    text = read_text(name, value)
-    if Path(text).exists() and not Path(text).is_dir():
-        raise SettingsError(
-            f"{name}={text} is a file. Give a folder for finished blocks; it is made where absent."
-        )
-    return text
-
-
-def _read_cache_dir(name: str, value: object) -> str:
-    text = read_text(name, value)
-    if Path(text).exists() and not Path(text).is_dir():
-        raise SettingsError(
-            f"{name}={text} is a file. Give a folder for compressed weights; it is made where "
-            "absent."
-        )
-    return text
-
-
-def _read_cache_gb(name: str, value: object) -> float:
-    size = read_float(name, value)
-    if size <= 0:
-        raise SettingsError(f"{name}={value!r}: expected GB that the cache may take, such as 100.")
-    return size
-
-
 def _read_new_folder(name: str, value: object) -> str:
     from lmkick_plugin.files import check_target
 
-    text = read_text(name, value)
+    text = check_path(name, value)
     check_target(text)
     return text
-
-
-def _read_format(name: str, value: object) -> str:
-    return read_choice(name, value, FORMATS)
-
-
-def _read_compressor(name: str, value: object) -> str:
-    return read_choice(name, value, COMPRESSORS)
-
-
-def _at_least_one(name: str, value: object) -> int:
-    return read_int(name, value, low=1)
-
-
-def _at_least_two(name: str, value: object) -> int:
-    return read_int(name, value, low=2)
-
-
-def _read_bits(name: str, value: object) -> int:
-    return read_int(name, value, low=2, high=8)
 
 
 def _with(argument: str) -> tuple[str, ...]:
@@ -165,32 +128,54 @@ def _with(argument: str) -> tuple[str, ...]:
 
 #: The contract: every argument of ours. A default holds where the argument applies.
 ARGUMENTS: dict[str, Argument] = {
-    "compressor": Argument(_read_compressor, default="none"),
+    "compressor": Argument(partial(read_choice, choices=COMPRESSORS), default="none"),
     "sparsity": Argument(_read_sparsity, PRUNERS),
     "pattern": Argument(_read_pattern, PRUNERS),
-    "bits": Argument(_read_bits, QUANTIZERS),
+    "bits": Argument(partial(read_int, low=2, high=8), QUANTIZERS),
     "group_size": Argument(_read_group_size, QUANTIZERS, 128),
     "symmetric": Argument(read_bool, QUANTIZERS, True),
     "act_order": Argument(read_bool, _with("act_order"), False),
     "static_groups": Argument(read_bool, _with("static_groups"), False),
     "wanda_variant": Argument(read_bool, _with("wanda_variant"), False),
-    "dampening_frac": Argument(_read_dampening, _with("dampening_frac"), 0.01),
-    "block_size": Argument(_at_least_one, _with("block_size"), 128),
+    "dampening_frac": Argument(_read_fraction, _with("dampening_frac"), 0.01),
+    "block_size": Argument(partial(read_int, low=1), _with("block_size"), 128),
     "true_sequential": Argument(read_bool, CALIBRATED, False),
     "calibration": Argument(_read_calibration, CALIBRATED, "c4"),
-    "nsamples": Argument(_at_least_one, CALIBRATED, 128),
-    "seqlen": Argument(_at_least_two, CALIBRATED, 2048),
+    "nsamples": Argument(partial(read_int, low=1), CALIBRATED, 128),
+    "seqlen": Argument(partial(read_int, low=2), CALIBRATED, 2048),
     "seed": Argument(read_seeds, (*CALIBRATED, *_with("seed")), (0,)),
     "data_dir": Argument(_read_data_dir),
-    "resume_dir": Argument(_read_resume_dir, COMPRESSORS[1:]),
-    "compress_cache": Argument(_read_cache_dir, COMPRESSORS[1:]),
-    "compress_cache_gb": Argument(_read_cache_gb, COMPRESSORS[1:]),
+    "resume_dir": Argument(read_folder, COMPRESSORS[1:]),
+    "compress_cache": Argument(read_folder, COMPRESSORS[1:]),
+    "compress_cache_gb": Argument(_read_gigabytes, COMPRESSORS[1:]),
     "save_compressed": Argument(_read_new_folder, COMPRESSORS[1:]),
-    "save_format": Argument(_read_format, COMPRESSORS[1:]),
-    "reference": Argument(read_text),
+    "save_format": Argument(partial(read_choice, choices=FORMATS), COMPRESSORS[1:]),
+    "reference": Argument(check_path),
     "quantize": Argument(read_quantize, ("none",)),
     "prefix_reuse": Argument(read_bool, default=True),
 }
+
+#: Arguments of lm-eval's ``hf`` model and of from_pretrained that are read here: there, any text
+#: but an empty one would be true.
+_PASSED: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(
+        (
+            "trust_remote_code", "use_fast_tokenizer", "add_bos_token", "truncation",
+            "logits_cache", "parallelize", "gptqmodel", "enable_thinking", "load_in_4bit",
+            "load_in_8bit", "low_cpu_mem_usage", "local_files_only", "force_download",
+            "use_safetensors", "ignore_mismatched_sizes", "offload_buffers", "weights_only",
+            "disable_mmap", "use_kernels", "allow_all_kernels",
+        ),
+        read_bool,
+    ),
+    "batch_size": read_batch_size,
+    "max_batch_size": partial(read_int, low=1),
+    "max_length": partial(read_int, low=2),
+    "prefix_token_id": partial(read_int, low=0),
+    "device": read_device,
+    "revision": read_text,
+    "backend": partial(read_choice, choices=("default", "causal", "seq2seq")),
+}  # fmt: skip
 
 #: Arguments of from_pretrained that carry a secret; true and false only switch a stored one.
 _TOKENS = ("token", "use_auth_token")
@@ -203,8 +188,9 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
         arguments: Everything given with ``--model_args`` (and ``batch_size``, ``device``).
 
     Returns:
-        The recipe, and the remaining arguments as they came. Whether those are known is checked
-        by :func:`lmkick_plugin.loading.checks.check_hf_arguments`.
+        The recipe, and the remaining arguments; numbers, switches and the device among them as
+        read, the others as they came. Whether those are known is checked by
+        :func:`lmkick_plugin.loading.checks.check_hf_arguments`.
 
     Raises:
         SettingsError: A value is malformed or out of range, or an argument does not go with the
@@ -216,14 +202,15 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
         for name in ARGUMENTS
         if name in arguments and not is_unset(arguments[name])
     }
-    compressor = _read_compressor("compressor", given.get("compressor", "none"))
+    compressor = ARGUMENTS["compressor"].read("compressor", given.get("compressor", "none"))
+    others = [name for name in arguments if name not in ARGUMENTS]
     for name in given:
         if compressor not in ARGUMENTS[name].goes_with:
-            raise SettingsError(_mismatch(name, given[name], compressor))
+            hint = _misspelt(others, *(each for each in ARGUMENTS if each not in given))
+            raise SettingsError(hint or _mismatch(name, given[name], compressor))
     settings = {name: ARGUMENTS[name].read(name, value) for name, value in given.items()}
     if "bits" in settings and "group_size" in arguments:
         settings.setdefault("group_size", -1)  # None, as in Python: one group a row
-    others = [name for name in arguments if name not in ARGUMENTS]
     _check_together(compressor, settings, others)
     joint = compressor not in PRUNERS or "bits" in settings
     defaults = {name: argument.default for name, argument in ARGUMENTS.items()}
@@ -238,8 +225,12 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
     if compressor in PRUNERS:
         settings.setdefault("pattern", "unstructured")
     settings["seeds"] = settings.pop("seed", None)
-    passed = {name: value for name, value in arguments.items() if name not in ARGUMENTS}
-    return Recipe(**settings), passed
+    return Recipe(**settings), {name: _read_passed(name, arguments[name]) for name in others}
+
+
+def _read_passed(name: str, value: Any) -> Any:
+    read = _PASSED.get(name)
+    return value if read is None or is_unset(value) else read(name, value)
 
 
 def _refuse_secrets(arguments: Mapping[str, Any]) -> None:
@@ -258,7 +249,7 @@ def _mismatch(name: str, value: object, compressor: str) -> str:
     if name == "bits" and compressor in PRUNERS:
         return (
             f"bits={value!r} does not go with compressor={compressor}: only sparsegpt prunes and "
-            "quantizes in one sweep. Use compressor=sparsegpt, or leave bits out."
+            "quantizes in one pass. Use compressor=sparsegpt, or leave bits out."
         )
     partners = [method for method in ARGUMENTS[name].goes_with if method != "none"]
     if not partners:
@@ -280,7 +271,7 @@ def _mismatch(name: str, value: object, compressor: str) -> str:
 def _misspelt(others: Sequence[str], *wanted: str) -> str:
     """A hint that one of the arguments that are not ours may be the missing one, or nothing."""
     hints = ((name, suggest(name, wanted)) for name in others)
-    return "".join(f"{name} is no argument of lmkick. {hint}" for name, hint in hints if hint)
+    return "".join(f"{name} is not an argument of lmkick. {hint}" for name, hint in hints if hint)
 
 
 def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequence[str]) -> None:

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
+import re
 from collections.abc import Iterable
 
 from compressors.errors import SettingsError
+from lmkick_plugin.files import check_folder
 
 __all__ = [
+    "check_path",
     "is_unset",
+    "read_batch_size",
     "read_bool",
     "read_choice",
+    "read_device",
     "read_float",
+    "read_folder",
     "read_int",
     "read_seeds",
     "read_text",
@@ -52,10 +59,44 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def read_text(name: str, value: object) -> str:
-    """Text that is not empty; a path object will do."""
+    """Text that is not empty; a path object will do.
+
+    Raises:
+        SettingsError: Not text, empty, or with characters that no file and no terminal can hold.
+    """
     text = str(value).strip()
-    if not text or isinstance(value, bool):
-        raise SettingsError(f"{name}={value!r}: expected text. Give a name or a path.")
+    if not text or not isinstance(value, str | os.PathLike | int | float) or value is True:
+        raise SettingsError(f"{name}={_shown(value)}: expected text. Give a name or a path.")
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise SettingsError(
+            f"{name}={_shown(value)}: holds a NUL or half a character. Leave that out."
+        )
+    return text
+
+
+def check_path(name: str, value: object) -> str:
+    """A path that a file system can hold, whether it is there or not.
+
+    Raises:
+        SettingsError: As :func:`read_text`; or a part of it is longer than 255 bytes.
+    """
+    text = read_text(name, value)
+    longest = max(text.split("/"), key=len)
+    if len(os.fsencode(longest)) > 255 or len(os.fsencode(text)) > 4095:
+        raise SettingsError(
+            f"{name}={_shown(text)}: too long for a path (255 bytes per name, 4,095 in all)."
+        )
+    return text
+
+
+def read_folder(name: str, value: object) -> str:
+    """A folder that is there, or can be made.
+
+    Raises:
+        SettingsError: A file is in the way, or nothing can be written there.
+    """
+    text = check_path(name, value)
+    check_folder(name, text)
     return text
 
 
@@ -65,7 +106,7 @@ def read_choice(name: str, value: object, choices: Iterable[str]) -> str:
     text = str(value).strip().lower()
     if text not in choices:
         raise SettingsError(
-            f"{name}={value!r} is unknown. {suggest(text, choices)}Choose one of: "
+            f"{name}={_shown(value)} is unknown. {suggest(text, choices)}Choose one of: "
             f"{', '.join(choices)}."
         )
     return text
@@ -78,7 +119,7 @@ def read_bool(name: str, value: object) -> bool:
         return True
     if text in _FALSE:
         return False
-    raise SettingsError(f"{name}={value!r}: expected true or false.")
+    raise SettingsError(f"{name}={_shown(value)}: expected true or false.")
 
 
 def read_float(name: str, value: object) -> float:
@@ -86,15 +127,20 @@ def read_float(name: str, value: object) -> float:
     if not isinstance(value, bool) and isinstance(value, int | float | str):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = math.nan
         if math.isfinite(number):
             return number
-    raise SettingsError(f"{name}={value!r}: expected a number, such as 0.5.")
+    raise SettingsError(f"{name}={_shown(value)}: expected a number, such as 0.5.")
 
 
 def read_int(
-    name: str, value: object, *, low: int | None = None, high: int | None = None, also: str = ""
+    name: str,
+    value: object,
+    *,
+    low: int | None = None,
+    high: int | None = None,
+    also: str = "",
 ) -> int:
     """A whole number within ``[low, high]``; ``128.0`` and ``"128"`` will do.
 
@@ -114,13 +160,13 @@ def read_int(
     try:
         number = read_float(name, value)
     except ValueError as error:
-        raise SettingsError(f"{name}={value!r}: expected {wanted}.{also}") from error
+        raise SettingsError(f"{name}={_shown(value)}: expected {wanted}.{also}") from error
     if (
         number != int(number)
         or (low is not None and number < low)
         or (high is not None and number > high)
     ):
-        raise SettingsError(f"{name}={value!r}: expected {wanted}.{also}")
+        raise SettingsError(f"{name}={_shown(value)}: expected {wanted}.{also}")
     return int(number)
 
 
@@ -132,3 +178,38 @@ def read_seeds(name: str, value: object) -> tuple[int, ...]:
     if len(set(seeds)) != len(seeds):
         raise SettingsError(f"{name}={value!r} holds a seed twice. Give each seed once.")
     return seeds
+
+
+def read_batch_size(name: str, value: object) -> int | str:
+    """A whole number of at least 1, ``auto``, or ``auto:N``: looked for N times."""
+    text = str(value).strip().lower()
+    if re.fullmatch(r"auto(:[1-9]\d{0,5}(\.\d+)?)?", text):
+        return text
+    try:
+        return read_int(name, value, low=1)
+    except SettingsError as error:
+        raise SettingsError(
+            f"{name}={_shown(value)}: expected a whole number of at least 1, auto, or auto:4 "
+            "(looked for four times)."
+        ) from error
+
+
+_DEVICES = ("cpu", "cuda", "hpu", "mps", "npu", "xpu")
+
+
+def read_device(name: str, value: object) -> str:
+    """The name of a device, such as ``cpu`` or ``cuda:1``; whether it is there is not checked."""
+    text = read_text(name, value).lower()
+    kind, colon, number = text.partition(":")
+    if kind not in _DEVICES or (colon and not re.fullmatch(r"\d{1,4}", number)):
+        hint = "Did you mean 'cuda'? " if kind in ("gpu", "nvidia") else suggest(kind, _DEVICES)
+        raise SettingsError(
+            f"{name}={_shown(value)}: not a device. {hint}Use cpu, cuda, cuda:1 or mps."
+        )
+    return text
+
+
+def _shown(value: object) -> str:
+    """A value for a message: on one line, and not longer than that."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from compressors import GPTQ, NM, CompressionReport, SettingsError, Wanda, compress_model
+from compressors.files import unfinished
 from tests.tiny_models import make
 
 METHOD = GPTQ(num_bits=4, group_size=32, act_order=True)
@@ -170,7 +171,7 @@ def test_what_was_not_used_for_longest_goes(samples: Tensor, tmp_path: Path) -> 
     assert only in entries(tmp_path)
     assert second not in entries(tmp_path)
     assert len(entries(tmp_path)) == 2
-    assert list(tmp_path.glob(".removed-*")) == []
+    assert list(tmp_path.glob(".lmkick-*")) == []
 
 
 def test_an_entry_in_use_never_goes(
@@ -213,7 +214,10 @@ def test_an_unfinished_entry_is_gone_on_with(
     run(make("llama"), samples, tmp_path)
     (entry,) = entries(tmp_path)
     (entry / "report.json").unlink()
-    (entry / "block_0002.safetensors").rename(entry / ".block_0002.safetensors.1.partial")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass  # a process that is no longer there
+    left = unfinished(entry / "x").name.replace(f"-{os.getpid()}-", f"-{dead.pid}-")
+    (entry / "block_0002.safetensors").rename(entry / left)
     model = make("llama")
     report = run(model, samples, tmp_path)
     assert (report.from_cache, report.resumed_blocks) == (False, 2)

@@ -40,8 +40,8 @@ import os, signal, sys
 from pathlib import Path
 import torch
 import transformers.modeling_utils as modeling
-from lmkick_plugin import checkpoints
-from lmkick_plugin.checkpoints import atomic, saving
+from lmkick_plugin import checkpoints, files
+from lmkick_plugin.checkpoints import write
 from tests.conftest import make_tiny_llama, make_tiny_tokenizer
 
 def die(*args, **kwargs):
@@ -53,9 +53,9 @@ def half_a_file(tensors, path, **more):
 
 POINTS = {
     "half a file of weights": (modeling, "safe_save_file", half_a_file),
-    "weights without tokenizer": (saving, "describe_file", die),
-    "no configuration yet": (saving, "model_card", die),
-    "not on the disk yet": (atomic, "_to_disk", die),
+    "weights without tokenizer": (write, "describe_file", die),
+    "no configuration yet": (write, "model_card", die),
+    "not on the disk yet": (files, "_to_disk", die),
 }
 for number, (module, name, killer) in enumerate(POINTS.values()):
     child = os.fork()
@@ -276,7 +276,7 @@ def test_killed_while_saving(
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             folder = checkpoints.save(pruned, parent / "model")
-        assert f"{leftover} is left over from a save that was killed" in caplog.text
+        assert f"{leftover} was left over from a save that was killed" in caplog.text
         assert list(parent.iterdir()) == [folder]
         assert torch.equal(logits(checkpoints.load(folder)), logits(pruned))
 
