@@ -56,3 +56,25 @@ def guard_cache(cache: MutableMapping[str, Any], fingerprint: dict[str, Any]) ->
             f"model's ({differences}). {remedy}"
         )
     return len(cache) > 1
+
+
+def fingerprint(lm: Any) -> dict[str, Any]:
+    """What decides a model's answers, as plain values.
+
+    Args:
+        lm: A ``KickLM``.
+    """
+    return {
+        "base_model": lm.base_model,
+        "compressor": lm.recipe.compressor,
+        "weights_sha256": lm.weights.sha256,
+        "dtype": str(lm.model.dtype),
+        "softmax_dtype": str(lm.softmax_dtype),
+        "mixed_precision_dtype": str(lm.mixed_precision_dtype),
+        "max_length": lm.max_length,
+        "tokenizer": lm.tokenizer_name,
+        "add_bos_token": lm.add_bos_token,
+        "prefix_token_id": lm.custom_prefix_token_id,
+        "think_end_token": lm.think_end_token,
+        "prefix_reuse": lm.prefix_reuse,
+    }

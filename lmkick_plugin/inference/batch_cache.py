@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A key/value cache whose rows come and go while the others are being written.
+"""KV cache with rows added and removed during decoding.
 
-Rows end at the same column and begin where they begin: what lies left of a row is masked. Columns
-are written in place, with room ahead, where a ``DynamicCache`` copies itself for every token. A row
-that has finished gives its place away; a new one moves in with its last token in the last column.
+Rows are aligned at their last column; columns left of a row's first token are masked. Columns are
+written in place, into buffers with spare room, where a ``DynamicCache`` copies itself per token.
 """
 
 from __future__ import annotations
@@ -114,9 +113,9 @@ class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
 
 
 class RowCache(Cache):
-    """The cache of a running batch, for models of which every layer keeps keys and values.
+    """The cache of a running batch, for models whose layers all keep keys and values.
 
-    A sliding window is the mask's affair: nothing is dropped here.
+    Sliding windows are applied by the attention mask; no columns are dropped here.
     """
 
     def __init__(self, layers: int, coming: int) -> None:

@@ -1,22 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that are being answered: prompts come in, each step adds a token, what is done leaves."""
+"""Greedy decoding by continuous batching: finished rows make room for waiting prompts.
+
+``generate`` of transformers runs each batch until its last row has finished. Here a finished row is
+dropped, and waiting prompts take its place once there are enough of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmkick_plugin.inference.batch_cache import RowCache
+from lmkick_plugin.inference.batch_sizes import BatchSize, give_back_memory, is_out_of_memory
 from lmkick_plugin.inference.stop_strings import StopStrings
 
-__all__ = ["ALIKE", "WORTH_TOKENS", "Answer", "Counts", "GreedyModel", "Running", "common_length"]
+__all__ = ["Answer", "GreedyModel", "decode_greedily"]
 
-#: A forward pass is worth its while for so many tokens.
+#: Minimum new tokens before waiting prompts are admitted, or a shared prefix is computed apart.
 WORTH_TOKENS = 512
 #: Prompts that begin with so many equal tokens are answered together.
 ALIKE = 64
@@ -58,7 +66,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Counts:
+class _Counts:
     """Work done: tokens that went through the model with padding, and forward passes."""
 
     tokens: int = 0
@@ -88,7 +96,7 @@ class GreedyModel:
     shares_prefixes: bool
     extra: dict[str, Any]
     while_decoding: Callable[[], AbstractContextManager[Any]] = nullcontext
-    counts: Counts = field(default_factory=Counts)
+    counts: _Counts = field(default_factory=_Counts)
 
     def next_tokens(
         self, tokens: Tensor, mask: Tensor | None, positions: Tensor, cache: RowCache
@@ -120,8 +128,8 @@ class GreedyModel:
         return logits.to(device=self.device, dtype=torch.float32).argmax(dim=-1)
 
 
-class Running:
-    """The rows that are being answered, and their cache."""
+class _Running:
+    """The running batch: rows being answered, and their cache."""
 
     def __init__(self, model: GreedyModel) -> None:
         self._model = model
@@ -144,8 +152,8 @@ class Running:
             return 0
         every = [*texts, *later]
         # Sorted, the first and the last differ the earliest; each keeps a token of its own.
-        common = common_length(min(every), max(every), min(map(len, every)) - 1)
-        held = common_length(self._prefix, texts[0], common)
+        common = _common_length(min(every), max(every), min(map(len, every)) - 1)
+        held = _common_length(self._prefix, texts[0], common)
         if 4 * held >= 3 * common or (len(every) - 1) * (common - held) < WORTH_TOKENS:
             return held
         tokens = torch.tensor([texts[0][:common]], device=self._model.device)
@@ -205,7 +213,7 @@ class Running:
             self._cache.join(cache)
 
     def step(self) -> None:
-        """One more token for every row; those that are complete with it leave."""
+        """Decode one token per row and drop finished rows."""
         if self._cache is None:
             return
         positions = self._sizes[:, None]
@@ -230,7 +238,7 @@ class Running:
             self._cache = None
 
 
-def common_length(one: Sequence[int], other: Sequence[int], most: int) -> int:
+def _common_length(one: Sequence[int], other: Sequence[int], most: int) -> int:
     """Number of equal tokens at the beginning, at most so many."""
     most = min(most, len(one), len(other))
     return next((at for at in range(most) if one[at] != other[at]), most)
@@ -245,3 +253,99 @@ def _take(answers: Sequence[Answer], tokens: Tensor) -> list[int]:
     for answer, token in zip(answers, tokens.tolist(), strict=True):
         answer.add(token)
     return [row for row, answer in enumerate(answers) if not answer.complete]
+
+
+def decode_greedily(
+    model: GreedyModel, answers: Sequence[Answer], size: BatchSize
+) -> Iterator[Answer]:
+    """Answer prompts greedily.
+
+    Args:
+        model: The model.
+        answers: Prompts without answers. Those with the longest prompts and limits are asked first:
+            if they do not fit, that shows at once, and what takes longest does not come last.
+        size: How many rows run at once.
+
+    Yields:
+        Each as soon as it is complete.
+
+    Raises:
+        RuntimeError: Memory does not suffice for a single row (or what the allocator raises).
+    """
+    waiting = deque(_in_order(answers))
+    running = _Running(model)
+    while waiting or running.rows:
+        longest = max(answer.longest for answer in [*running.rows, *list(waiting)[:1]])
+        entering = _next_in(waiting, running, size.rows(longest), together=model.shares_prefixes)
+        going = running.rows + entering
+        failed = False
+        try:
+            if entering:
+                running.admit(entering, list(islice(waiting, len(going))))
+            else:
+                running.step()
+        except (RuntimeError, MemoryError) as error:
+            if (len(going) == 1 and not model.shares_prefixes) or not is_out_of_memory(error):
+                raise
+            failed = True
+        if failed:
+            if len(going) == 1:
+                # The row alone may fit, where what it shares with others beside it does not.
+                model = dataclasses.replace(model, shares_prefixes=False)
+            # Some layers may have taken the step and some not: all rows read their texts again.
+            running = _Running(model)
+            waiting.extendleft(answer for answer in reversed(going) if not answer.complete)
+            if len(going) > 1:
+                size.ran_out(len(going), longest)
+            give_back_memory()
+        elif entering:
+            size.fitted(len(going), longest)
+        yield from (answer for answer in going if answer.complete)
+
+
+def _in_order(answers: Sequence[Answer]) -> list[Answer]:
+    """The longest first, but those that begin alike together."""
+    alike: dict[tuple[int, ...], list[Answer]] = {}
+    for answer in sorted(answers, key=lambda answer: (-answer.longest, answer.prompt)):
+        alike.setdefault(tuple(answer.prompt[:ALIKE]), []).append(answer)
+    return [answer for group in alike.values() for answer in group]
+
+
+def _next_in(
+    waiting: deque[Answer], running: _Running, rows: int, *, together: bool
+) -> list[Answer]:
+    """Take from those that wait, if that pays now.
+
+    Args:
+        waiting: Those that begin alike stand together.
+        running: What runs.
+        rows: How many may run.
+        together: Whether those that share enough enter by themselves, to read it once.
+    """
+    free = min(rows - len(running.rows), len(waiting))
+    if free <= 0:
+        return []
+    tokens = sum(len(waiting[index].prompt) for index in range(free))
+    if running.rows and 4 * free < rows and tokens < WORTH_TOKENS:
+        return []
+    count = 0
+    while together and count < free:
+        alike = _alike(waiting, count, rows)
+        if alike[1] >= WORTH_TOKENS:
+            count = count or alike[0]
+            break
+        count += alike[0]
+    count = min(count, free) if together else free
+    return [waiting.popleft() for _ in range(count)]
+
+
+def _alike(waiting: deque[Answer], first: int, most: int) -> tuple[int, int]:
+    """How many of those that wait begin like one of them, and the tokens that sharing saves."""
+    beginning = waiting[first].prompt[:ALIKE]
+    end = first + 1
+    last = min(first + most, len(waiting))
+    while end < last and waiting[end].prompt[:ALIKE] == beginning:
+        end += 1
+    prompts = [waiting[index].prompt for index in range(first, end)]
+    shared = _common_length(min(prompts), max(prompts), min(map(len, prompts)) - 1)
+    return len(prompts), (len(prompts) - 1) * shared

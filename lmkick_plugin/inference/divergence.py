@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from compressors.errors import SettingsError
 from lmkick_plugin.inference.token_windows import batch_size_for
+from lmkick_plugin.inference.truncation import cut_left
 from lmkick_plugin.loading.reference import Reference
 from lmkick_plugin.metrics.divergence import DivergenceError, divergence, first_divergent_token
 
@@ -100,9 +101,10 @@ def _encode(model: Any, text: str, settings: dict[str, Any]) -> _Text:
     token_ids = list(model.tokenizer.encode(text, verbose=False, **special))
     new_tokens = min(new_tokens, int(model.max_length) - 1)
     room = int(model.max_length) - new_tokens
+    cut = False
     if whole:
-        windows = [token_ids[-length:]]
-        opening = token_ids[-room:]
+        windows = [cut_left(token_ids, length)[0]]
+        opening, cut = cut_left(token_ids, room)
     else:
         windows = [token_ids[at : at + length] for at in range(0, len(token_ids), length)]
         opening = token_ids[: min(room, int(settings["prompt_tokens"]))]
@@ -110,7 +112,7 @@ def _encode(model: Any, text: str, settings: dict[str, Any]) -> _Text:
         windows=[window for window in windows if window],
         opening=opening,
         new_tokens=new_tokens if opening else 0,
-        cut=whole and len(token_ids) > room,
+        cut=cut,
     )
 
 

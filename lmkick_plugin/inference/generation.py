@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``generate_until``: the answers of lm-eval's ``hf`` model, sooner.
+"""``generate_until`` by continuous batching, with the answers of lm-eval's ``hf`` model.
 
 Prompts are encoded once, equal ones are answered once, and all greedy requests of a run go through
-one running batch (:mod:`lmkick_plugin.inference.decoding`), whatever their limits and their stop
-strings. What cannot be decoded there exactly as ``generate`` would goes to ``hf``, and the log says
-why.
+one running batch, whatever their limits and stop strings. What cannot be decoded there exactly as
+``generate`` would goes to ``hf``, and the log says why.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from lm_eval.models.utils import (
 from tqdm import tqdm
 
 from lmkick_plugin.inference.batch_sizes import batch_size_of
-from lmkick_plugin.inference.continuous_batching import Answer
-from lmkick_plugin.inference.decoding import decode_greedily
+from lmkick_plugin.inference.continuous_batching import Answer, decode_greedily
 from lmkick_plugin.inference.greedy_support import Greedy, find_greedy
 from lmkick_plugin.inference.stop_strings import StopStrings
+from lmkick_plugin.inference.truncation import cut_left
 
 __all__ = ["generate_until"]
 
@@ -152,11 +151,12 @@ def _sort_out(
             _say_plain("an empty prompt" if not tokens else "prompts longer than its window")
             left_over.append(index)
             continue
-        if cut or len(tokens) > room:
+        kept, did_not_fit = cut_left(tokens, room)
+        if cut or did_not_fit:
             lm.note_cut(text)
         key = (repr(settings), text)
         if key not in jobs:
-            jobs[key] = _Job(plan, plan.answer(tokens[-room:]))
+            jobs[key] = _Job(plan, plan.answer(kept))
         jobs[key].requests.append(index)
     return list(jobs.values()), sorted(left_over)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which requests, of which models, can be decoded here exactly as ``generate`` would.
+"""Requests and models that can be decoded here exactly as by ``generate``.
 
 transformers is asked itself: ``generate`` prepares everything for a prompt of one token, and hands
 over what it would decode with, just before it would.
@@ -62,7 +62,7 @@ def find_greedy(lm: Any, settings: Mapping[str, Any], limit: int) -> Greedy | st
     """
     model: Any = lm.model
     if lm.backend != "causal" or not issubclass(type(model), GenerationMixin):
-        return "it is no causal language model of transformers"
+        return "not a causal language model of transformers"
     for name in _OVERRIDABLE:
         own, usual = getattr(type(model), name, None), getattr(GenerationMixin, name, None)
         if own is not usual:
@@ -159,10 +159,10 @@ def _why_not(model: Any, prepared: Mapping[str, Any], limit: int) -> str | None:
 
 def _cache_problem(cache: Any) -> str | None:
     if type(cache) is not DynamicCache or cache.offloading or not cache.layers:
-        return f"rows cannot come and go in its {type(cache).__name__}"
+        return f"rows cannot be added to its {type(cache).__name__}"
     for layer in cache.layers:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-            return f"rows cannot come and go in its {type(layer).__name__}"
+            return f"rows cannot be added to its {type(layer).__name__}"
     return None
 
 

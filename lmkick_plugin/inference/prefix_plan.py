@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmkick_plugin.inference.prefix_tree import Node, common_prefixes, worth_it
+from lmkick_plugin.inference.truncation import cut_left
 
 __all__ = ["Plan", "Request", "Step", "batch_length", "make_request", "plan_steps"]
 
@@ -37,7 +38,7 @@ def make_request(context: Sequence[int], continuation: Sequence[int], longest: i
     Returns:
         The tokens that count, as bytes, and the number of scored ones.
     """
-    tokens = [*context, *continuation][-(longest + 1) :]
+    tokens, _ = cut_left([*context, *continuation], longest + 1)
     return np.asarray(tokens, dtype=_TOKEN).tobytes(), len(continuation)
 
 

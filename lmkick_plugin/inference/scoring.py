@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-likelihoods, plain and rolling, as lm-eval asks for them."""
+"""Log-likelihoods, plain and rolling, with each shared prefix computed once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import _add_special_kwargs, has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
@@ -17,43 +16,99 @@ from tqdm import tqdm
 from compressors.errors import SettingsError
 from lmkick_plugin.inference.batch_sizes import BatchSize, batch_size_of
 from lmkick_plugin.inference.data_parallel import all_requests, fewest, merge_scores, my_steps
-from lmkick_plugin.inference.encoding import EncodedAhead
 from lmkick_plugin.inference.prefix_plan import Plan, Request, make_request, plan_steps
 from lmkick_plugin.inference.runner import Runner
 from lmkick_plugin.inference.scores import Answer, Answers, Scores
 
-__all__ = ["ScoringHFLM"]
+__all__ = ["EncodedAhead", "Scorer", "encode_many"]
 
 _LOGGER = logging.getLogger(__name__)
 
+#: Requests whose texts are encoded together, and held until the next ones are.
+_AT_A_TIME = 512
 
-class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
-    """lm-eval's ``hf`` model, with each prefix that requests share computed once.
 
-    Attributes:
-        prefix_reuse: False leaves everything to ``hf``.
-        scored_tokens: Tokens that scoring has computed so far, and that ``hf`` would have: one row
-            for each distinct input.
+def encode_many(lm: Any, texts: list[str]) -> list[list[int]]:
+    """Encode each text as ``lm.tok_encode`` does, many at a time.
+
+    Args:
+        lm: lm-eval's ``hf`` model, with a fast tokenizer.
+        texts: Contexts, and contexts with continuations.
+    """
+    begin = lm.tokenizer.decode(lm.prefix_token_id)
+    usual = _add_special_kwargs(None, lm.add_bos_token)
+    kinds = [has_bos_prefix(text, begin) for text in texts]
+    found: dict[str, list[int]] = {}
+    for kind, how in ((False, usual), (True, {**usual, "add_special_tokens": False})):
+        some = [text for text, is_kind in zip(texts, kinds, strict=True) if is_kind == kind]
+        if some:
+            encoded = lm.tokenizer(some, verbose=False, **how)["input_ids"]
+            found.update(zip(some, encoded, strict=True))
+    return [found[text] for text in texts]
+
+
+class EncodedAhead:
+    """Tokens of texts that are about to be asked for, in order.
+
+    lm-eval encodes one text at a time, a question's prompt again for each of its choices. A fast
+    tokenizer encodes a list of texts on all cores.
     """
 
-    prefix_reuse: bool = False
-    _runner: Runner | None = None
-    _ahead: EncodedAhead | None = None
-    _told_plain: bool = False
-
-    def __init__(self, **kwargs: Any) -> None:
-        """Load the model.
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        encode: Callable[[list[str]], list[list[int]]],
+    ) -> None:
+        """Nothing is encoded yet.
 
         Args:
-            **kwargs: The arguments of ``hf``.
+            pairs: Context and continuation of each request.
+            encode: Encodes texts as they are encoded one by one.
         """
-        self.scored_tokens = {"computed": 0, "plain": 0}
-        super().__init__(**kwargs)
+        self._pairs = pairs
+        self._encode = encode
+        self._next = 0
+        self._held: dict[str, list[int]] = {}
+
+    def get(self, text: str) -> list[int] | None:
+        """The tokens of a text, not to be changed; None for a text that was not to be expected."""
+        if text not in self._held and self._next < len(self._pairs):
+            some = self._pairs[self._next : self._next + _AT_A_TIME]
+            self._next += len(some)
+            texts = {
+                text: None
+                for context, continuation in some
+                if context
+                # Spaces at the end of a context go to the continuation.
+                for text in (context.rstrip(), context + continuation)
+            }
+            self._held = dict(zip(texts, self._encode([*texts]), strict=True))
+        return self._held.get(text)
+
+
+class Scorer:
+    """Answers log-likelihood requests of lm-eval's ``hf`` model.
+
+    Attributes:
+        tokens: Tokens that scoring has computed so far, and that ``hf`` would have (``plain``): one
+            row for each distinct input.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            lm: An ``HFLM`` with ``prefix_reuse``; need not have loaded its model yet.
+        """
+        self._lm = lm
+        self._runner: Runner | None = None
+        self._told_plain = False
+        self.tokens = {"computed": 0, "plain": 0}
 
     @property
-    def scores_fast(self) -> bool:
+    def usable(self) -> bool:
         """Whether log-likelihoods are computed here, not by ``hf``; says so once where not."""
-        if not self.prefix_reuse:
+        if not self._lm.prefix_reuse:
             return False
         reason = self._why_plain()
         if reason is not None and not self._told_plain:
@@ -62,72 +117,27 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         return reason is None
 
     def _why_plain(self) -> str | None:
-        if self.backend != "causal":
+        if self._lm.backend != "causal":
             return "the model is an encoder and a decoder"
-        if not isinstance(self.model, torch.nn.Module):
-            return "the model is no PyTorch module"
-        if getattr(self.model, "tp_size", None):
+        if not isinstance(self._lm.model, torch.nn.Module):
+            return "the model is not a PyTorch module"
+        if getattr(self._lm.model, "tp_size", None):
             return "the model is tensor parallel"
-        adapters = getattr(self.model, "peft_config", None) or {}
+        adapters = getattr(self._lm.model, "peft_config", None) or {}
         if any(getattr(one, "is_prompt_learning", False) for one in adapters.values()):
             return "an adapter adds virtual tokens to every prompt"
-        kind = getattr(getattr(self, "accelerator", None), "distributed_type", None)
+        kind = getattr(getattr(self._lm, "accelerator", None), "distributed_type", None)
         if kind is not None and kind.name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             return "all processes have to run the same number of forward passes"
         return None
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Answer]:
-        """As in ``hf``; texts are encoded many at a time."""
-        if self.scores_fast and getattr(self.tokenizer, "is_fast", False):
-            self._ahead = EncodedAhead([one.args for one in requests], self._encode_many)
-        try:
-            answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        finally:
-            self._ahead = None
-        return answers
-
-    def tok_encode(
+    def loglikelihoods(
         self,
-        string: str,
-        add_special_tokens: bool | None = None,
-        left_truncate_len: int | None = None,
-        **kwargs: Any,
-    ) -> list[int]:
-        """As in ``hf``."""
-        if self._ahead is not None and add_special_tokens is None and not left_truncate_len:
-            known = self._ahead.get(string)
-            if known is not None:
-                return known
-        encoded: list[int] = super().tok_encode(
-            string, add_special_tokens, left_truncate_len, **kwargs
-        )
-        return encoded
-
-    def _encode_many(self, texts: list[str]) -> list[list[int]]:
-        """Each text as :meth:`tok_encode` encodes it."""
-        begin = self.tokenizer.decode(self.prefix_token_id)
-        usual = _add_special_kwargs(None, self.add_bos_token)
-        kinds = [has_bos_prefix(text, begin) for text in texts]
-        found: dict[str, list[int]] = {}
-        for kind, how in ((False, usual), (True, {**usual, "add_special_tokens": False})):
-            some = [text for text, is_kind in zip(texts, kinds, strict=True) if is_kind == kind]
-            if some:
-                encoded = self.tokenizer(some, verbose=False, **how)["input_ids"]
-                found.update(zip(some, encoded, strict=True))
-        return [found[text] for text in texts]
-
-    def _loglikelihood_tokens(
-        self,
-        requests: list[tuple[tuple[str, str] | None, list[int], list[int]]],
+        requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]],
+        *,
         disable_tqdm: bool = False,
-        override_bs: int | None = None,
     ) -> list[Answer]:
-        """As in ``hf``; common prefixes are computed once."""
-        if not self.scores_fast:
-            plain: list[Answer] = super()._loglikelihood_tokens(
-                requests, disable_tqdm=disable_tqdm, override_bs=override_bs
-            )
-            return plain
+        """Answer ``_loglikelihood_tokens`` requests: text, context tokens, continuation tokens."""
         asked = [self._request(context, continuation) for _, context, continuation in requests]
         texts: dict[Request, list[tuple[str, str]]] = {}
         for (text, _, _), request in zip(requests, asked, strict=True):
@@ -137,17 +147,14 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
 
         def note(request: Request, answer: Answer) -> None:
             for text in texts.get(request, ()):
-                self.cache_hook.add_partial("loglikelihood", text, answer)
+                self._lm.cache_hook.add_partial("loglikelihood", text, answer)
 
         answers = self._score(asked, "scoring", disable_tqdm, note)
         return [answers[request] for request in asked]
 
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """As in ``hf``; no text's scores over the whole vocabulary are held at once."""
-        if not self.scores_fast:
-            plain: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
-            return plain
-        windows = [self._windows_of(request.args[0]) for request in requests]
+    def rolling(self, requests: Sequence[Any], *, disable_tqdm: bool = False) -> list[float]:
+        """Answer ``loglikelihood_rolling`` instances; no text's logits are held whole."""
+        windows = [self._rolling_windows(request.args[0]) for request in requests]
         texts: dict[Request, list[int]] = {}
         for index, each in enumerate(windows):
             for window in dict.fromkeys(each):
@@ -159,7 +166,7 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         def finish(index: int) -> None:
             totals[index] = sum(known[window] for window in windows[index])
             arguments = requests[index].args
-            self.cache_hook.add_partial("loglikelihood_rolling", arguments, totals[index])
+            self._lm.cache_hook.add_partial("loglikelihood_rolling", arguments, totals[index])
 
         def note(window: Request, answer: Answer) -> None:
             known[window] = answer[0]
@@ -187,23 +194,23 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         answers = self._score(asked, "rolling", together=False)
         return [answers[request][0] for request in asked]
 
-    def _windows_of(self, text: str) -> list[Request]:
+    def _rolling_windows(self, text: str) -> list[Request]:
         windows = get_rolling_token_windows(
-            token_list=self.tok_encode(text),
-            prefix_token=self.prefix_token_id,
-            max_seq_len=self.max_length,
+            token_list=self._lm.tok_encode(text),
+            prefix_token=self._lm.prefix_token_id,
+            max_seq_len=self._lm.max_length,
             context_len=1,
         )
         return [self._request(*make_disjoint_window(window)) for window in windows]
 
     def _request(self, context: list[int], continuation: list[int]) -> Request:
-        if not context or not 0 < len(continuation) <= self.max_length:
+        if not context or not 0 < len(continuation) <= self._lm.max_length:
             raise SettingsError(
                 f"A request has {len(context)} tokens before its answer and {len(continuation)} in "
-                f"it; scoring needs at least 1 of both, and at most {self.max_length} in the "
+                f"it; scoring needs at least 1 of both, and at most {self._lm.max_length} in the "
                 "answer. Shorten the task's answers, or raise max_length."
             )
-        return make_request(context, continuation, self.max_length)
+        return make_request(context, continuation, self._lm.max_length)
 
     def _score(
         self,
@@ -224,14 +231,14 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
             together: Whether processes share the work.
         """
         # A rank that finds all its answers in a cache does not get here, so none may wait for it.
-        together = together and self.world_size > 1 and self.cache_hook.dbdict is None
+        together = together and self._lm.world_size > 1 and self._lm.cache_hook.dbdict is None
         requests = all_requests(asked) if together else sorted(set(asked))
         if not requests:
             return {}
-        runner = self._get_runner()
-        size = batch_size_of(self, kind)
+        runner = self.runner()
+        size = batch_size_of(self._lm, kind)
         plan = self._plan(runner, requests, size, together)
-        ranks = (self.rank, self.world_size) if together else (0, 1)
+        ranks = (self._lm.rank, self._lm.world_size) if together else (0, 1)
         steps = my_steps(plan, *ranks)
         scores = Scores(plan.scores)
         mine = set(asked)
@@ -239,18 +246,18 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         tokens = sum(len(part) for step in steps for part in plan.inputs(plan.steps[step]))
         with tqdm(
             total=tokens, desc=f"log-likelihoods ({kind})", unit="token", unit_scale=True,
-            disable=disable_tqdm or self.rank != 0,
+            disable=disable_tqdm or self._lm.rank != 0,
         ) as bar:  # fmt: skip
 
             def tell(computed: int, found: Any) -> None:
-                self.scored_tokens["computed"] += computed
+                self.tokens["computed"] += computed
                 bar.update(computed)
                 if note is not None and not together:
                     for request in answers.finished(found):
                         note(request, answers[request])
 
             runner.run(plan, steps, scores, size, tell)
-        self.scored_tokens["plain"] += plan.plain_tokens
+        self.tokens["plain"] += plan.plain_tokens
         if together:
             merge_scores(scores)
             if note is not None:
@@ -258,15 +265,16 @@ class ScoringHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
                     note(request, answers[request])
         return {request: answers[request] for request in mine}
 
-    def _get_runner(self) -> Runner:
-        if self._runner is None or self._runner.model is not self.model:
-            dtype = self.mixed_precision_dtype
+    def runner(self) -> Runner:
+        """The runner of the model as it is now."""
+        if self._runner is None or self._runner.model is not self._lm.model:
+            dtype = self._lm.mixed_precision_dtype
             self._runner = Runner(
-                self.model,
-                torch.device(self.device),
-                self.softmax_dtype,
+                self._lm.model,
+                torch.device(self._lm.device),
+                self._lm.softmax_dtype,
                 lambda: torch.autocast(
-                    device_type=torch.device(self.device).type,
+                    device_type=torch.device(self._lm.device).type,
                     dtype=dtype,
                     enabled=dtype is not None,
                 ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an answer has reached one of the strings that end it, at the cost of a look-up a token.
+"""Stop strings, checked with one look-up per token.
 
 lm-eval's ``hf`` decodes the last few tokens of every row for every stop string at every step. Here
 nothing is decoded unless the newest token could be the end of a stop string.

@@ -100,9 +100,10 @@ def score_windows(
     token_ids = model.tokenizer.encode(text, verbose=False, **special)
     windows = cut_windows(token_ids, length, limit)[model.rank :: model.world_size]
     predicted = length - 1
-    if getattr(model, "scores_fast", False) and model.softmax_dtype == torch.float32:
+    scorer = getattr(model, "scorer", None)
+    if scorer is not None and scorer.usable and model.softmax_dtype == torch.float32:
         # No window's logits over the whole vocabulary are held at once.
-        losses = [-found / predicted for found in model.window_log_likelihoods(windows.tolist())]
+        losses = [-found / predicted for found in scorer.window_log_likelihoods(windows.tolist())]
     else:
         losses = _losses_by_batch(model, windows)
     return {

@@ -1,17 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does not fit the context: prompts that were cut from the left, answers made shorter."""
+"""Truncation: cut prompts from the left, shorten answers, count and log what was cut."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-__all__ = ["TruncatedPrompts", "fit_generation"]
+__all__ = [
+    "TruncatedPrompts",
+    "cut_left",
+    "fit_generation",
+    "log_truncated",
+    "suppress_truncation_warnings",
+]
 
 _LOGGER = logging.getLogger(__name__)
+
+#: How lm-eval's ``hf`` begins the warnings that it gives for every single prompt it cuts.
+_CUT = ("Combined length of context", "Left truncation applied")
+
+
+def cut_left(tokens: Sequence[int], room: int) -> tuple[list[int], bool]:
+    """Keep the last tokens of a prompt.
+
+    Args:
+        tokens: The whole prompt.
+        room: Tokens that fit, at least 1.
+
+    Returns:
+        The tokens that are kept, and whether any were cut.
+    """
+    return list(tokens[-room:]), len(tokens) > room
 
 
 def fit_generation(requests: Sequence[Any], context: int) -> list[Any]:
@@ -30,7 +53,7 @@ def fit_generation(requests: Sequence[Any], context: int) -> list[Any]:
         text, settings = instance.args
         wanted = settings.get("max_gen_toks")
         if isinstance(wanted, int) and wanted >= context > 1:
-            _say_shortened(str(instance.task_name), wanted, context)
+            _log_shortened(str(instance.task_name), wanted, context)
             shorter = (text, {**settings, "max_gen_toks": context // 2})
             instance = replace(instance, arguments=shorter)
         fitted.append(instance)
@@ -38,7 +61,7 @@ def fit_generation(requests: Sequence[Any], context: int) -> list[Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _say_shortened(task: str, wanted: int, context: int) -> None:
+def _log_shortened(task: str, wanted: int, context: int) -> None:
     _LOGGER.warning(
         "%s: answers of up to %d tokens do not fit a context of %d: they are limited to %d.",
         task,
@@ -80,3 +103,37 @@ class TruncatedPrompts:
     def clear(self) -> None:
         """Start counting anew."""
         self._documents.clear()
+
+
+@contextmanager
+def suppress_truncation_warnings() -> Iterator[None]:
+    """Hold back lm-eval's warning for every cut prompt; :func:`log_truncated` gives the count."""
+    logger = logging.getLogger("lm_eval.models.huggingface")
+
+    def passes(entry: logging.LogRecord) -> bool:
+        return not str(entry.msg).startswith(_CUT)
+
+    logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(passes)
+
+
+def log_truncated(cut: Mapping[str, int], context: int) -> None:
+    """Log in one line how many prompts were cut.
+
+    Args:
+        cut: Number of cut prompts by task.
+        context: The model's, in tokens.
+    """
+    if not cut:
+        return
+    worst = sorted(cut, key=lambda task: (-cut[task], task))[:3]
+    examples = ", ".join(f"{task} {cut[task]}" for task in worst)
+    others = f" and {len(cut) - len(worst)} more tasks" if len(cut) > len(worst) else ""
+    _LOGGER.warning(
+        "%d prompts did not fit the context of %d tokens and were cut from the left: %s%s. "
+        "truncated_prompts in the results has the number for each task.",
+        sum(cut.values()), context, examples, others,
+    )  # fmt: skip

@@ -1,27 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``--model kick`` does for ``save_compressed`` and ``compress_cache``: before, and after."""
+"""Compress a loaded model as a recipe says: calibration text, caches, the saved checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from compressors.errors import SettingsError
+from lmkick_plugin.data.calibration import PreparedCalibration, prepare
+from lmkick_plugin.data.sources import data_directory
+from lmkick_plugin.loading.dense_source import DenseSource
+from lmkick_plugin.loading.placement import merge_adapter, refuse_offloaded
 from lmkick_plugin.recipe.readers import is_unset
+from lmkick_plugin.record.weights import WeightSurvey, survey_weights
 
 if TYPE_CHECKING:
-    from compressors import Compressor
-    from compressors.quantization_grid import QuantizationGrid
+    from compressors import CompressionReport, Compressor
     from lmkick_plugin.recipe.recipe import Recipe
 
-__all__ = ["check_before_load", "driver_settings", "fit", "keep", "storage_of"]
+__all__ = ["Compression", "check_before_load"]
 
 #: GB that a cache may take where nothing was said.
 _CACHE_GB = 100
-
-
-def storage_of(recipe: Recipe) -> str | None:
-    """How the model is to be saved; None where it is not."""
-    return None if recipe.save_compressed is None else recipe.save_format or "dense"
 
 
 def check_before_load(recipe: Recipe, config: Any, passed: Mapping[str, Any]) -> None:
@@ -35,11 +38,9 @@ def check_before_load(recipe: Recipe, config: Any, passed: Mapping[str, Any]) ->
     Raises:
         SettingsError: The message says what would do.
     """
-    storage = storage_of(recipe)
+    storage = _storage(recipe)
     if storage in (None, "dense") or recipe.bits is None:
         return
-    import torch
-
     from lmkick_plugin.checkpoints.format_fit import check_dtype
 
     dtype: Any = passed.get("dtype")
@@ -51,63 +52,173 @@ def check_before_load(recipe: Recipe, config: Any, passed: Mapping[str, Any]) ->
     check_dtype(str(storage), dtype, recipe.bits, bool(recipe.symmetric))
 
 
-def fit(recipe: Recipe, compressor: Compressor, model: Any) -> Compressor:
-    """The method whose outcome can be saved as asked; what cannot be is refused.
+class Compression:
+    """One compression of one model.
 
-    Args:
-        recipe: What is to be done.
-        compressor: Its method.
-        model: The model, loaded and still dense.
-
-    Raises:
-        SettingsError: The settings do not go with the format, or the disk has no room.
-        UnsupportedModelError: The model does not go with the format.
+    Attributes:
+        report: What was done to each matrix; None before.
+        calibration_shape: Samples and tokens of each that were used; None without calibration.
+        weights: What the compressed weights are; None before.
     """
-    storage = storage_of(recipe)
-    if storage is None or recipe.save_compressed is None:
-        return compressor
-    from lmkick_plugin.checkpoints.format_fit import prepare
-    from lmkick_plugin.checkpoints.write import check_room
 
-    fitted = prepare(compressor, model, storage)
-    check_room(model, recipe.save_compressed, storage, fitted)
-    return fitted
+    def __init__(self, recipe: Recipe, compressor: Compressor, source: DenseSource) -> None:
+        """Nothing happens yet.
+
+        Args:
+            recipe: What is to be done.
+            compressor: Its method.
+            source: Of the dense model; may hold calibration text already.
+        """
+        self._recipe = recipe
+        self._compressor = compressor
+        self._source = source
+        self.report: CompressionReport | None = None
+        self.calibration_shape: tuple[int, int] | None = None
+        self.weights: WeightSurvey | None = None
+
+    def load_calibration(
+        self, tokenizer: Any, *, max_length: int | None, progress: bool
+    ) -> PreparedCalibration | None:
+        """Calibration text, before the model is loaded; None where the method needs none.
+
+        Args:
+            tokenizer: The model's.
+            max_length: The model's context, in tokens.
+            progress: Show progress bars.
+
+        Raises:
+            SettingsError: Text is missing or too short.
+        """
+        recipe = self._recipe
+        if recipe.calibration is None:
+            return None
+        folder = data_directory(recipe.data_dir)
+        size: dict[str, Any] = {"nsamples": recipe.nsamples, "seqlen": recipe.seqlen}
+
+        def read() -> PreparedCalibration:
+            return prepare(
+                str(recipe.calibration),
+                tokenizer,
+                **size,
+                seed=recipe.seed or 0,
+                max_length=max_length,
+                data_dir=None if folder is None else str(folder),
+                progress=progress,
+            )
+
+        what = ["calibration", recipe.calibration, recipe.nsamples, recipe.seqlen, recipe.seed]
+        found: PreparedCalibration = self._source.once(what, read)
+        return found
+
+    def run(
+        self,
+        model: Any,
+        tokenizer: Any,
+        calibration: PreparedCalibration | None,
+        *,
+        device: torch.device | None,
+        main_process: bool,
+        record: Callable[[WeightSurvey], Mapping[str, Any]],
+    ) -> Any:
+        """Compress a model in place, and save it where that was asked for.
+
+        Args:
+            model: The dense model; an adapter is merged first.
+            tokenizer: Saved with it.
+            calibration: What :meth:`load_calibration` returned.
+            device: Where to compress; None leaves each block where a device map has put it.
+            main_process: Whether this process shows progress and saves.
+            record: Makes the ``kick`` record of the compressed weights.
+
+        Returns:
+            The compressed model.
+
+        Raises:
+            UnsupportedModelError: Weights are offloaded, or the adapter cannot be merged.
+            SettingsError: The result cannot be saved as asked.
+        """
+        from compressors import compress_model
+
+        self._source.about_to_change(model)
+        if hasattr(model, "peft_config"):
+            model = merge_adapter(model)
+        refuse_offloaded(model)
+        tokens = None
+        if calibration is not None:
+            tokens = calibration.tokens(self._writer(model, tokenizer, progress=main_process))
+            self.calibration_shape = (int(tokens.shape[0]), int(tokens.shape[1]))
+        settings = self._driver_settings(main_process)
+        self.report = compress_model(
+            model,
+            self._fitted(model),
+            calibration=tokens,
+            device=device,
+            true_sequential=bool(self._recipe.true_sequential),
+            progress=main_process,
+            **settings,
+        )
+        self.weights = survey_weights(model)
+        if main_process:
+            self._save(model, tokenizer, settings.get("grids"), record(self.weights))
+        return model
+
+    def _writer(
+        self, model: Any, tokenizer: Any, *, progress: bool
+    ) -> Callable[[int, int, int], Tensor]:
+        """Lets the model, which is still dense, write calibration text."""
+
+        def write(nsamples: int, seqlen: int, seed: int) -> Tensor:
+            from lmkick_plugin.data.calibration_generated import write_text
+
+            # Not prefix_token_id: lm-eval knows that only once the model is there.
+            ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+            start = next((token for token in ids if token is not None), None)
+            if start is None:
+                raise SettingsError(
+                    "calibration=self: the tokenizer has neither BOS nor EOS, so no token begins "
+                    "a text. Use another calibration."
+                )
+            written: Tensor = self._source.once(
+                ["self", nsamples, seqlen, seed],
+                lambda: write_text(model, start, nsamples, seqlen, seed, progress=progress),
+            )
+            return written
+
+        return write
+
+    def _driver_settings(self, main_process: bool) -> dict[str, Any]:
+        """What ``compress_model`` is told of caches, and of grids where they will be needed."""
+        recipe = self._recipe
+        settings: dict[str, Any] = {"resume_dir": recipe.resume_dir}
+        if recipe.compress_cache is not None:
+            settings["compress_cache"] = recipe.compress_cache
+            settings["compress_cache_gb"] = recipe.compress_cache_gb or _CACHE_GB
+        if main_process and _storage(recipe) not in (None, "dense"):
+            settings["grids"] = {}
+        return settings
+
+    def _fitted(self, model: Any) -> Compressor:
+        """The method whose outcome can be saved as asked; what cannot be is refused."""
+        storage = _storage(self._recipe)
+        if storage is None or self._recipe.save_compressed is None:
+            return self._compressor
+        from lmkick_plugin.checkpoints.format_fit import prepare as fit
+        from lmkick_plugin.checkpoints.write import check_room
+
+        fitted = fit(self._compressor, model, storage)
+        check_room(model, self._recipe.save_compressed, storage, fitted)
+        return fitted
+
+    def _save(self, model: Any, tokenizer: Any, grids: Any, record: Mapping[str, Any]) -> None:
+        storage = _storage(self._recipe)
+        if storage is None or self._recipe.save_compressed is None:
+            return
+        from lmkick_plugin.checkpoints.write import save
+
+        folder = self._recipe.save_compressed
+        save(model, folder, tokenizer=tokenizer, storage=storage, grids=grids, record=record)
 
 
-def driver_settings(recipe: Recipe, main_process: bool) -> dict[str, Any]:
-    """What ``compress_model`` is told of caches, and of grids where they will be needed."""
-    settings: dict[str, Any] = {"resume_dir": recipe.resume_dir}
-    if recipe.compress_cache is not None:
-        settings["compress_cache"] = recipe.compress_cache
-        settings["compress_cache_gb"] = recipe.compress_cache_gb or _CACHE_GB
-    if main_process and storage_of(recipe) not in (None, "dense"):
-        settings["grids"] = {}
-    return settings
-
-
-def keep(
-    recipe: Recipe,
-    model: Any,
-    tokenizer: Any,
-    grids: Mapping[str, QuantizationGrid] | None,
-    record: Mapping[str, Any],
-) -> None:
-    """Save the compressed model where that was asked for.
-
-    Raises:
-        SettingsError: The folder was filled meanwhile.
-        OSError: It cannot be written; nothing is left then.
-    """
-    storage = storage_of(recipe)
-    if storage is None or recipe.save_compressed is None:
-        return
-    from lmkick_plugin.checkpoints.write import save
-
-    save(
-        model,
-        recipe.save_compressed,
-        tokenizer=tokenizer,
-        storage=storage,
-        grids=grids,
-        record=record,
-    )
+def _storage(recipe: Recipe) -> str | None:
+    """How the model is to be saved; None where it is not."""
+    return None if recipe.save_compressed is None else recipe.save_format or "dense"

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``--model kick`` does with a model that it is not to compress itself.
-
-Before weights are loaded: is the checkpoint whole, is its library here, what is to be handed to
-``from_pretrained``. Afterwards: what was it that was loaded.
-"""
+"""Checkpoints that somebody compressed before: checks, loading arguments, detection."""
 
 from __future__ import annotations
 
@@ -41,9 +37,8 @@ if TYPE_CHECKING:
 __all__ = [
     "check_before_load",
     "check_gguf",
-    "find_out",
+    "detect_compression",
     "loading_arguments",
-    "no_reference",
     "without_repeated_config",
 ]
 
@@ -150,7 +145,7 @@ def without_repeated_config() -> Iterator[None]:
         yield
 
 
-def find_out(
+def detect_compression(
     model: nn.Module,
     recipe: Recipe,
     pretrained: object,
@@ -202,18 +197,6 @@ def find_out(
         dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")
         check_weights(folder, found.manifest, sha256, dtype)
     return found if found.is_compressed else None
-
-
-def no_reference(found: Recognised) -> str:
-    """Why an already compressed model cannot be compared with its dense weights."""
-    what = found.scheme.method or found.scheme.storage
-    base = None if found.base is None else found.base[0]
-    if found.manifest is not None:
-        base = found.manifest.record.get("base_model")
-    return (
-        f"the checkpoint is already compressed ({what if found.manifest is None else 'by lmkick'}),"
-        f" so its dense weights are not at hand: name the dense model, reference={base or 'NAME'}"
-    )
 
 
 def _require_quantized(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model's divergence is measured against: its own dense weights, or another model."""
+"""Dense reference of an evaluated model: its own dense weights, or another model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 
 from compressors.errors import SettingsError
 from lmkick_plugin import bundled
+from lmkick_plugin.checkpoints.detect import Recognised
+from lmkick_plugin.loading.dense_source import DenseSource
+from lmkick_plugin.record.weights import survey_weights
 
-__all__ = ["Reference", "another_model", "check_reference", "dense_weights", "itself"]
+__all__ = ["DenseReference", "Reference", "check_reference"]
 
 # Tokenizers can have one vocabulary and still cut text in different ways.
 _PROBE = "The year 1984, naïve  café:\n\tif x == 10: return 'déjà vu' 🙂 不"
@@ -39,13 +42,100 @@ class Reference:
     same: bool = False
 
 
-def itself(model: Any) -> Reference:
+class DenseReference:
+    """How an evaluated model gets at its dense side.
+
+    That is, in this order: another model (``reference=``); for ``quantize=``, the checkpoint loaded
+    without it; the model itself where nothing was compressed; its own dense weights, which change
+    places with the compressed ones.
+    """
+
+    def __init__(self, lm: Any, source: DenseSource) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            lm: A ``KickLM``.
+            source: Of its dense weights.
+        """
+        self._lm = lm
+        self._source = source
+
+    def check(self) -> None:
+        """Refuse a ``reference=`` whose distributions are over other tokens; reads no weights.
+
+        Raises:
+            SettingsError: See :func:`check_reference`.
+        """
+        lm = self._lm
+        if lm.recipe.reference is not None:
+            remote = bool(lm.passed.get("trust_remote_code"))
+            check_reference(lm.recipe.reference, lm.tokenizer, lm.config, trust_remote_code=remote)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the dense model cannot answer prompts; None where nothing speaks against it."""
+        lm = self._lm
+        if lm.prebuilt and lm.compression is not None and lm.recipe.reference is None:
+            return "the model was given as an object and compressed in place"
+        if self._is_missing:
+            return _no_reference(lm.recognised)
+        if lm.world_size > 1:
+            return "the run is data parallel"
+        return None
+
+    @property
+    def _is_missing(self) -> bool:
+        """Whether the dense weights of a checkpoint compressed before are nowhere to be found."""
+        recipe = self._lm.recipe
+        given = recipe.reference is not None or recipe.quantize is not None
+        return self._lm.recognised is not None and not given
+
+    @contextmanager
+    def ready(self) -> Iterator[Reference]:
+        """The reference, for as long as the context lasts.
+
+        Raises:
+            SettingsError: There is none.
+            RuntimeError: Afterwards, the evaluated weights are not those from before.
+        """
+        with self._find() as reference:
+            yield reference
+        lm = self._lm
+        # Recognised: nothing changed places, and quantized weights may unpack when first used.
+        if lm.recognised is None and survey_weights(lm.model).sha256 != lm.weights.sha256:
+            raise RuntimeError(
+                "Compressed weights were not restored after the dense reference ran (SHA-256 "
+                "differs). This is a bug; please report the model and arguments."
+            )
+
+    def _find(self) -> AbstractContextManager[Reference]:
+        lm = self._lm
+        if lm.recipe.reference is not None:
+            return nullcontext(_another_model(lm, lm.recipe.reference, lm.passed))
+        if lm.recipe.quantize is not None:
+            given = ("revision", "subfolder")
+            again = {key: lm.passed[key] for key in given if key in lm.passed}
+            return nullcontext(_another_model(lm, lm.base_model, lm.passed, **again))
+        if self._is_missing:
+            problem = _no_reference(lm.recognised)
+            raise SettingsError(f"{problem[0].upper()}{problem[1:]}.")
+        if lm.compression is None:
+            return nullcontext(_itself(lm))
+        if lm.prebuilt:
+            raise SettingsError(
+                "The model was given as an object and compressed in place, so its dense weights "
+                "are gone. Give pretrained=NAME, or a dense model as reference=NAME."
+            )
+        return _dense_weights(lm, lambda: self._source.parameters(lm.model, lm.read_dense))
+
+
+def _itself(model: Any) -> Reference:
     """The model was not compressed: it is its own reference, and every divergence is 0."""
     return Reference("itself: nothing was compressed", model, same=True)
 
 
 @contextmanager
-def dense_weights(model: Any, originals: Callable[[], Mapping[str, Any]]) -> Iterator[Reference]:
+def _dense_weights(model: Any, originals: Callable[[], Mapping[str, Any]]) -> Iterator[Reference]:
     """The dense weights of the evaluated model, for as long as the context lasts.
 
     Args:
@@ -58,7 +148,7 @@ def dense_weights(model: Any, originals: Callable[[], Mapping[str, Any]]) -> Ite
     yield Reference("its own dense weights", model, weights.in_place)
 
 
-def another_model(model: Any, name: str, arguments: Mapping[str, Any], **which: Any) -> Reference:
+def _another_model(model: Any, name: str, arguments: Mapping[str, Any], **which: Any) -> Reference:
     """Load another model, onto the device of the evaluated one.
 
     Args:
@@ -73,6 +163,18 @@ def another_model(model: Any, name: str, arguments: Mapping[str, Any], **which: 
     folder = bundled.model_folder(name)
     other = HFLM(pretrained=folder, tokenizer=model.tokenizer, batch_size=1, **how, **which)
     return Reference(name, other)
+
+
+def _no_reference(found: Recognised) -> str:
+    """Why an already compressed model cannot be compared with its dense weights."""
+    what = found.scheme.method or found.scheme.storage
+    base = None if found.base is None else found.base[0]
+    if found.manifest is not None:
+        base = found.manifest.record.get("base_model")
+    return (
+        f"the checkpoint is already compressed ({what if found.manifest is None else 'by lmkick'}),"
+        f" so its dense weights are not at hand: name the dense model, reference={base or 'NAME'}"
+    )
 
 
 def check_reference(

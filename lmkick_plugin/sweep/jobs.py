@@ -78,7 +78,7 @@ class CellWorker:
             tasks: Its tasks.
             quiet: Let evaluations talk to a file in the cell's folder.
         """
-        from lmkick_plugin.sweep.task_cache import DenseModel
+        from lmkick_plugin.sweep.dense_model import DenseModel
 
         self._config = config
         self._output = output or config.output_path
@@ -127,7 +127,7 @@ class CellWorker:
             ledger.write()
 
     def _make(self, job: Job, ledger: Ledger) -> Any:
-        from lmkick_plugin.sweep.task_cache import SweptLM
+        from lmkick_plugin.model import KickLM
 
         begun = time.perf_counter()
         self._tasks.use(job.cell.model)
@@ -135,7 +135,7 @@ class CellWorker:
         for name in ("batch_size", "max_batch_size"):
             if getattr(self._config, name) is not None:
                 placed[name] = getattr(self._config, name)
-        model = SweptLM(self.dense, **job.cell.arguments, **placed)
+        model = KickLM(dense_source=self.dense, **job.cell.arguments, **placed)
         dense = model.weights.sha256 if job.cell.is_dense else self.dense.sha256
         if dense and job.dense_sha256 and dense != job.dense_sha256:
             raise SettingsError(

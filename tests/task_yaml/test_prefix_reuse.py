@@ -39,7 +39,7 @@ def samples(
             )  # fmt: skip
             result = evaluate(lm, *TASKS, task_manager=manager, limit=1, bootstrap_iters=0)
             assert result["config"]["kick"]["prefix_reuse"] is reuse
-            assert (lm.scored_tokens["computed"] > 0) is reuse
+            assert (lm.scorer.tokens["computed"] > 0) is reuse
             found[reuse] = result["samples"]
         yield found
 

@@ -18,11 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lmkick_plugin.inference import batch_cache, continuous_batching, decoding
+from lmkick_plugin.inference import batch_cache, continuous_batching
 from lmkick_plugin.inference.batch_cache import RowCache
 from lmkick_plugin.inference.batch_sizes import BatchSize
-from lmkick_plugin.inference.continuous_batching import Answer, GreedyModel
-from lmkick_plugin.inference.decoding import decode_greedily
+from lmkick_plugin.inference.continuous_batching import Answer, GreedyModel, decode_greedily
 
 VOCABULARY = 11
 END = 0
@@ -31,7 +30,7 @@ END = 0
 @pytest.fixture(autouse=True)
 def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Collecting garbage takes its time, and changes nothing here."""
-    monkeypatch.setattr(decoding, "give_back_memory", lambda: None)
+    monkeypatch.setattr(continuous_batching, "give_back_memory", lambda: None)
 
 
 class NoStops:

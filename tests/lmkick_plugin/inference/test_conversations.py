@@ -94,7 +94,7 @@ def test_conversations_of_different_lengths(model: KickLM) -> None:
 def test_answers_as_long_as_the_context_are_shortened_and_that_is_said(
     model: KickLM, tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    truncation._say_shortened.cache_clear()
+    truncation._log_shortened.cache_clear()
     long = [(SENTENCE, {"until": [], "max_gen_toks": 1024, "do_sample": False})] * 2
     half = [(SENTENCE, {"until": [], "max_gen_toks": 256, "do_sample": False})]
     with pytest.raises(AssertionError, match="1024"):

@@ -159,7 +159,7 @@ def test_weights_that_do_not_come_back_are_an_error(
     import dataclasses
 
     monkeypatch.setattr(pruned, "weights", dataclasses.replace(pruned.weights, sha256="other"))
-    with pytest.raises(RuntimeError, match="no longer those"):
+    with pytest.raises(RuntimeError, match="were not restored"):
         ask(pruned)
 
 

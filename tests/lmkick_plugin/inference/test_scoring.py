@@ -17,8 +17,8 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 
 from compressors import SettingsError
-from lmkick_plugin.inference import encoding, prefix_cache, runner, scored_positions
-from lmkick_plugin.inference.scoring import ScoringHFLM
+from lmkick_plugin.inference import prefix_cache, runner, scored_positions, scoring
+from lmkick_plugin.inference.hf import FastHFLM
 from lmkick_plugin.inference.token_windows import score_windows
 from lmkick_plugin.model import KickLM
 from tests.conftest import make_tiny_tokenizer
@@ -46,13 +46,13 @@ def quiet() -> Iterator[None]:
     logger.setLevel(before)
 
 
-def evaluator(model: Any, kind: type[HFLM] = ScoringHFLM, **settings: Any) -> Any:
+def evaluator(model: Any, kind: type[HFLM] = FastHFLM, **settings: Any) -> Any:
     lm = kind(
         pretrained=model,
         tokenizer=make_tiny_tokenizer(),
         **{"batch_size": 4, "softmax_dtype": "float32", "max_length": 90, **settings},
     )
-    if kind is ScoringHFLM:
+    if kind is FastHFLM:
         lm.prefix_reuse = True
     return lm
 
@@ -107,7 +107,7 @@ def test_equals_hf_and_a_plain_loop(family: str) -> None:
     # Whatever follows a wrong prefix differs by far more: 0.1 and above in these models.
     assert furthest(answers, plain_loop(model, requests, 90)) < 1e-4
     assert furthest(answers, score(evaluator(model, HFLM), requests)) < 1e-4
-    assert lm.scored_tokens["computed"] < 0.6 * lm.scored_tokens["plain"]
+    assert lm.scorer.tokens["computed"] < 0.6 * lm.scorer.tokens["plain"]
 
 
 _SMALL: dict[str, Any] = {
@@ -153,7 +153,7 @@ def test_layers_of_other_kinds(
     requests = random_requests(questions=8)
     lm = evaluator(model)
     assert furthest(score(lm, requests), plain_loop(model, requests, 90)) < 1e-4
-    assert lm._get_runner()._windows == shared
+    assert lm.scorer.runner()._windows == shared
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3"])
@@ -262,10 +262,10 @@ def test_positions_that_depend_on_the_length(caplog: pytest.LogCaptureFixture) -
     assert caplog.text.count("beyond 40 tokens") == 1
     short = [(text, context[-20:], continuation) for text, context, continuation in requests[:8]]
     short = [(t, [7] * 15 + c[-4:], k) for t, c, k in short]
-    before = dict(lm.scored_tokens)
+    before = dict(lm.scorer.tokens)
     assert furthest(score(lm, short), plain_loop(model, short, 90)) < 1e-4
-    assert lm.scored_tokens["computed"] - before["computed"] < 0.9 * (
-        lm.scored_tokens["plain"] - before["plain"]
+    assert lm.scorer.tokens["computed"] - before["computed"] < 0.9 * (
+        lm.scorer.tokens["plain"] - before["plain"]
     )
 
 
@@ -275,11 +275,11 @@ def test_without_reuse_it_is_hf_bit_for_bit() -> None:
     lm = evaluator(model)
     lm.prefix_reuse = False
     assert score(lm, requests) == score(evaluator(model, HFLM), requests)
-    assert lm.scored_tokens["computed"] == 0
+    assert lm.scorer.tokens["computed"] == 0
 
 
 def instances(*arguments: tuple[str, ...]) -> list[Any]:
-    return [SimpleNamespace(args=one, task_name="task") for one in arguments]
+    return [SimpleNamespace(args=one, task_name="task", doc_id=0) for one in arguments]
 
 
 def test_texts_as_lm_eval_asks() -> None:
@@ -335,12 +335,12 @@ def test_on_a_gpu(family: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
     answers, expected = score(lm, requests), score(evaluator(model, HFLM), requests)
     allowed = 1e-3 if dtype == torch.float32 else 0.5
     assert max(abs(a[0] - b[0]) for a, b in zip(answers, expected, strict=True)) < allowed
-    assert lm.scored_tokens["computed"] < 0.7 * lm.scored_tokens["plain"]
+    assert lm.scorer.tokens["computed"] < 0.7 * lm.scorer.tokens["plain"]
 
 
 @pytest.mark.parametrize("at_a_time", [512, 2])
 def test_texts_are_encoded_as_one_by_one(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(scoring, "_AT_A_TIME", at_a_time)
     asked = instances(
         ("", "x"), ("Q: x\nA:", " A"), ("<s>Q: x\nA:", " A"), ("Q: x\nA:  ", "B"), ("  ", "y"),
         ("Q: x\nA:", " A"), ("Q: z\nA:", "<s>"), ("Q: x\nA:", " B"),
@@ -351,7 +351,7 @@ def test_texts_are_encoded_as_one_by_one(at_a_time: int, monkeypatch: pytest.Mon
         def see(requests: Any, seen: list[Any] = seen, **_: Any) -> None:
             seen.append(requests)
 
-        for kind in (ScoringHFLM, HFLM):
+        for kind in (FastHFLM, HFLM):
             lm = evaluator(make("llama"), kind, **settings)
             monkeypatch.setattr(lm, "_loglikelihood_tokens", see)
             lm.loglikelihood(asked, disable_tqdm=True)
@@ -413,7 +413,7 @@ def test_every_answer_goes_into_the_cache_as_it_comes() -> None:
     assert sorted(kept, key=str) == sorted(expected, key=str)
     # A run that dies has kept what it had.
     kept.clear()
-    runner = lm._get_runner()
+    runner = lm.scorer.runner()
     forward, left = runner._forward, iter(range(2))
 
     def dies(*arguments: Any) -> None:
@@ -447,7 +447,7 @@ def test_memory_that_runs_out_halves_batches(monkeypatch: pytest.MonkeyPatch) ->
     requests = random_requests()
     expected = score(evaluator(model, batch_size=1), requests)
     lm = evaluator(model, batch_size=8)
-    runner = lm._get_runner()
+    runner = lm.scorer.runner()
     forward, sizes = runner._forward, []
 
     def small(rows: Any, *others: Any) -> None:
@@ -561,4 +561,4 @@ def test_windows_are_scored_the_same_way() -> None:
     fast, plain = (score_windows(one, text, max_window=40) for one in (lm, hf))
     assert fast["window_losses"] == pytest.approx(plain["window_losses"], rel=1e-6)
     assert fast["nll"] == pytest.approx(plain["nll"], rel=1e-6)
-    assert lm.scored_tokens["computed"] > 0 == hf.scored_tokens["computed"]
+    assert lm.scorer.tokens["computed"] > 0 == hf.scorer.tokens["computed"]

@@ -15,8 +15,8 @@ from lmkick_plugin import cli
 from lmkick_plugin.results.results_file import ResultsFile
 from lmkick_plugin.sweep import Progress, SweepResult, evaluate, run_sweep, runner
 from lmkick_plugin.sweep.cell_files import describe_error
+from lmkick_plugin.sweep.dense_model import DenseModel
 from lmkick_plugin.sweep.log_file import redirect_output
-from lmkick_plugin.sweep.task_cache import DenseModel
 from lmkick_plugin.terminal import CommandError
 
 
@@ -157,22 +157,24 @@ def test_only_what_is_missing_is_run(
 def test_a_failed_cell_does_not_stop_the_others(
     small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmkick_plugin.sweep import jobs, task_cache
+    from lmkick_plugin.loading.compress import Compression
+    from lmkick_plugin.sweep import jobs
 
     monkeypatch.setenv("SOME_API_KEY", "verysecret")
-    compress, evaluate = task_cache.SweptLM._compress, jobs.evaluate
+    compress, evaluate = Compression.run, jobs.evaluate
 
-    def breaks(self: Any, *arguments: Any, **options: Any) -> None:
-        compress(self, *arguments, **options)
-        if self.recipe.compressor == "magnitude":
+    def breaks(self: Any, *arguments: Any, **options: Any) -> Any:
+        model = compress(self, *arguments, **options)
+        if self._recipe.compressor == "magnitude":
             raise RuntimeError("out of luck with verysecret")
+        return model
 
     def fails_once(model: Any, **options: Any) -> Any:
         if model.is_dense and options["tasks"][0].config.task == "kick_freebaseqa":
             raise ValueError("no answer")
         return evaluate(model, **options)
 
-    monkeypatch.setattr(task_cache.SweptLM, "_compress", breaks)
+    monkeypatch.setattr(Compression, "run", breaks)
     monkeypatch.setattr(jobs, "evaluate", fails_once)
     found = run_sweep(small_sweep, progress=False)
     assert [cell.state for cell in found.cells] == ["failed", "failed", "done"]
@@ -197,18 +199,19 @@ def test_a_failed_cell_does_not_stop_the_others(
 def test_dense_weights_are_restored_after_a_compression_that_broke_off(
     small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmkick_plugin.sweep import task_cache
+    from lmkick_plugin.loading.compress import Compression
 
     small_sweep["tasks"] = ["kickonly_perplexity"]
     whole = run_sweep(small_sweep, progress=False)
-    compress = task_cache.SweptLM._compress
+    compress = Compression.run
 
-    def breaks(self: Any, *arguments: Any, **options: Any) -> None:
-        compress(self, *arguments, **options)
-        if self.recipe.compressor == "magnitude":
+    def breaks(self: Any, *arguments: Any, **options: Any) -> Any:
+        model = compress(self, *arguments, **options)
+        if self._recipe.compressor == "magnitude":
             raise RuntimeError("too late: weights are changed")
+        return model
 
-    monkeypatch.setattr(task_cache.SweptLM, "_compress", breaks)
+    monkeypatch.setattr(Compression, "run", breaks)
     small_sweep["output"] += "2"
     found = run_sweep(small_sweep, progress=False)
     assert [cell.state for cell in found.cells] == ["done", "failed", "done"]
