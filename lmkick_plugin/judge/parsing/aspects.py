@@ -17,7 +17,7 @@ from lmkick_plugin.judge.parsing.statements import (
     labels,
     significant,
 )
-from lmkick_plugin.judge.parsing.text import QUOTATION, clean_lines, unwrap
+from lmkick_plugin.judge.parsing.text import QUOTATION, clean_lines
 from lmkick_plugin.judge.parsing.tokens import ASPECTS, Token, tokenize
 
 __all__ = ["aspect_rows"]
@@ -30,14 +30,13 @@ def aspect_rows(text: str, width: int) -> Rows | None:
     """Read scores for each aspect.
 
     Args:
-        text: A judge's reply.
+        text: A judge's reply, without thoughts.
         width: Scores for each aspect: 1, or 2 for a pair of assistants.
 
     Returns:
         A row of ``width`` scores for each of the four aspects, in their order; None where one is
-        missing, no score, or stated twice differently.
+        missing, no score, or stated twice differently, one right after the other.
     """
-    text = unwrap(text)
     found, value = find_json(text)
     if found:
         return json_aspect_rows(value, width)
@@ -62,9 +61,9 @@ def _leads(tokens: Sequence[Token]) -> bool:
 
 def _unnamed_block(lines: Sequence[Sequence[Token]]) -> list[Sequence[Token]]:
     """The lines that hold scores and no aspect's name, up to the first that does not."""
-    block = []
+    block = list[Sequence[Token]]()
     for line in lines:
-        if not is_verdict(line):
+        if not is_verdict(line) or len(block) > 2 * len(ASPECTS):
             break
         block.append(line)
     named_by_assistant = any(len(labels(line)) == 1 for line in block)
@@ -102,7 +101,7 @@ def _closing_rows(lines: Sequence[Sequence[Token]], width: int) -> Rows | None:
 
 
 class _Table:
-    """Scores gathered by aspect and assistant, from lines that name either or both."""
+    """The first complete scores by aspect and assistant, from lines that name either or both."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -112,16 +111,19 @@ class _Table:
         self.turned = False
 
     def read(self, lines: Sequence[Sequence[Token]]) -> bool:
-        """Take in all lines.
+        """Take in lines until every cell is filled and a line of something else follows.
 
         Returns:
             Whether any line scores an aspect. One that does so unreadably empties the table.
         """
         for line in lines:
-            if is_heading(line):
+            complete = len(self.cells) == len(ASPECTS) * self.width
+            if is_heading(line) and not complete:
                 self._heading(line)
                 continue
             pieces = _by_aspect(line, self.aspect)
+            if complete and not pieces:
+                return True
             self.aspect = pieces[-1][0] if pieces else None
             opening = significant(line)[:2]
             if pieces and [token.kind for token in opening] == ["label", "aspect"]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from lmkick_plugin.judge.parsing.text import fences
 from lmkick_plugin.judge.parsing.tokens import ASPECT_WORDS, ASPECTS
 
 __all__ = ["find_json", "json_aspect_rows", "json_pair", "json_single"]
@@ -21,7 +22,6 @@ _CONTAINERS |= {"final", "overall"}
 _SINGLE = {"score", "rating", "grade", "value", "overall", "overallscore", "overallrating"}
 _SINGLE |= {"finalscore"}
 _NUMBER = re.compile(r"(?:0|[1-9]\d?)(?:\.\d+)?(?:\s*/\s*10)?")
-_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL | re.IGNORECASE)
 
 
 class _AmbiguousError(ValueError):
@@ -50,19 +50,32 @@ def find_json(text: str) -> tuple[bool, Any]:
     """
     text = text.strip()
     if not text.startswith(("{", "[")):
-        fences = _FENCED.findall(text)
-        if len(fences) != 1 or re.search(r"\d", _FENCED.sub("", text)):
-            return False, None
-        text = fences[0].strip()
+        text = _only_fence(text)
         if not text.startswith("{"):
             return False, None
     try:
         value, end = _DECODER.raw_decode(text)
-    except (_AmbiguousError, RecursionError):
-        return True, None
     except json.JSONDecodeError:
         return re.match(r'\{\s*"', text) is not None, None
+    except (ValueError, RecursionError):  # a key twice, too many digits, too deep
+        return True, None
     return end == len(text) or isinstance(value, dict), value
+
+
+def _only_fence(text: str) -> str:
+    """The content of the one fence of a reply that has no number outside it; else nothing."""
+    if "```" not in text:
+        return ""
+    lines = text.split("\n")
+    blocks = fences(lines)
+    if len(blocks) != 1 or blocks[0][1] == len(lines):
+        return ""
+    start, end = blocks[0]
+    outside = "\n".join([*lines[:start], *lines[end + 1 :]])
+    named = lines[start].strip(" \t`").lower()
+    if named not in ("", "json") or re.search(r"\d", outside):
+        return ""
+    return "\n".join(lines[start + 1 : end]).strip()
 
 
 def _score(value: Any) -> float | None:

@@ -1,12 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a judge's reply is the judge's own words: thoughts, quotations and markup taken off."""
+"""A judge's reply as lines of its own words: quotations, echoes and markup taken off.
+
+Everything here reads a reply once, line by line: time is linear in its length.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
-__all__ = ["QUOTATION", "clean_lines", "closing_fence", "sentences", "unwrap"]
+__all__ = [
+    "QUOTATION",
+    "clean_lines",
+    "closing_fence",
+    "fences",
+    "hide_echoes",
+    "plain_characters",
+    "sentences",
+    "unfenced",
+]
 
 QUOTATION = "\u25a0"
 """Stands where a quotation or fenced code was; no sentence that holds it is read as scores."""
@@ -20,12 +33,10 @@ _OTHER_CHARACTERS = {
     "\uff0f": "/",
     "\uff1a": ":",
 }
-_THINKING = re.compile(r"\s*<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_END_OF_THINKING = {"</think>", "</thinking>", "</reasoning>"}
-_FENCE = re.compile(
-    r"^[ \t]*(```+|~~~+)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
-)
+_FENCE = re.compile(r"[ \t]*(?:(`{3,})[^`]*|(~{3,}).*)$")
 _QUOTED = re.compile(r'"[^"]*"|\u201c[^\u201c\u201d]*\u201d|\u00ab[^\u00ab\u00bb]*\u00bb')
+_MOST_EMPHASIS = 8  # characters of markup before a quotation that fills its line
+_END_OF_LINE = re.compile(r"[ \t*_]*(?:\n|$)")
 _MARKER = re.compile(
     r"^(?:#{1,6}\s+|[-*+\u2022\u2023\u25e6]\s+|\d{1,2}[.)]\s+|\(\d{1,2}\)\s+)+",
 )
@@ -33,47 +44,97 @@ _EMPHASIS = re.compile(
     r"(?<![\w*])\*{1,3}(?=[^\s*])|(?<=[^\s*])\*{1,3}(?![\w*])|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)"
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+(?=\S)")
+_BEGIN = re.compile(r"(?:BEGIN ([0-9a-f]{16}) (.+?)|\[The Start of (.+?)\])\s*")
 
 
-def _plain_characters(text: str) -> str:
-    """Write the digits, spaces and signs of any script with their ASCII characters."""
-    out = []
-    for character in text.replace("\r\n", "\n").replace("\r", "\n"):
-        if character < "\x7f":
-            out.append(character)
-            continue
+class _Characters(dict[int, str]):
+    """What each character is written as; filled as characters are met."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
         category = unicodedata.category(character)
-        if category == "Nd":
-            out.append(str(unicodedata.decimal(character)))
+        if code < 0x7F:
+            plain = character
+        elif category == "Nd":
+            plain = str(unicodedata.decimal(character))
         elif category in ("Zl", "Zp"):
-            out.append("\n")
+            plain = "\n"
         elif category == "Zs":
-            out.append(" ")
-        elif category != "Cf":  # a zero-width character would hide between two digits
-            out.append(_OTHER_CHARACTERS.get(character, character))
-    return "".join(out)
+            plain = " "
+        elif category == "Cf":  # a zero-width character would hide between two digits
+            plain = ""
+        else:
+            plain = _OTHER_CHARACTERS.get(character, character)
+        self[code] = plain
+        return plain
 
 
-def unwrap(text: str) -> str:
-    """Take off a reasoning model's thoughts and a code fence around the whole reply.
+_CHARACTERS = _Characters()
+
+
+def plain_characters(text: str) -> str:
+    """Write the digits, spaces and signs of any script with their ASCII characters."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CHARACTERS)
+
+
+def hide_echoes(text: str) -> str:
+    """Replace texts of the prompt that a judge repeats within the prompt's own delimiters.
 
     Args:
-        text: The reply as it came.
+        text: The reply, in plain characters.
 
     Returns:
-        The reply in plain characters; empty where the thoughts never end.
+        The reply with :data:`QUOTATION` for each block from ``BEGIN <name> <title>`` to its
+        ``END`` (or ``[The Start of ...]`` to ``[The End of ...]``); one without an end goes on to
+        the reply's end.
     """
-    text = _plain_characters(text)
-    if _THINKING.match(text):
-        text = _THINKING.sub("", text, count=1)
-    else:  # some endpoints drop the opening tag
-        lines = text.split("\n")
-        ends = [i for i, line in enumerate(lines) if line.strip().lower() in _END_OF_THINKING]
-        text = "\n".join(lines[ends[-1] + 1 :]) if ends else text
+    if "BEGIN " not in text and "[The Start of " not in text:
+        return text
+    lines = []
+    end: str | None = None
+    for line in text.split("\n"):
+        if end is not None:
+            end = None if line.strip() == end else end
+            continue
+        begin = _BEGIN.fullmatch(line.strip())
+        if begin is None:
+            lines.append(line)
+            continue
+        end = f"[The End of {begin[3]}]" if begin[3] else f"END {begin[1]} {begin[2]}"
+        lines.append(QUOTATION)
+    return "\n".join(lines)
+
+
+def fences(lines: Sequence[str]) -> list[tuple[int, int]]:
+    """Find fenced code.
+
+    Args:
+        lines: A reply's.
+
+    Returns:
+        The places of each block's first and last line. A block without a closing line ends after
+        the last line.
+    """
+    blocks = []
+    start, mark = 0, ""
+    for place, line in enumerate(lines):
+        if not mark:
+            opening = _FENCE.match(line)
+            if opening:
+                start, mark = place, opening[1] or opening[2]
+        elif line.strip() == mark:
+            blocks.append((start, place))
+            mark = ""
+    return [*blocks, (start, len(lines))] if mark else blocks
+
+
+def unfenced(text: str) -> str:
+    """Take off a code fence around a whole reply."""
     text = text.strip()
-    fence = _FENCE.match(text)
-    if fence and fence.end() == len(text):
-        text = fence.group(2).strip()
+    lines = text.split("\n")
+    blocks = fences(lines)
+    if blocks and blocks[0][0] == 0 and blocks[0][1] >= len(lines) - 1:
+        return "\n".join(lines[1 : blocks[0][1]]).strip()
     return text
 
 
@@ -81,15 +142,18 @@ def closing_fence(text: str) -> tuple[str, str] | None:
     """Find the fenced code that ends a reply.
 
     Args:
-        text: The reply, after :func:`unwrap`.
+        text: The reply.
 
     Returns:
         The line before the fence and what the fence holds; None where the reply does not end so.
     """
-    fences = list(_FENCE.finditer(text))
-    if not fences or text[fences[-1].end() :].strip():
+    lines = text.strip().split("\n")
+    blocks = fences(lines)
+    if not blocks or blocks[-1][1] < len(lines) - 1:
         return None
-    return text[: fences[-1].start()].strip().rsplit("\n", 1)[-1], fences[-1].group(2).strip()
+    start, end = blocks[-1]
+    before = "\n".join(lines[:start]).strip()
+    return before.rsplit("\n", 1)[-1], "\n".join(lines[start + 1 : end]).strip()
 
 
 def clean_lines(text: str) -> list[str]:
@@ -100,14 +164,19 @@ def clean_lines(text: str) -> list[str]:
     headings and emphasis are taken off.
 
     Args:
-        text: The reply, after :func:`unwrap`.
+        text: The reply.
 
     Returns:
         The lines, without those that only draw a table's border.
     """
+    raw = text.split("\n")
+    kept, after = list[str](), 0
+    for start, end in fences(raw):
+        kept += [*raw[after:start], QUOTATION]
+        after = end + 1
     lines = []
     quoted = False
-    for line in _hide_quotations(_FENCE.sub(QUOTATION + "\n", text)).split("\n"):
+    for line in _hide_quotations("\n".join([*kept, *raw[after:]])).split("\n"):
         line = " ".join(line.split())
         quoted = bool(line) and (quoted or line.startswith(">"))  # goes on until an empty line
         line = QUOTATION if quoted else _EMPHASIS.sub("", line)
@@ -118,15 +187,21 @@ def clean_lines(text: str) -> list[str]:
 
 
 def _hide_quotations(text: str) -> str:
-    def hide(match: re.Match[str]) -> str:
-        start = text.rfind("\n", 0, match.start()) + 1
-        end = text.find("\n", match.end())
-        line = text[start : len(text) if end < 0 else end]
-        if match.group().strip() == line.strip().strip("*_ "):
-            return match.group()
-        return QUOTATION + f"\n{QUOTATION}" * match.group().count("\n")
-
-    return _QUOTED.sub(hide, text)
+    parts = list[str]()
+    done = line_start = 0
+    for match in _QUOTED.finditer(text):
+        start, end = match.span()
+        line_start = max(line_start, text.rfind("\n", done, start) + 1)
+        before = text[max(line_start, start - _MOST_EMPHASIS) : start]
+        whole = start - line_start <= _MOST_EMPHASIS and not before.strip(" \t*_")
+        if whole and _END_OF_LINE.match(text, end):
+            hidden = match.group()
+        else:
+            hidden = "\n".join([QUOTATION] * (match.group().count("\n") + 1))
+        parts += [text[done:start], hidden]
+        done = end
+        line_start = max(line_start, text.rfind("\n", start, end) + 1)
+    return "".join([*parts, text[done:]])
 
 
 def sentences(line: str) -> list[str]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-__all__ = ["ASPECTS", "ASPECT_WORDS", "Kind", "Token", "tokenize"]
+__all__ = ["ASPECTS", "ASPECT_WORDS", "Kind", "Token", "may_hold_scores", "tokenize"]
 
 ASPECTS = ("coherence", "consistency", "fluency", "relevance")
 """The four aspects of a summary, in the order in which the judge is asked for them."""
@@ -98,6 +99,7 @@ _NO_SCORE = re.compile(
     r"n\s*/\s*a\b|n\.a\.?(?!\w)|(?:none|nan|null|unknown|inf|infinity)\b|not\s+applicable\b",
     re.IGNORECASE,
 )
+_DIGIT_OR_NONE = re.compile(rf"\d|{_NO_SCORE.pattern}", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*")
 _DENOMINATOR = re.compile(r"\s*/\s*(\d+(?:\.\d+)?)|\s+out\s+of\s+(\d+(?:\.\d+)?|ten)\b", re.I)
 _TEN = ("10", "10.0", "ten")
@@ -160,7 +162,17 @@ def _word(written: str) -> Token:
     return Token("cue" if word in _CUES else "glue" if word in _GLUE else "word", word)
 
 
-def tokenize(text: str) -> list[Token]:
+def may_hold_scores(text: str) -> bool:
+    """Whether a text holds a digit or a word for *no score*: without, no sentence is a verdict."""
+    return _DIGIT_OR_NONE.search(text) is not None
+
+
+LONGEST_SENTENCE = 1000
+"""Characters of a sentence that can be scores; the rest of a longer one counts as one word."""
+
+
+@lru_cache(maxsize=4096)
+def tokenize(text: str) -> tuple[Token, ...]:
     """Cut one sentence into tokens.
 
     Args:
@@ -169,6 +181,8 @@ def tokenize(text: str) -> list[Token]:
     Returns:
         Its tokens in order; spaces, and words that name the scale, leave none.
     """
+    if len(text) > LONGEST_SENTENCE:
+        return *tokenize(text[:LONGEST_SENTENCE]), Token("word", "...")
     tokens: list[Token] = []
     position = 0
     while position < len(text):
@@ -189,4 +203,4 @@ def tokenize(text: str) -> list[Token]:
             if not character.isspace():
                 tokens.append(Token("mark" if character in _MARKS else "word", character))
             position += 1
-    return tokens
+    return tuple(tokens)

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 from lmkick_plugin.judge import Item, Judge, JudgeSettings
+from tests.task_yaml.conftest import evaluate as evaluate  # fixtures
+from tests.task_yaml.conftest import make_manager as make_manager
+from tests.task_yaml.conftest import tiny_data as tiny_data
+from tests.task_yaml.conftest import tiny_manager as tiny_manager
 
 KEY = "sk-test-THIS-IS-SECRET-0123456789"
 

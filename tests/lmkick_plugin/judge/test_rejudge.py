@@ -17,7 +17,7 @@ from lmkick_plugin.judge import shared_judge
 from lmkick_plugin.metrics import text_statistics
 from lmkick_plugin.results.results_file import NAME
 from tests.lmkick_plugin.judge.fault_server import FaultServer, fails, first, replies, serve, shown
-from tests.task_yaml.test_judging import (
+from tests.lmkick_plugin.judge.test_judged_tasks import (
     KEY,
     MINE,
     OTHER,
@@ -27,7 +27,7 @@ from tests.task_yaml.test_judging import (
     say,
     talking,
 )
-from tests.task_yaml.test_judging import environment as environment  # a fixture
+from tests.lmkick_plugin.judge.test_judged_tasks import environment as environment  # a fixture
 
 TASKS = ("kick_instruct", "kick_summarization_small", "kickonly_mtbench", "llmkick_instruct")
 

@@ -22,8 +22,8 @@ import pytest
 
 from tests.conftest import make_tiny_tokenizer
 from tests.lmkick_plugin.judge.fault_server import FaultServer, serve, shown, user_text
-from tests.task_yaml.test_judging import KEY, MINE, OTHER, judging
-from tests.task_yaml.test_judging import environment as environment  # a fixture
+from tests.lmkick_plugin.judge.test_judged_tasks import KEY, MINE, OTHER, judging
+from tests.lmkick_plugin.judge.test_judged_tasks import environment as environment  # a fixture
 
 TASKS = ["kick_summarization_small", "kick_instruct", "kickonly_mtbench"]
 LIMIT = 3
