@@ -10,7 +10,7 @@ from pathlib import Path
 from compressors.files import write_atomically
 from lmkick_plugin.report.compare import compare_runs
 from lmkick_plugin.report.comparison_table import Comparison
-from lmkick_plugin.report.statistics import DEFAULT_RESAMPLES, DEFAULT_TOLERANCE
+from lmkick_plugin.report.verdict import DEFAULT_RESAMPLES, DEFAULT_TOLERANCE, Rule
 from lmkick_plugin.results.runs import load_run
 from lmkick_plugin.terminal import emit
 
@@ -85,9 +85,7 @@ def main(args: argparse.Namespace) -> int:
         load_run(args.compressed),
         metrics=args.metric,
         tasks=args.tasks,
-        tolerance=args.tolerance,
-        resamples=args.resamples,
-        seed=args.seed,
+        rule=Rule(tolerance=args.tolerance, resamples=args.resamples, seed=args.seed),
     )
     for path, render in outputs:
         if path is not None:

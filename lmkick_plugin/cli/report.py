@@ -7,10 +7,7 @@ import argparse
 from pathlib import Path
 
 from lmkick_plugin.report import write_report
-from lmkick_plugin.report.statistics import (
-    DEFAULT_RESAMPLES,
-    DEFAULT_TOLERANCE,
-)
+from lmkick_plugin.report.verdict import DEFAULT_RESAMPLES, DEFAULT_TOLERANCE
 from lmkick_plugin.results.results_file import ResultsError
 from lmkick_plugin.terminal import emit, plain
 

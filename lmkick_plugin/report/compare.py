@@ -14,12 +14,7 @@ from lmkick_plugin.report import notes as notes_on
 from lmkick_plugin.report.comparison_table import Comparison, Row
 from lmkick_plugin.report.item_pairs import MismatchError
 from lmkick_plugin.report.item_values import Key, Measured, measure_task, pool
-from lmkick_plugin.report.statistics import (
-    DEFAULT_RESAMPLES,
-    DEFAULT_TOLERANCE,
-    check_settings,
-    paired_statistics,
-)
+from lmkick_plugin.report.verdict import Rule
 from lmkick_plugin.results.results_file import ResultsError
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.results.samples import SamplesError
@@ -37,9 +32,7 @@ def compare_runs(
     *,
     metrics: Sequence[str] = (),
     tasks: Sequence[str] = (),
-    tolerance: float = DEFAULT_TOLERANCE,
-    resamples: int = DEFAULT_RESAMPLES,
-    seed: int = 0,
+    rule: Rule | None = None,
 ) -> Comparison:
     """Compare two runs on every task and group that both hold.
 
@@ -48,9 +41,7 @@ def compare_runs(
         compressed: What is compared with it.
         metrics: Metric names to keep; all by default.
         tasks: Names or glob patterns of tasks and groups to keep; all by default.
-        tolerance: e0 of matching.
-        resamples: Paired bootstrap resamples.
-        seed: Seed of the resamples.
+        rule: Tolerance, resamples, seed.
 
     Returns:
         One row a task or group and metric, and notes on whatever a reader should know.
@@ -60,9 +51,8 @@ def compare_runs(
             where they do.
         ResultsError: For runs without a common task, an unknown metric, or missing samples.
         SamplesError: For broken samples.
-        StatisticsError: For settings out of range.
     """
-    check_settings(tolerance=tolerance, resamples=resamples)
+    rule = rule or Rule()
     notes = [*dense.notes, *(note for note in compressed.notes if note not in dense.notes)]
     notes += notes_on.on_runs(dense, compressed)
     children = children_of(dense)
@@ -73,7 +63,7 @@ def compare_runs(
     for task in chosen:
         try:
             measured[task], names = measure_task(
-                task, dense.tasks[task], compressed.tasks[task], metrics, notes
+                task, dense.tasks[task], compressed.tasks[task], metrics, notes, requested=metrics
             )
             available |= names
         except (MismatchError, ResultsError, SamplesError) as error:
@@ -94,24 +84,13 @@ def compare_runs(
     rows = []
     for name, groups in ordered(list(measured), children):
         for (metric, filter_name), one in _rows_of(name, measured, children, dense):
-            statistics = paired_statistics(
-                one.dense.values,
-                one.compressed.values,
-                weights=one.dense.weights,
-                transform=one.scoring.transform,
-                rule=one.scoring.rule,
-                flips=one.flips,
-                tolerance=tolerance,
-                resamples=resamples,
-                seed=seed,
-            )
             row = Row(
                 name=name,
                 kind="task" if name in measured else "group",
                 groups=groups,
                 metric=metric,
                 filter=filter_name,
-                statistics=statistics,
+                statistics=one.statistics(rule),
             )
             rows.append(row)
             notes += notes_on.on_row(row, dense)
@@ -120,9 +99,7 @@ def compare_runs(
     return Comparison(
         dense=dense,
         compressed=compressed,
-        tolerance=tolerance,
-        resamples=resamples,
-        seed=seed,
+        rule=rule,
         rows=tuple(rows),
         notes=tuple(notes),
     )

@@ -11,7 +11,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lmkick_plugin.report.statistics import PairedStatistics
+from lmkick_plugin.report.paired_statistics import PairedStatistics
+from lmkick_plugin.report.verdict import Rule
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.terminal import plain, render_table
 
@@ -103,16 +104,14 @@ class Comparison:
 
     Attributes:
         dense, compressed: The runs.
-        tolerance, resamples, seed: The settings.
+        rule: Tolerance, resamples, seed.
         rows: Groups before their members.
         notes: What a reader should know beside the numbers.
     """
 
     dense: Run
     compressed: Run
-    tolerance: float
-    resamples: int
-    seed: int
+    rule: Rule
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
@@ -129,7 +128,7 @@ class Comparison:
         shown = {row.name for row in self.rows}
         cells = [_cells(row, sum(group in shown for group in row.groups)) for row in self.rows]
         legend = _LEGEND.format(
-            kept=100 * (1 - self.tolerance), resamples=self.resamples, seed=self.seed
+            kept=100 * (1 - self.rule.tolerance), resamples=self.rule.resamples, seed=self.rule.seed
         )
         notes = [f"note: {plain(note)}" for note in self.notes]
         table = render_table(_HEADER, cells, text_columns=2)
@@ -145,9 +144,9 @@ class Comparison:
             "schema": SCHEMA,
             "dense": _run(self.dense),
             "compressed": _run(self.compressed),
-            "tolerance": self.tolerance,
-            "resamples": self.resamples,
-            "seed": self.seed,
+            "tolerance": self.rule.tolerance,
+            "resamples": self.rule.resamples,
+            "seed": self.rule.seed,
             "rows": [row.to_dict() for row in self.rows],
             "notes": list(self.notes),
         }

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.models import Cell, Model
-from lmkick_plugin.report.statistics import Verdict, matches
+from lmkick_plugin.report.verdict import Verdict, matches
 from lmkick_plugin.results.results_file import RECIPE
 from lmkick_plugin.terminal import plain
 
@@ -204,13 +204,13 @@ def _together(evidence: Evidence, level: Level, task: str) -> Verdict | None:
 
 def _by_point(evidence: Evidence, level: Level, task: str) -> bool:
     pairings = [evidence.pairing(cell, task) for cell in level.cells]
-    known = [p for p in pairings if p is not None and p.rule is not None]
+    known = [p for p in pairings if p is not None and p.statistics.verdict is not None]
     return bool(known) and all(
         matches(
             p.statistics.dense,
             p.statistics.compressed,
             tolerance=evidence.settings.tolerance,
-            rule="at_most" if p.rule == "at_most" else "at_least",
+            rule=p.statistics.direction or "at_least",
         )
         for p in known
     )

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every compressed run against its dense one, on the same items, once for everything on a page.
 
-Verdicts and intervals of one run are `paired_statistics`. Statements about several runs or tasks at
-once (:mod:`lmkick_plugin.report.claims`) need more: *draws*, the scores over resamples of the items
-where the same resample is used for all runs of a task, so that whatever is computed from draws is
-paired throughout. Where samples were not logged, draws are normal with lm-eval's standard errors,
-independent between runs: wider than the truth, never narrower, for runs that agree on items.
+Verdicts and intervals of one run on a task are `PairedStatistics`, of all its tasks `RunVerdict`.
+Statements about several runs or tasks at once (:mod:`lmkick_plugin.report.claims`) need more:
+*draws*, the scores over draws of the clusters' weights, the same weights for all runs of a task, so
+that whatever is computed from them is paired throughout. Where samples were not logged, draws are
+normal with lm-eval's standard errors, independent between runs: wider than the truth for runs that
+agree on items.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import numpy as np
 from lmkick_plugin.report.item_values import Key
 from lmkick_plugin.report.models import Cell, Collection, Model
 from lmkick_plugin.report.notes import on_runs
+from lmkick_plugin.report.paired_statistics import PairedStatistics
+from lmkick_plugin.report.run_verdict import RunVerdict, run_verdict
 from lmkick_plugin.report.scores import Score, headline, scores_of, shown_tasks
-from lmkick_plugin.report.statistics import check_settings
 from lmkick_plugin.report.task_pairings import Notes, Pairing, Settings, compare_task
 from lmkick_plugin.results.results_file import ResultsError
+from lmkick_plugin.results.task_facts import TaskFacts
 from lmkick_plugin.results.task_groups import children_of, leaves_of
 from lmkick_plugin.terminal import plain
 
@@ -73,6 +76,30 @@ class Evidence:
         key = self.key(task, metric)
         return None if key is None else self.pairings.get((cell.name, task, key))
 
+    def statistics(self, cell: Cell) -> dict[str, PairedStatistics]:
+        """Statistics of a cell's headline metrics, by task shown."""
+        found = {task: self.pairing(cell, task) for task in self.tasks}
+        return {task: one.statistics for task, one in found.items() if one is not None}
+
+    def verdict(self, cell: Cell, name: str | None = None) -> RunVerdict:
+        """The verdict on a cell over its tasks; of the dense one, an empty *cannot tell*.
+
+        Args:
+            cell: The run.
+            name: What the sentence calls it; its label by default.
+        """
+        return run_verdict(
+            self.statistics(cell),
+            name=name or cell.label,
+            knowledge=[task for task in self.tasks if self.facts(cell, task).knowledge],
+            tolerance=self.settings.tolerance,
+        )
+
+    def facts(self, cell: Cell, task: str) -> TaskFacts:
+        """Facts about a task from a cell's results file; the defaults where it has no score."""
+        score = self.score(cell, task)
+        return TaskFacts() if score is None else score.facts
+
     def truncated(self, cell: Cell, task: str) -> int:
         """Prompts of a task, or of all tasks of a group, that did not fit, as far as is known."""
         return sum(cell.truncated(leaf) or 0 for leaf in leaves_of(task, self.children))
@@ -104,10 +131,8 @@ def gather(
 
     Raises:
         ResultsError: A metric that was asked for is not there.
-        StatisticsError: A setting is out of range.
     """
     settings = settings or Settings()
-    check_settings(tolerance=settings.tolerance, resamples=settings.resamples)
     scores = {cell.name: scores_of(cell) for cell in collection.cells}
     every = [score for found in scores.values() for score in found]
     children: dict[str, list[str]] = {}

@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from lmkick_plugin.report.bootstrap import percentile_interval
 from lmkick_plugin.report.curves import Curve, Level, curves_of
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.figure_model import STYLES, Figure, Line, Panel, Point, style_of
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.scoring import DESCRIPTIVE
-from lmkick_plugin.report.statistics import percentile_interval
 
 __all__ = ["model_figures"]
 
@@ -208,7 +208,9 @@ def _task(
     reference = dense.y if dense else None
     lower_is_better = metric.endswith("perplexity")
     band = None
-    rules = {p.rule for c in model.cells if (p := evidence.pairing(c, task)) is not None}
+    rules = {
+        p.statistics.direction for c in model.cells if (p := evidence.pairing(c, task)) is not None
+    }
     if reference is not None and rules & {"at_least", "at_most"}:
         kept = 1 - evidence.settings.tolerance
         band = (reference, reference / kept) if lower_is_better else (kept * reference, reference)

@@ -4,18 +4,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmkick_plugin.report.bootstrap import FloatArray
+from lmkick_plugin.report.clusters import joined, numbered
+from lmkick_plugin.report.flips import Flips, flips_of
 from lmkick_plugin.report.item_pairs import Pair, pair_items
+from lmkick_plugin.report.paired_statistics import PairedStatistics, paired_statistics
 from lmkick_plugin.report.scoring import ItemValues, Scoring, UnusableValuesError, scoring_of
-from lmkick_plugin.report.statistics import Flips, FloatArray, flips_of
-from lmkick_plugin.results.results_file import ResultsFile
+from lmkick_plugin.report.verdict import Rule
+from lmkick_plugin.results.results_file import ResultsError, ResultsFile
 from lmkick_plugin.results.samples import Value
+from lmkick_plugin.results.task_facts import facts_in
 
 __all__ = ["Key", "Measured", "measure_task", "pool"]
 
@@ -28,24 +33,44 @@ class Measured:
     """One metric of one task, or of the pooled tasks of a group, on both runs' items.
 
     Attributes:
-        scoring: What is known of the metric.
+        scoring: Facts about the metric.
         dense, compressed: The values, item by item in the same order.
+        clusters: int64 [n], the cluster of each item, 0 ... K-1; None where each item is its own.
         changed: Whether the chosen answers differ, of a binary metric; None where they are not
             known.
+        available: Items that the task has; None where it is not known.
     """
 
     scoring: Scoring
     dense: ItemValues
     compressed: ItemValues
+    clusters: NDArray[np.int64] | None
     changed: NDArray[np.bool_] | None
+    available: int | None = None
 
     @property
     def flips(self) -> Flips | None:
         """How right and wrong answers changed; None for a graded metric."""
-        dense, compressed = self.dense.values, self.compressed.values
-        if not self.scoring.is_binary(dense, compressed):
+        if not self.scoring.metric.binary:
             return None
-        return flips_of(dense, compressed, answer_changed=self.changed)
+        return flips_of(self.dense.values, self.compressed.values, answer_changed=self.changed)
+
+    def statistics(self, rule: Rule) -> PairedStatistics:
+        """Compare the two runs.
+
+        Args:
+            rule: Tolerance, resamples, seed.
+        """
+        return paired_statistics(
+            self.dense.values,
+            self.compressed.values,
+            weights=self.dense.weights,
+            clusters=self.clusters,
+            metric=self.scoring.metric,
+            flips=self.flips,
+            available=self.available,
+            rule=rule,
+        )
 
 
 class _NotComparedError(Exception):
@@ -58,6 +83,8 @@ def measure_task(
     compressed: ResultsFile,
     metrics: Sequence[str],
     notes: list[str],
+    *,
+    requested: Sequence[str] = (),
 ) -> tuple[dict[Key, Measured], set[str]]:
     """Pair one task's items and read every metric's values.
 
@@ -67,6 +94,7 @@ def measure_task(
         compressed: Second evaluation.
         metrics: Metric names to keep; all if empty.
         notes: Lines on what is left out are added here.
+        requested: Metrics that the user asked for by name.
 
     Returns:
         The metrics that can be compared, and the names of all metrics that the items have.
@@ -78,6 +106,7 @@ def measure_task(
     """
     measured: dict[Key, Measured] = {}
     names: set[str] = set()
+    _check_floors(task, dense)
     for filter_name, pairs in pair_items(task, dense, compressed).items():
         available = _metrics_of(pairs)
         names.update(available)
@@ -86,7 +115,7 @@ def measure_task(
                 continue
             try:
                 measured[metric, filter_name] = _measure(
-                    task, metric, filter_name, pairs, dense, compressed, notes
+                    task, metric, filter_name, pairs, dense, compressed, notes, metric in requested
                 )
             except (_NotComparedError, UnusableValuesError) as reason:
                 notes.append(f"{task}, {metric}: not compared: {reason}")
@@ -107,10 +136,16 @@ def _measure(
     dense: ResultsFile,
     compressed: ResultsFile,
     notes: list[str],
+    requested: bool,
 ) -> Measured:
     if metric == "bypass":
         raise _NotComparedError("the run was made with --predict_only and has no scores")
-    scoring = scoring_of(metric, higher_is_better=dense.higher_is_better(task, metric))
+    scoring = scoring_of(
+        metric,
+        higher_is_better=dense.higher_is_better(task, metric),
+        floor=facts_in(dense, task).floors.get(metric, 0.0),
+        requested=requested,
+    )
     scored = [p for p in pairs if all(_has_score(metric, s.values[metric]) for s in p)]
     dropped = len(pairs) - len(scored)
     if not scored:
@@ -118,6 +153,53 @@ def _measure(
     if dropped:
         notes.append(f"{task}, {metric}: {dropped} of {len(pairs)} items without a score left out")
     first, second = (scoring.items([pair[i].values[metric] for pair in scored]) for i in (0, 1))
+    _check_sizes(first, second)
+    if not dropped:
+        for items, file in ((first, dense), (second, compressed)):
+            _check_score(items, scoring, file.score(task, metric, filter_name))
+    scoring = scoring.of_values(first.values, second.values)
+    changed = None
+    if scoring.metric.binary:
+        delimiter = _target_delimiter(task, dense)
+        answers = [
+            tuple(s.answer(metric, target_delimiter=delimiter) for s in pair) for pair in scored
+        ]
+        if all(a is not None and b is not None for a, b in answers):
+            changed = np.asarray([a != b for a, b in answers], dtype=np.bool_)
+    clusters = numbered([pair[0] for pair in scored], len(first.values))
+    if clusters is None:
+        notes.append(f"{task}: the samples do not say which items belong together: each by itself")
+    available = None if len(first.values) != len(scored) else _available(task, dense)
+    return Measured(scoring, first, second, clusters, changed, available)
+
+
+def _available(task: str, file: ResultsFile) -> int | None:
+    counts = file.mapping("n-samples").get(task)
+    original = counts.get("original") if isinstance(counts, dict) else None
+    return original if isinstance(original, int) and original > 0 else None
+
+
+def _check_floors(task: str, file: ResultsFile) -> None:
+    """Refuse a floor of a metric that the task does not have, or one that is not a number."""
+    config = file.mapping("configs").get(task)
+    listed = config.get("metric_list") if isinstance(config, dict) else None
+    names = {one.get("metric") for one in listed if isinstance(one, dict)} if listed else set()
+    names |= {str(key).partition(",")[0] for key in file.mapping("results").get(task, ())}
+    floors: Mapping[str, object] = facts_in(file, task).floors
+    for metric, floor in floors.items():
+        if metric not in names and not metric.startswith("judge_"):
+            known = ", ".join(sorted(n for n in map(str, names) if not n.endswith("_stderr")))
+            raise ResultsError(f"{task}: metadata floors: no metric {metric}; it has {known}")
+        if (
+            isinstance(floor, bool)
+            or not isinstance(floor, int | float)
+            or not math.isfinite(floor)
+        ):
+            raise ResultsError(f"{task}: metadata floors: {metric}: {floor!r} is not a number")
+
+
+def _check_sizes(first: ItemValues, second: ItemValues) -> None:
+    """Refuse items that are other pieces of text in the two runs."""
     if first.values.shape != second.values.shape:
         raise _NotComparedError(
             f"{len(first.values)} windows against {len(second.values)}: another tokenizer or"
@@ -125,18 +207,6 @@ def _measure(
         )
     if not _equal(first.weights, second.weights):
         raise _NotComparedError("the items' sizes differ between the runs")
-    if not dropped:
-        for items, file in ((first, dense), (second, compressed)):
-            _check_score(items, scoring, file.score(task, metric, filter_name))
-    changed = None
-    if scoring.is_binary(first.values, second.values):
-        delimiter = _target_delimiter(task, dense)
-        answers = [
-            tuple(s.answer(metric, target_delimiter=delimiter) for s in pair) for pair in scored
-        ]
-        if all(a is not None and b is not None for a, b in answers):
-            changed = np.asarray([a != b for a, b in answers], dtype=np.bool_)
-    return Measured(scoring, first, second, changed)
 
 
 def _equal(first: FloatArray | None, second: FloatArray | None) -> bool:
@@ -154,7 +224,7 @@ def _has_score(metric: str, value: Value) -> bool:
 
 def _check_score(items: ItemValues, scoring: Scoring, reported: float | None) -> None:
     """Refuse a metric whose score is not what our aggregation of its items gives."""
-    score = items.score(scoring.transform)
+    score = items.score(scoring.metric.transform)
     if reported is None or (math.isnan(score) and math.isnan(reported)):
         return
     if not math.isclose(score, reported, rel_tol=1e-6, abs_tol=1e-9):
@@ -188,9 +258,20 @@ def pool(parts: Sequence[Measured]) -> Measured:
         )
 
     changed = [part.changed for part in parts if part.changed is not None]
+    counts = [part.available for part in parts if part.available is not None]
+    sizes = [len(part.dense.values) for part in parts]
+    dense, compressed = (
+        join([getattr(p, which) for p in parts]) for which in ("dense", "compressed")
+    )
+    floor = float(np.average([part.scoring.metric.floor for part in parts], weights=sizes))
+    scoring = replace(
+        parts[0].scoring, metric=replace(parts[0].scoring.metric, floor=floor)
+    ).of_values(dense.values, compressed.values)
     return Measured(
-        parts[0].scoring,
-        join([part.dense for part in parts]),
-        join([part.compressed for part in parts]),
+        scoring,
+        dense,
+        compressed,
+        joined([part.clusters for part in parts], sizes),
         np.concatenate(changed) if len(changed) == len(parts) else None,
+        sum(counts) if len(counts) == len(parts) else None,
     )

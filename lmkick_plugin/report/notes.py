@@ -79,8 +79,8 @@ def on_row(row: Row, dense: Run) -> list[str]:
     if math.isnan(found.dense) or math.isnan(found.compressed):
         which = [run for run, x in (("first", found.dense), ("second", found.compressed)) if x != x]
         notes.append(f"{where}: the score of the {' and the '.join(which)} run is NaN: no verdict")
-    if found.verdict is not None and found.dense == 0:
-        notes.append(f"{where}: the first run scores 0, which anything matches")
+    elif found.can_have_verdict and found.verdict is None:
+        notes.append(f"{where}: no verdict: {found.reason}")
     reported = dense.score(row.name, row.metric, row.filter)
     if row.kind == "group" and reported is not None:
         agrees = math.isclose(found.dense, reported, rel_tol=1e-6, abs_tol=1e-9)

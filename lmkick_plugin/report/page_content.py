@@ -260,7 +260,7 @@ def _recovery(evidence: Evidence, model: Model, cell: Cell, task: str) -> Recove
         return RecoveryCell(number(score.value), None, f"not compared; {title}", None)
     found = pairing.statistics
     kept = found.recovery
-    if pairing.rule is None or kept is None:
+    if kept is None:
         return RecoveryCell(number(found.compressed), found.verdict, title, found.compressed)
     cut = evidence.truncated(cell, task)
     mark = "*" if cut else ""

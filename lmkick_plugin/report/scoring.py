@@ -5,18 +5,23 @@ lm-eval keeps per-item values in its samples files but the aggregation only in c
 aggregation that is a transformed ratio of sums over items is written down; means are the default.
 A score made otherwise (corpus BLEU, Matthews correlation) shows when it is recomputed, and is then
 left out of paired statistics, with a note.
+
+Likelihood of one text has one verdict: token perplexity's. Word perplexity gets one on request, and
+byte perplexity none, which is shown as bits.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from compressors.errors import LmkickError
-from lmkick_plugin.report.statistics import FloatArray, MatchRule, Transform
+from lmkick_plugin.report.bootstrap import FloatArray
+from lmkick_plugin.report.paired_statistics import Metric, Transform
+from lmkick_plugin.report.verdict import MatchRule
 from lmkick_plugin.results.samples import Value
 
 __all__ = ["DESCRIPTIVE", "ItemValues", "Scoring", "UnusableValuesError", "scoring_of"]
@@ -80,17 +85,20 @@ class ItemValues:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What is known of a metric.
+    """Facts about a metric.
 
     Attributes:
-        metric: Its name, without the filter.
-        transform: From the ratio of sums to the score; None for the ratio itself.
-        rule: How matching is defined; None where it is not.
+        name: Its name, without the filter.
+        metric: How its values become a score, and what a verdict on it needs. Whether it is binary
+            is seen in the values (`of_values`).
     """
 
-    metric: str
-    transform: Transform | None
-    rule: MatchRule | None
+    name: str
+    metric: Metric
+
+    def of_values(self, *values: FloatArray) -> Scoring:
+        """The same with what the values show: whether items are right or wrong."""
+        return replace(self, metric=replace(self.metric, binary=self.is_binary(*values)))
 
     def items(self, values: Sequence[Value]) -> ItemValues:
         """Read per-item values.
@@ -109,12 +117,12 @@ class Scoring:
             form = next(v for v in numbers if not isinstance(v, tuple))
             raise UnusableValuesError(f"its items hold {form}, not a number")
         rows = [v for v in numbers if isinstance(v, tuple)]
-        if self.metric == "token_perplexity":
+        if self.name == "token_perplexity":
             return ItemValues(np.asarray([x for row in rows for x in row]), None)
         lengths = {len(row) for row in rows}
         if lengths == {1}:
             return ItemValues(np.asarray(rows, dtype=np.float64)[:, 0], None)
-        if lengths == {2} and self.metric in _PAIRED:
+        if lengths == {2} and self.name in _PAIRED:
             array = np.asarray(rows, dtype=np.float64)
             return ItemValues(array[:, 0], array[:, 1])
         raise UnusableValuesError("its items hold lists, not one number each")
@@ -129,7 +137,7 @@ class Scoring:
             True if every value is 0 or 1 and the metric is not a graded one (F1 can be 0 or 1
             by chance).
         """
-        if self.transform is not None or self.metric.startswith(_GRADED):
+        if self.metric.transform is not None or self.name.startswith(_GRADED):
             return False
         return all(bool(np.isin(v, (0.0, 1.0)).all()) for v in values)
 
@@ -155,20 +163,31 @@ _TRANSFORMS: dict[str, Transform] = {
 }
 
 
-def scoring_of(metric: str, *, higher_is_better: bool | None) -> Scoring:
-    """What is known of a metric.
+_UNJUDGED = frozenset({"byte_perplexity", "word_perplexity"})
+
+
+def scoring_of(
+    name: str, *, higher_is_better: bool | None, floor: float = 0.0, requested: bool = False
+) -> Scoring:
+    """Facts about a metric.
 
     Args:
-        metric: Name without the filter.
+        name: Name without the filter.
         higher_is_better: As the results file says; None where it says nothing.
+        floor: Score by chance.
+        requested: Whether the user asked for this metric by name.
 
     Returns:
         Matching is "at least" for higher-is-better scores and "at most" for perplexities; bits
         per byte, a logarithm, has none, nor has what only describes.
     """
-    rule: MatchRule | None = None
-    if metric.endswith("perplexity"):
-        rule = "at_most"
-    elif higher_is_better and metric not in DESCRIPTIVE:
-        rule = "at_least"
-    return Scoring(metric, _TRANSFORMS.get(metric), rule)
+    direction: MatchRule | None = None
+    if name.endswith("perplexity"):
+        direction = "at_most"
+    elif higher_is_better and name not in DESCRIPTIVE:
+        direction = "at_least"
+    judged = name not in _UNJUDGED or (requested and name == "word_perplexity")
+    return Scoring(
+        name,
+        Metric(transform=_TRANSFORMS.get(name), direction=direction, judged=judged, floor=floor),
+    )

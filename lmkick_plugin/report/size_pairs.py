@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmkick_plugin.report.bootstrap import StatisticsError
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.item_pairs import MismatchError
 from lmkick_plugin.report.item_values import measure_task, pool
 from lmkick_plugin.report.models import Cell
-from lmkick_plugin.report.statistics import PairedStatistics, StatisticsError, paired_statistics
+from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.results.results_file import ResultsError
 from lmkick_plugin.results.samples import SamplesError
 from lmkick_plugin.results.task_groups import leaves_of
@@ -108,17 +109,7 @@ def compare_across(
                 measured, _ = measure_task(leaf, runs[0][leaf], runs[1][leaf], [key[0]], [])
                 parts.append(measured[key])
             one = parts[0] if len(parts) == 1 else pool(parts)
-            statistics = paired_statistics(
-                one.dense.values,
-                one.compressed.values,
-                weights=one.dense.weights,
-                transform=one.scoring.transform,
-                rule=one.scoring.rule,
-                flips=one.flips,
-                tolerance=evidence.settings.tolerance,
-                resamples=evidence.settings.resamples,
-                seed=evidence.settings.seed,
-            )
+            statistics = one.statistics(evidence.settings)
         except KeyError:
             problem = f"no items with {key[0]} in both"
         except (MismatchError, ResultsError, SamplesError, StatisticsError, OSError) as error:

@@ -10,26 +10,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
+from lmkick_plugin.report.bootstrap import FloatArray, cluster_sums, drawn_ratios
 from lmkick_plugin.report.comparability import differences
 from lmkick_plugin.report.item_pairs import MismatchError
 from lmkick_plugin.report.item_values import Key, Measured, measure_task, pool
 from lmkick_plugin.report.models import Cell, Model
+from lmkick_plugin.report.paired_statistics import PairedStatistics, statistics_of_draws
 from lmkick_plugin.report.scores import scores_of
-from lmkick_plugin.report.scoring import ItemValues, Scoring, scoring_of
-from lmkick_plugin.report.statistics import (
-    DEFAULT_RESAMPLES,
-    DEFAULT_TOLERANCE,
-    FloatArray,
-    PairedStatistics,
-    bootstrap_sums,
-    paired_statistics,
-    statistics_of_draws,
-)
+from lmkick_plugin.report.scoring import ItemValues, scoring_of
+from lmkick_plugin.report.verdict import Rule
 from lmkick_plugin.results.results_file import ResultsError, ResultsFile
 from lmkick_plugin.results.samples import SamplesError
 from lmkick_plugin.results.task_groups import leaves_of
@@ -48,20 +42,18 @@ _ALSO = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Rule):
     """How runs are compared.
 
     Attributes:
-        tolerance: e0 of matching.
-        resamples: Of each pair.
-        seed: Of all resamples.
         metrics: What the user wants to stand for a task, by task.
     """
 
-    tolerance: float = DEFAULT_TOLERANCE
-    resamples: int = DEFAULT_RESAMPLES
-    seed: int = 0
     metrics: Mapping[str, str] = field(default_factory=dict)
+
+    def requested(self, task: str) -> tuple[str, ...]:
+        """The metric that the user asked for, of a task."""
+        return (self.metrics[task].partition(",")[0],) if task in self.metrics else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +64,6 @@ class Pairing:
         statistics: Scores, interval, verdict, flips.
         paired: Whether items were paired; False where standard errors had to do.
         dense_draws, draws: float64 [CLAIM_RESAMPLES], the two scores over resamples.
-        rule: How matching is defined for the metric.
         files: The two results files.
     """
 
@@ -80,7 +71,6 @@ class Pairing:
     paired: bool
     dense_draws: FloatArray
     draws: FloatArray
-    rule: str | None
     files: tuple[ResultsFile, ResultsFile]
 
 
@@ -138,7 +128,7 @@ def compare_task(
         for cell in cells:
             if cell.name not in measured:
                 continue
-            found = _measure(cell, dense, leaf, wanted, said)
+            found = _measure(cell, dense, leaf, wanted, said, settings.requested(task))
             if isinstance(found, dict):
                 measured[cell.name][leaf] = found
                 continue
@@ -152,12 +142,17 @@ def compare_task(
         pairings |= _pairings(name, pooled, files, settings)
         for cell in unpaired:
             pairings |= _by_errors(name, cell, dense, files[cell.name], wanted, settings)
-    if any(
-        name == task and key == keys[task] and one.statistics.dense == 0 and one.rule is not None
-        for (_, name, key), one in pairings.items()
-    ):
-        said.add(f"{task}: a score of 0 has nothing to lose: no verdicts", dense.label)
+    _say_no_verdict(pairings, task, keys[task], dense, said)
     return pairings
+
+
+def _say_no_verdict(
+    pairings: Mapping[tuple[str, str, Key], Pairing], task: str, key: Key, dense: Cell, said: Notes
+) -> None:
+    for (_, name, metric), pairing in pairings.items():
+        one = pairing.statistics
+        if (name, metric) == (task, key) and one.can_have_verdict and one.verdict is None:
+            said.add(f"{task}: no verdict: {one.reason}", dense.label)
 
 
 def _with_all(
@@ -180,7 +175,12 @@ def _with_all(
 
 
 def _measure(
-    cell: Cell, dense: Cell, leaf: str, wanted: Sequence[str], said: Notes
+    cell: Cell,
+    dense: Cell,
+    leaf: str,
+    wanted: Sequence[str],
+    said: Notes,
+    requested: Sequence[str],
 ) -> dict[Key, Measured] | Literal["without samples", "not comparable"]:
     """Items of a task, or why there are none."""
     first, second = dense.run.tasks[leaf], cell.run.tasks[leaf]
@@ -196,7 +196,7 @@ def _measure(
                 cell.label,
             )
             return "without samples"
-        measured, _ = measure_task(leaf, first, second, wanted, notes)
+        measured, _ = measure_task(leaf, first, second, wanted, notes, requested=requested)
     except (MismatchError, ResultsError, SamplesError, OSError) as error:
         said.add(f"not compared: {error}", cell.label)
         return "not comparable"
@@ -236,31 +236,14 @@ def _pairings(
         for together in _aligned(cells):
             draws = _draws(task, list(together.values()), settings.seed)
             for (name, one), own in zip(together.items(), draws[1:], strict=True):
-                statistics = paired_statistics(
-                    one.dense.values,
-                    one.compressed.values,
-                    weights=one.dense.weights,
-                    transform=one.scoring.transform,
-                    rule=one.scoring.rule,
-                    flips=one.flips,
-                    tolerance=settings.tolerance,
-                    resamples=settings.resamples,
-                    seed=settings.seed,
-                )
                 found[name, task, key] = Pairing(
-                    statistics=_meaningful(statistics),
+                    statistics=one.statistics(settings),
                     paired=True,
                     dense_draws=draws[0],
                     draws=own,
-                    rule=one.scoring.rule,
                     files=files[name],
                 )
     return found
-
-
-def _meaningful(statistics: PairedStatistics) -> PairedStatistics:
-    """Without a verdict where the dense model scores 0, which anything matches."""
-    return replace(statistics, verdict=None) if statistics.dense == 0 else statistics
 
 
 def _aligned(cells: Mapping[str, Measured]) -> list[dict[str, Measured]]:
@@ -273,16 +256,20 @@ def _aligned(cells: Mapping[str, Measured]) -> list[dict[str, Measured]]:
 
 def _draws(task: str, members: Sequence[Measured], seed: int) -> list[FloatArray]:
     """Scores over resamples: of the dense model, then of each member."""
-    first = members[0].dense
-    items: list[ItemValues] = [first, *(one.compressed for one in members)]
-    weights = [] if first.weights is None else [first.weights]
-    columns = np.stack([*(item.values for item in items), *weights], axis=1)
-    scoring: Scoring = members[0].scoring
+    first = members[0]
+    items: list[ItemValues] = [first.dense, *(one.compressed for one in members)]
+    weights = first.dense.weights
+    below = np.ones(len(first.dense.values)) if weights is None else weights
+    columns = np.stack([*(item.values for item in items), below], axis=1)
+    metric = first.scoring.metric
+    ratios = drawn_ratios(
+        cluster_sums(columns, first.clusters),
+        binary=all(one.scoring.metric.binary for one in members),
+        resamples=CLAIM_RESAMPLES,
+        seed=_seed(task, seed),
+    )
     with np.errstate(all="ignore"):  # inf and nan are results here
-        sums = bootstrap_sums(columns, resamples=CLAIM_RESAMPLES, seed=_seed(task, seed))
-        below = sums[:, -1] if weights else np.full(len(sums), float(len(columns)))
-        ratios = [sums[:, i] / below for i in range(len(items))]
-        return [r if scoring.transform is None else scoring.transform(r) for r in ratios]
+        return [r if metric.transform is None else metric.transform(r) for r in ratios]
 
 
 def _seed(text: str, seed: int) -> int:
@@ -308,7 +295,10 @@ def _by_errors(
         if score.stderr is None or other.stderr is None or score.n is None:
             continue
         scoring = scoring_of(
-            score.metric, higher_is_better=files[0].higher_is_better(task, score.metric)
+            score.metric,
+            higher_is_better=files[0].higher_is_better(task, score.metric),
+            floor=score.facts.floors.get(score.metric, 0.0),
+            requested=score.metric in settings.requested(task),
         )
         drawn = [
             np.random.default_rng(_seed(f"{who}/{task}/{key}", settings.seed)).normal(
@@ -317,21 +307,19 @@ def _by_errors(
             for who, one in ((dense.name, other), (cell.name, score))
         ]
         found[cell.name, task, key] = Pairing(
-            statistics=_meaningful(
-                statistics_of_draws(
-                    n=score.n,
-                    dense=other.value,
-                    compressed=score.value,
-                    dense_draws=drawn[0],
-                    draws=drawn[1],
-                    rule=scoring.rule,
-                    tolerance=settings.tolerance,
-                )
+            statistics=statistics_of_draws(
+                n=score.n,
+                clusters=score.n,
+                dense=other.value,
+                compressed=score.value,
+                dense_draws=drawn[0],
+                draws=drawn[1],
+                metric=scoring.metric,
+                rule=settings,
             ),
             paired=False,
             dense_draws=drawn[0],
             draws=drawn[1],
-            rule=scoring.rule,
             files=files,
         )
     return found

@@ -57,6 +57,9 @@ class Sample:
         values: Metric values by metric name.
         choices: The scored choices, of a multiple-choice item.
         text: The normalised answer, of a generated one.
+        cluster: What items that are not independent have in common: the document's ``cluster``
+            where the task gives one, else the prompt; None where there is neither.
+        windows: Cluster of each window, of a text scored in windows; None where not known.
     """
 
     doc_id: int
@@ -67,6 +70,8 @@ class Sample:
     values: Mapping[str, Value]
     choices: tuple[Choice, ...] | None
     text: str | None
+    cluster: str | None = None
+    windows: tuple[str, ...] | None = None
 
     def answer(self, metric: str, *, target_delimiter: str = " ") -> object | None:
         """What the model answered, as far as this metric looks at it.
@@ -168,16 +173,34 @@ def _reduce(record: dict[str, Any]) -> Sample:
     texts = [[a for a in request if isinstance(a, str)] for request in requests]
     others = [[a for a in request if not isinstance(a, str)] for request in requests]
     responses = record["filtered_resps"]
+    prompt = _fingerprint_of_texts(texts)
     return Sample(
         doc_id=int(record["doc_id"]),
         doc_hash=str(record["doc_hash"]),
         target=str(record.get("target_hash", record.get("target"))),
-        prompt=_fingerprint_of_texts(texts),
+        prompt=prompt,
         settings=_fingerprint(others),
         values={str(metric): _value(record[metric]) for metric in record["metrics"]},
         choices=_choices(texts, responses),
         text=_text(others, responses),
+        cluster=_cluster(record.get("doc"), texts, prompt),
+        windows=_windows(record),
     )
+
+
+def _cluster(doc: object, texts: Sequence[Sequence[str]], prompt: bytes) -> str | None:
+    given = doc.get("cluster") if isinstance(doc, dict) else None
+    if isinstance(given, str | int):
+        return str(given)
+    return prompt.hex() if any(text for request in texts for text in request) else None
+
+
+def _windows(record: Mapping[str, Any]) -> tuple[str, ...] | None:
+    for metric in record["metrics"]:
+        value = record[metric]
+        if isinstance(value, dict) and isinstance(value.get("window_clusters"), list):
+            return tuple(map(str, value["window_clusters"]))
+    return None
 
 
 def _fingerprint(value: object) -> bytes:

@@ -39,6 +39,9 @@ class TaskFacts:
     rubric_prompts: str | None = None
 
 
+_FIELDS = tuple(TaskFacts.__dataclass_fields__)
+
+
 def facts_in(file: ResultsFile, task: str) -> TaskFacts:
     """Facts about a task or group as a results file has them, else as the package has them.
 
@@ -51,7 +54,7 @@ def facts_in(file: ResultsFile, task: str) -> TaskFacts:
         leaves = subtasks[leaves[0]]
     config = file.mapping("configs").get(leaves[0])
     metadata = config.get("metadata") if isinstance(config, dict) else None
-    if isinstance(metadata, dict) and "headline" in metadata:
+    if isinstance(metadata, dict) and not metadata.keys().isdisjoint(_FIELDS):
         return _facts(metadata)
     return facts_of(task)
 
@@ -79,8 +82,7 @@ def task_order() -> tuple[str, ...]:
 
 
 def _facts(metadata: Mapping[str, Any]) -> TaskFacts:
-    names = TaskFacts.__dataclass_fields__
-    return TaskFacts(**{name: metadata[name] for name in names if name in metadata})
+    return TaskFacts(**{name: metadata[name] for name in _FIELDS if name in metadata})
 
 
 @cache

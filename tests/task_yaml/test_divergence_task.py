@@ -127,7 +127,7 @@ def test_the_report_reads_what_lm_eval_writes(
     for metric in ("jsd", "kl", "top1_agreement"):
         values = [tuple(sample[metric]) for sample in result["samples"][TASK]]
         scoring = scoring_of(metric, higher_is_better=False)
-        score = scoring.items(values).score(scoring.transform)
+        score = scoring.items(values).score(scoring.metric.transform)
         assert score == pytest.approx(result["results"][TASK][f"{metric},none"])
 
 

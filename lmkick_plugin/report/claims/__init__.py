@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -119,8 +120,9 @@ def evaluate(evidence: Evidence, model: Model) -> list[tuple[Claim, Finding]]:
         {
             task
             for (cell, task, key), pairing in evidence.pairings.items()
-            if pairing.rule is not None
-            and pairing.statistics.dense == 0
+            if pairing.statistics.can_have_verdict
+            and pairing.statistics.verdict is None
+            and not math.isnan(pairing.statistics.dense)
             and key == evidence.keys.get(task)
             and any(cell == other.name for other in model.cells)
         }
@@ -128,7 +130,7 @@ def evaluate(evidence: Evidence, model: Model) -> list[tuple[Claim, Finding]]:
     found = [(claim, claim.test(evidence, model)) for claim in CLAIMS]
     if not empty:
         return found
-    added = f" (no evidence, for the dense model scores 0: {', '.join(empty)})"
+    added = f" (no evidence where the dense score is not above its floor: {', '.join(empty)})"
     return [
         (claim, replace(one, reason=one.reason + added))
         if one.outcome == "not measured"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lmkick_plugin.report.bootstrap import FloatArray
 from lmkick_plugin.report.claims.findings import Finding, by_sign, finding
 from lmkick_plugin.report.claims.quantities import (
     KNOWLEDGE,
@@ -15,7 +16,6 @@ from lmkick_plugin.report.claims.quantities import (
 )
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.models import Model
-from lmkick_plugin.report.statistics import FloatArray
 
 __all__ = ["divergence_ranks_better", "spearman"]
 

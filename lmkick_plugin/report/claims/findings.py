@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from lmkick_plugin.report.bootstrap import FloatArray, Interval, percentile_interval
 from lmkick_plugin.report.models import Cell
-from lmkick_plugin.report.statistics import FloatArray, Interval, Verdict, percentile_interval
+from lmkick_plugin.report.verdict import Verdict
 
 __all__ = [
     "Finding",

@@ -9,6 +9,7 @@ import numpy as np
 
 from lmkick_plugin.report.claims.findings import (
     Finding,
+    Outcome,
     Part,
     all_of,
     any_of,
@@ -35,7 +36,7 @@ from lmkick_plugin.report.claims.quantities import (
 from lmkick_plugin.report.curves import level_name
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.models import Cell, Model
-from lmkick_plugin.report.statistics import Verdict, matches
+from lmkick_plugin.report.verdict import Verdict, matches
 
 __all__ = [
     "categories_differ",
@@ -47,7 +48,7 @@ __all__ = [
     "patterns_fail",
 ]
 
-_RATIO = 1.25  # of token perplexity, in claim 1
+_LEAST_KEPT = 1 / 1.25  # of dense token perplexity over compressed, in claim 1
 _MOST = 0.35  # sparsity of claim 1
 _LEAST = 0.40  # sparsity of claim 5
 
@@ -88,7 +89,7 @@ def knowledge_before_perplexity(evidence: Evidence, model: Model) -> Finding:
             if ratio is None:
                 parts.append(Part(what=f"{what}: missing", outcome="not measured"))
             else:
-                room = Quantity(_RATIO - ratio.value, _RATIO - ratio.draws)
+                room = Quantity(ratio.value - _LEAST_KEPT, ratio.draws - _LEAST_KEPT)
                 parts.append(by_sign(what, room.value, room.draws, cells=[cell], or_zero=True))
         absent = [m for m in PRUNERS if m not in {cell.compressor for cell in cells}]
         parts += [
@@ -214,9 +215,10 @@ def magnitude_is_enough(evidence: Evidence, model: Model) -> Finding:
                     gap = ours - theirs
                     what = f"{task} at {100 * s:g} %: magnitude minus {other.compressor}"
                     part = by_sign(what, gap.value, gap.draws, cells=[cell, other])
-                    tolerated = -evidence.settings.tolerance
-                    if part.interval is not None and part.interval[0] >= tolerated:
-                        part = replace(part, outcome="holds")
+                    if part.interval is not None:
+                        low, high = (end + evidence.settings.tolerance for end in part.interval)
+                        outcome: Outcome = "fails" if high < 0 else "inconclusive"
+                        part = replace(part, outcome="holds" if low >= 0 else outcome)
                     parts.append(part)
     return finding(
         parts,

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmkick_plugin.recipe.methods import METHODS
+from lmkick_plugin.report.bootstrap import FloatArray
 from lmkick_plugin.report.claims.findings import Part, by_sign
 from lmkick_plugin.report.evidence import Evidence, Pairing
 from lmkick_plugin.report.models import Cell, Model
-from lmkick_plugin.report.statistics import FloatArray
+from lmkick_plugin.report.verdict import recovery
 from lmkick_plugin.results.results_file import RECIPE
 
 __all__ = [
@@ -79,10 +80,10 @@ def recovery_of(
     if cell.dense:
         return Quantity(1.0, np.ones(1))
     pairing = evidence.pairing(cell, task, metric)
-    if pairing is None or pairing.statistics.recovery is None:
+    found = None if pairing is None else pairing.statistics
+    if pairing is None or found is None or found.recovery is None:
         return None
-    with np.errstate(all="ignore"):
-        return Quantity(pairing.statistics.recovery, pairing.draws / pairing.dense_draws)
+    return Quantity(found.recovery, recovery(pairing.dense_draws, pairing.draws, found.direction))
 
 
 def recovery_part(evidence: Evidence, cell: Cell, task: str) -> Part:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from lmkick_plugin.report.bootstrap import drawn_ratios
 from lmkick_plugin.report.evidence import Evidence, Settings
 from lmkick_plugin.report.item_values import Key
 from lmkick_plugin.report.models import Cell, Collection, Model
+from lmkick_plugin.report.paired_statistics import Metric, paired_statistics
 from lmkick_plugin.report.scores import Score
-from lmkick_plugin.report.statistics import bootstrap_sums, paired_statistics
 from lmkick_plugin.report.task_pairings import CLAIM_RESAMPLES, Pairing
+from lmkick_plugin.report.verdict import Rule
 from lmkick_plugin.results.results_file import ResultsFile
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.results.task_facts import facts_of, task_order
@@ -62,11 +64,14 @@ class Bench:
                 continue
             arrays = [self.items(task, self.dense[task])] + [self.items(task, v) for _, v in held]
             metric = keys[task][0]
+            direction = None if metric in FREE else "at_most" if metric in LOSSES else "at_least"
+            binary = not (metric in LOSSES | FREE or metric == "rougeL")
             transform = np.exp if metric in LOSSES else None
-            rule = None if metric in FREE else "at_most" if metric in LOSSES else "at_least"
+            known = Metric(transform=transform, direction=direction, binary=binary)
             seed = zlib.crc32(task.encode())
-            sums = bootstrap_sums(np.stack(arrays, 1), resamples=CLAIM_RESAMPLES, seed=seed)
-            draws = [s / self.n if transform is None else transform(s / self.n) for s in sums.T]
+            columns = np.stack([*arrays, np.ones(self.n)], axis=1)
+            draws = drawn_ratios(columns, binary=binary, resamples=CLAIM_RESAMPLES, seed=seed)
+            draws = draws if transform is None else tuple(transform(d) for d in draws)
             for cell, value in held:
                 score = Score(
                     task=task,
@@ -82,12 +87,11 @@ class Bench:
             for (cell, _), values, own in zip(held, arrays[1:], draws[1:], strict=True):
                 pairings[cell.name, task, keys[task]] = Pairing(
                     statistics=paired_statistics(
-                        arrays[0], values, transform=transform, rule=rule, resamples=500
+                        arrays[0], values, metric=known, rule=Rule(resamples=500)
                     ),
                     paired=True,
                     dense_draws=draws[0],
                     draws=own,
-                    rule=rule,
                     files=(dense.run.files[0], cell.run.files[0]),
                 )
         model = Model("m", "m", dense, tuple(cells))

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmkick_plugin import cli
+from lmkick_plugin.report.bootstrap import StatisticsError
 from lmkick_plugin.report.compare import compare_runs
 from lmkick_plugin.report.comparison_table import Comparison, Row
 from lmkick_plugin.report.item_pairs import MismatchError
-from lmkick_plugin.report.statistics import StatisticsError
+from lmkick_plugin.report.verdict import Rule
 from lmkick_plugin.results.results_file import ResultsError
 from lmkick_plugin.results.runs import Run, load_run
 from tests.lmkick_plugin.run_files import Writer, choice_item, text_item
@@ -95,7 +96,7 @@ def test_any_answers_equal_a_loop(
         [choice_item(i, a[side], text=f"document {i % distinct}") for i, a in enumerate(answers)]
         for side in (0, 1)
     )
-    found = only(compare_runs(*pair(first, second), resamples=10), "acc").statistics
+    found = only(compare_runs(*pair(first, second), rule=Rule(resamples=10)), "acc").statistics
     b = sum(x == RIGHT != y for x, y in answers)
     c = sum(x != RIGHT == y for x, y in answers)
     moved = sum(x != y for x, y in answers)
@@ -224,7 +225,7 @@ def test_unknown_names(pair: Pair) -> None:
 @pytest.mark.parametrize("options", [{"tolerance": 1.5}, {"resamples": 0}])
 def test_settings_are_checked(pair: Pair, options: dict[str, Any]) -> None:
     with pytest.raises(StatisticsError):
-        compare_runs(*pair(quiz(RIGHT), quiz(RIGHT)), **options)
+        compare_runs(*pair(quiz(RIGHT), quiz(RIGHT)), rule=Rule(**options))
 
 
 # -- values -------------------------------------------------------------------------------------
@@ -235,7 +236,8 @@ def values(metric: str, *numbers: Any) -> list[dict[str, Any]]:
 
 
 def test_graded_metrics_have_an_interval_and_a_verdict_but_no_flips(pair: Pair) -> None:
-    row = only(compare_runs(*pair(values("f1", 0.5, 1, 1), values("f1", 0.5, 1, 1))), "f1")
+    many = [0.5, 1, 1] * 10
+    row = only(compare_runs(*pair(values("f1", *many), values("f1", *many))), "f1")
     assert row.statistics.verdict == "match"
     assert row.statistics.flips is None
     by_chance = only(compare_runs(*pair(values("f1", 0, 1), values("f1", 1, 1))), "f1")
@@ -314,16 +316,24 @@ def test_forms_of_values_that_are_not_known(pair: Pair) -> None:
 
 def test_windows_of_token_perplexity_are_items(pair: Pair) -> None:
     def windows(*losses: float) -> list[dict[str, Any]]:
-        value = {"nll": 1.0, "tokens": 3, "windows": len(losses), "window_losses": list(losses)}
-        return values("token_perplexity", value)
+        return values("token_perplexity", {"windows": len(losses), "window_losses": list(losses)})
 
     down = {"token_perplexity": False}
-    found = compare_runs(*pair(windows(1, 2, 3), windows(2, 3, 4), directions=down))
+    first, second = windows(*[1, 2, 3] * 8), windows(*[2, 3, 4] * 8)
+    found = compare_runs(*pair(first, second, directions=down))
     row = only(found, "token_perplexity")
-    assert row.statistics.n == 3
+    assert (row.statistics.n, row.statistics.clusters) == (24, 24)
     assert row.statistics.compressed == pytest.approx(math.exp(3))
-    assert row.statistics.recovery == pytest.approx(math.e)
+    assert row.statistics.recovery == pytest.approx(1 / math.e)  # down is worse
     assert row.statistics.verdict == "fail"
+    assert sum("which items belong together" in note for note in found.notes) == 1
+    for item in (first[0], second[0]):
+        item["token_perplexity"]["window_clusters"] = [f"article {i // 2}" for i in range(24)]
+    found = compare_runs(*pair(first, second, directions=down))
+    row = only(found, "token_perplexity")
+    assert (row.statistics.n, row.statistics.clusters) == (24, 12)
+    assert row.statistics.verdict == "too few"
+    assert not any("which items belong together" in note for note in found.notes)
     said = refused(*pair(windows(1, 2), windows(1, 2, 3)))
     assert "2 windows against 3: another tokenizer or context length" in said
 
@@ -341,7 +351,40 @@ def test_metrics_without_matching(pair: Pair) -> None:
         compare_runs(*pair(words, values("words", 5.0, 5.0), directions={"words": True})), "words"
     )
     assert row.statistics.verdict is None
-    assert row.statistics.recovery == pytest.approx(1 / 3)
+    assert row.statistics.recovery is None
+
+
+def test_one_question_asked_several_times_is_one_cluster(pair: Pair) -> None:
+    def quizzes(right: int, distinct: int) -> list[dict[str, Any]]:
+        """By the prompt, and by the document's ``cluster`` where the prompts differ."""
+        scores = [RIGHT if i % distinct < right else WRONG for i in range(80)]
+        return [choice_item(i, s, text=f"question {i % distinct}") for i, s in enumerate(scores)]
+
+    alone = only(compare_runs(*pair(quizzes(60, 80), quizzes(60, 80))), "acc").statistics
+    assert (alone.n, alone.clusters) == (80, 80)
+    same = only(compare_runs(*pair(quizzes(15, 20), quizzes(15, 20))), "acc").statistics
+    assert (same.n, same.clusters) == (80, 20)
+    assert same.interval[1] > 1.7 * alone.interval[1]
+    asked = quizzes(60, 80)
+    for i, item in enumerate(asked):
+        item["doc"]["cluster"] = f"q{i % 20}"
+    named = only(compare_runs(*pair(asked, copy.deepcopy(asked))), "acc").statistics
+    assert (named.n, named.clusters) == (80, 20)
+
+
+def test_floors_stand_in_the_results(pair: Pair) -> None:
+    def run(**floors: object) -> Comparison:
+        configs = {"quiz": {"metadata": {"version": 1.0, "floors": floors}}}
+        items = quiz(*[RIGHT, WRONG, WRONG, WRONG] * 15)
+        return compare_runs(*pair(items, copy.deepcopy(items), configs=configs))
+
+    guess = only(run(acc=0.25), "acc").statistics
+    assert (guess.verdict, guess.recovery_above_chance) == (None, None)
+    assert only(run(), "acc").statistics.verdict == "inconclusive"
+    with pytest.raises(MismatchError, match="quiz: metadata floors: no metric f1; it has acc"):
+        run(f1=0.25)
+    with pytest.raises(MismatchError, match="'much' is not a number"):
+        run(acc="much")
 
 
 # -- groups and notes ---------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_the_claims_of_the_grid(paper_evidence: Evidence) -> None:
         3: "holds",
         4: "holds",
         5: "holds",
-        6: "fails",
+        6: "inconclusive",  # 200 questions cannot tell a loss of 5 % from one of 7 %
         7: found[7].outcome,  # a small difference on 100 questions: not what is tested here
         8: "holds",
         9: "not measured",

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verdict on a run: every task of it together, and the sentence that says so.
+
+*keeps* where the run matches on every task; *loses* where it fails on one after Holm's correction
+over its tasks; else *cannot tell*. Headline metrics only. Tasks without a verdict (dense at chance,
+a metric that only describes) do not count; tasks with too few items leave the run open.
+
+References:
+    Holm, Scandinavian Journal of Statistics 6 (1979).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from lmkick_plugin.report.formatting import interval, percent
+from lmkick_plugin.report.paired_statistics import PairedStatistics
+from lmkick_plugin.report.verdict import DEFAULT_TOLERANCE
+
+__all__ = ["COUNTED", "RunVerdict", "Word", "holm", "run_verdict"]
+
+Word: TypeAlias = Literal["keeps", "loses", "cannot tell"]
+COUNTED = ("match", "inconclusive", "fail", "too few")
+_LEVEL = 0.025  # one-sided, as of the upper end of a 95 % interval
+_MOST = 3  # tasks named in a sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunVerdict:
+    """The verdict on a run.
+
+    Attributes:
+        word: *keeps*, *loses* or *cannot tell*.
+        counts: Tasks by verdict, each of `COUNTED`.
+        lost: Tasks that fail after Holm's correction, worst first.
+        kept: Tasks that match.
+        unsettled: Tasks that are inconclusive, or fail by themselves only.
+        too_few: Tasks with too few independent items.
+        without: Tasks without a verdict though their metric has a matching rule.
+        mean_recovery: Over the knowledge tasks where dense is above its floor.
+        over: Number of those.
+        worst: Task of lowest recovery among those with a verdict, perplexity left out; None where
+            there is none. Its interval is that of its statistics.
+        sentence: All of that in one sentence.
+    """
+
+    word: Word
+    counts: Mapping[str, int]
+    lost: tuple[str, ...]
+    kept: tuple[str, ...]
+    unsettled: tuple[str, ...]
+    too_few: tuple[str, ...]
+    without: tuple[str, ...]
+    mean_recovery: float | None
+    over: int
+    worst: str | None
+    sentence: str
+
+
+def holm(p: Mapping[str, float], level: float = _LEVEL) -> set[str]:
+    """Names whose hypothesis is rejected by Holm's step-down procedure.
+
+    >>> sorted(holm({"a": 0.001, "b": 0.02, "c": 0.6}))
+    ['a']
+    """
+    rejected: set[str] = set()
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        if p[name] >= level / (len(p) - rank):
+            break
+        rejected.add(name)
+    return rejected
+
+
+def run_verdict(
+    tasks: Mapping[str, PairedStatistics],
+    *,
+    name: str,
+    knowledge: Collection[str] = (),
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> RunVerdict:
+    """The verdict on a run from its tasks' headline metrics.
+
+    Args:
+        tasks: Statistics of each task or group shown.
+        name: The run, as the sentence calls it.
+        knowledge: The knowledge tasks among them.
+        tolerance: e0, for the sentence.
+
+    Returns:
+        The verdict.
+    """
+    with_rule = {task: one for task, one in tasks.items() if one.can_have_verdict}
+    judged = {task: one for task, one in with_rule.items() if one.verdict is not None}
+    lost = holm({task: one.p for task, one in judged.items() if one.p is not None})
+    kept = [task for task, one in judged.items() if one.verdict == "match"]
+    broken = any(math.isnan(one.compressed) or math.isnan(one.dense) for one in with_rule.values())
+    by_recovery = sorted(judged, key=lambda task: _kept(judged[task]))
+    word: Word = "cannot tell"
+    if lost:
+        word = "loses"
+    elif kept and len(kept) == len(judged) and not broken:
+        word = "keeps"
+    worst = [
+        t for t in by_recovery if judged[t].direction == "at_least" and judged[t].p is not None
+    ]
+    means = [
+        one.recovery
+        for task, one in with_rule.items()
+        if task in knowledge and one.recovery_above_chance is not None and one.recovery is not None
+    ]
+    found = RunVerdict(
+        word=word,
+        counts={kind: sum(o.verdict == kind for o in judged.values()) for kind in COUNTED},
+        lost=tuple(task for task in by_recovery if task in lost),
+        kept=tuple(kept),
+        unsettled=tuple(
+            t
+            for t in by_recovery
+            if t not in lost and judged[t].verdict in ("inconclusive", "fail")
+        ),
+        too_few=tuple(t for t in by_recovery if judged[t].verdict == "too few"),
+        without=tuple(task for task, one in with_rule.items() if one.verdict is None),
+        mean_recovery=float(np.mean(means)) if means else None,
+        over=len(means),
+        worst=worst[0] if worst else None,
+        sentence="",
+    )
+    return replace(found, sentence=_sentence(found, tasks, name, tolerance))
+
+
+def _kept(one: PairedStatistics) -> float:
+    return float("-inf") if one.recovery is None else one.recovery
+
+
+def _sentence(
+    found: RunVerdict, tasks: Mapping[str, PairedStatistics], name: str, tolerance: float
+) -> str:
+    bound = f"at least {100 * (1 - tolerance):g} % of the dense score"
+    lost = [f"{task} ({_recovery(tasks[task])})" for task in found.lost]
+    if found.word == "keeps":
+        count = len(found.kept)
+        where = f"all {count} tasks" if count > 1 else found.kept[0]
+        parts = [f"{name} keeps {bound} on {where}"]
+    elif lost:
+        parts = [f"{name} loses on {_listed(lost)}"]
+    else:
+        parts = [f"Cannot tell whether {name} keeps {bound}"]
+    if found.kept and found.word != "keeps":
+        parts.append(f"it keeps {_listed(found.kept)}")
+    if found.unsettled:
+        unsettled = [f"{task} ({_why(tasks[task])})" for task in found.unsettled]
+        parts.append(f"not settled: {_listed(unsettled)}")
+    if found.too_few:
+        counts = [f"{task} ({tasks[task].clusters})" for task in found.too_few]
+        parts.append(f"too few items on {_listed(counts)}")
+    if found.without:
+        reasons = [f"{task} ({tasks[task].reason})" for task in found.without]
+        parts.append(f"no verdict on {_listed(reasons)}")
+    return "; ".join(parts) + "."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Some names as a list in a sentence, and how many more there are."""
+    shown = list(names[:_MOST])
+    if len(names) > _MOST:
+        shown.append(f"{len(names) - _MOST} more")
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _recovery(one: PairedStatistics) -> str:
+    return f"{percent(one.recovery)} {interval(one.recovery_interval, shares=True)}".strip()
+
+
+def _why(one: PairedStatistics) -> str:
+    """Why a task is open: its interval, or several tasks at once."""
+    if one.verdict == "fail":
+        return f"{_recovery(one)} fails by itself, not after Holm's correction"
+    return one.settling or _recovery(one)

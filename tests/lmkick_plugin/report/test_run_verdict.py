@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verdict on a run: Holm over its tasks, mean recovery, worst task, the sentence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from statsmodels.stats.multitest import multipletests
+
+from lmkick_plugin.report.paired_statistics import Metric, PairedStatistics, paired_statistics
+from lmkick_plugin.report.run_verdict import holm, run_verdict
+
+
+def task(dense: float, compressed: float, n: int = 4000, **options: float) -> PairedStatistics:
+    order = np.arange(n)
+    first, second = (order < dense * n).astype(float), (order < compressed * n).astype(float)
+    return paired_statistics(first, second, metric=Metric(binary=True, **options))
+
+
+SAME, LOST, FEW = task(0.6, 0.6), task(0.6, 0.4), task(0.6, 0.4, n=10)
+OPEN, CHANCE = task(0.6, 0.58, n=60), task(0.25, 0.25, floor=0.25)
+WORDS = paired_statistics(np.arange(30.0), np.arange(30.0), metric=Metric(direction=None))
+
+
+def test_holm_equals_statsmodels() -> None:
+    rng = np.random.default_rng(0)
+    for size in (1, 3, 9):
+        for _ in range(8):
+            p = dict(enumerate(rng.random(size) ** 6))
+            expected = multipletests(list(p.values()), alpha=0.025, method="holm")[0]
+            assert [str(i) in holm({str(k): v for k, v in p.items()}) for i in p] == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "word"),
+    [
+        ({"a": SAME, "b": SAME}, "keeps"),
+        ({"a": SAME, "b": CHANCE, "c": WORDS}, "keeps"),  # nothing to lose there
+        ({"a": SAME, "b": LOST}, "loses"),
+        ({"a": SAME, "b": OPEN}, "cannot tell"),
+        ({"a": SAME, "b": FEW}, "cannot tell"),
+        ({"a": SAME, "b": replace(SAME, compressed=math.nan, verdict=None)}, "cannot tell"),
+        ({"a": CHANCE}, "cannot tell"),
+        ({}, "cannot tell"),
+    ],
+)
+def test_word(tasks: dict[str, PairedStatistics], word: str) -> None:
+    assert run_verdict(tasks, name="B").word == word
+
+
+def test_one_fail_among_many_tasks_needs_holm() -> None:
+    close = replace(LOST, p=0.02)
+    assert run_verdict({"a": close}, name="B").word == "loses"
+    many = run_verdict({"a": close, **{f"t{i}": SAME for i in range(9)}}, name="B")
+    assert many.word == "cannot tell"
+    assert many.counts["fail"] == 1
+    assert "not after Holm's correction" in many.sentence
+
+
+def test_mean_recovery_is_over_knowledge_tasks_above_their_floor() -> None:
+    tasks = {"a": SAME, "b": LOST, "guess": CHANCE, "other": task(0.5, 0.1)}
+    found = run_verdict(tasks, name="B", knowledge=["a", "b", "guess"])
+    assert found.over == 2
+    assert found.mean_recovery == pytest.approx((1 + 2 / 3) / 2, abs=1e-3)
+    assert found.worst == "other"
+    assert found.counts == {"match": 1, "inconclusive": 0, "fail": 2, "too few": 0}
+
+
+def test_perplexity_counts_and_is_never_the_worst_task() -> None:
+    metric = Metric(transform=np.exp, direction="at_most")
+    losses = np.linspace(1, 2, 40)
+    worse = paired_statistics(losses, losses + 1, metric=metric)
+    found = run_verdict({"a": SAME, "text": worse}, name="B")
+    assert (found.word, found.lost, found.worst) == ("loses", ("text",), "a")
+    assert "36.8 %" in found.sentence
+
+
+def test_the_sentence_says_what_is_lost_kept_open_and_what_would_settle_it() -> None:
+    said = run_verdict({"a": SAME, "b": LOST, "c": OPEN, "d": FEW, "e": CHANCE}, name="B").sentence
+    assert said.startswith("B loses on b (66.7 % [64")
+    for part in (
+        "it keeps a",
+        "not settled: c (about ",
+        "too few items on d (10)",
+        "no verdict on e",
+    ):
+        assert part in said
+    assert said.endswith(".")
+    keeps = run_verdict({"a": SAME, "b": SAME}, name="B").sentence
+    assert keeps == "B keeps at least 95 % of the dense score on all 2 tasks."
+    tight = run_verdict({"a": SAME, "b": SAME}, name="B", tolerance=0.01).sentence
+    assert "99 %" in tight
+    assert len(run_verdict({f"task {i}": LOST for i in range(60)}, name="B").sentence) < 300

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matching rule: threshold, interval, floors, what would settle it, and its error rates."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lmkick_plugin.report.bootstrap import StatisticsError
+from lmkick_plugin.report.verdict import (
+    Rule,
+    Verdict,
+    above_floor,
+    clusters_to_settle,
+    exact_lower_end,
+    matches,
+    recovery,
+    verdict_of,
+)
+
+
+def test_matching_threshold_is_inclusive_in_both_directions() -> None:
+    assert matches(0.80, 0.76)
+    assert not matches(0.80, 0.7599)
+    assert matches(9.5, 10.0, rule="at_most")
+    assert not matches(9.5, 10.001, rule="at_most")
+    assert not matches(9.5, math.inf, rule="at_most")
+    assert not matches(0.5, math.nan)
+    assert matches(0.5, 0.25, tolerance=0.5)
+
+
+@pytest.mark.parametrize("options", [{"tolerance": t} for t in (-0.1, 1.0, math.nan)])
+def test_tolerance_is_checked(options: dict[str, float]) -> None:
+    with pytest.raises(StatisticsError, match="tolerance"):
+        matches(1, 1, **options)
+    with pytest.raises(StatisticsError, match="tolerance"):
+        Rule(**options)
+    with pytest.raises(StatisticsError, match="resamples"):
+        Rule(resamples=0)
+
+
+@pytest.mark.parametrize(
+    ("margin", "expected"),
+    [
+        ((0.0, 0.1), "match"),
+        ((0.01, 0.1), "match"),
+        ((-0.1, -0.01), "fail"),
+        ((-0.1, 0.0), "inconclusive"),
+        ((-0.1, 0.1), "inconclusive"),
+        ((-1e-17, 0.1), "match"),
+        ((-math.inf, -1.0), "fail"),
+        ((math.nan, 0.0), None),
+    ],
+)
+def test_verdict_of_an_interval(margin: tuple[float, float], expected: Verdict | None) -> None:
+    assert verdict_of(margin, clusters=20) == expected
+    assert verdict_of(margin, clusters=19) == "too few"
+    assert verdict_of((math.nan, math.nan), clusters=19, scale=math.nan) is None
+
+
+@pytest.mark.parametrize(("right", "n"), [(1, 20), (5, 20), (20, 20), (300, 1000)])
+def test_exact_end_equals_scipys(right: int, n: int) -> None:
+    expected = stats.binomtest(right, n).proportion_ci(0.95, "exact").low
+    assert exact_lower_end(right / n, n) == pytest.approx(expected)
+    assert exact_lower_end(0, n) == 0
+
+
+def test_a_guesser_has_nothing_to_lose() -> None:
+    assert not above_floor(0.26, 0.25, clusters=14_042 // 10)
+    assert above_floor(0.27, 0.25, clusters=14_042)
+    assert above_floor(0.05, 0.0, clusters=20)
+    assert not above_floor(0.0, 0.0, clusters=14_042)
+    assert not above_floor(math.nan, 0.0, clusters=20)
+    assert above_floor(1.4, 1.0, clusters=20, low=1.1)  # a judge's score
+    assert not above_floor(1.4, 1.0, clusters=20, low=0.9)
+
+
+def test_recovery_is_worse_below_for_every_metric() -> None:
+    one = np.asarray(0.5)
+    assert recovery(one, np.asarray(0.25), "at_least") == 0.5
+    assert recovery(np.asarray(10.0), np.asarray(12.5), "at_most") == 0.8
+    assert recovery(one, np.asarray(0.3), "at_least", floor=0.25) == pytest.approx(0.2)
+    for dense, compressed, direction in [
+        (0, 0.5, "at_least"),
+        (math.nan, 0.5, "at_least"),
+        (0.5, 0.5, None),
+    ]:
+        assert np.isnan(recovery(np.asarray(dense), np.asarray(compressed), direction))
+
+
+@pytest.mark.parametrize(("dense", "expected"), [(0.30, 2000), (0.47, 815), (0.80, 280)])
+def test_questions_that_settle_it_are_those_of_the_power_calculation(
+    dense: float, expected: int
+) -> None:
+    """With churn 6 %, as the design computes it; and a simulation finds power .8 there."""
+    n, churn = 100_000, 0.06
+    shares = [dense - churn / 2, churn / 2, churn / 2, 1 - dense - churn / 2]
+    counts = np.rint(np.asarray(shares) * n).astype(int)
+    values = np.repeat([1 - 0.95, -0.95, 1.0, 0.0], counts)
+    found = clusters_to_settle(values - values.mean(), 0.05 * dense)
+    assert found == pytest.approx(expected, rel=0.02)
+    drawn = np.random.default_rng(0).multinomial(found, shares, size=4000)
+    means = drawn @ np.asarray([0.05, -0.95, 1.0, 0.0]) / found
+    error = values.std() / math.sqrt(found)
+    assert np.mean(means - 1.96 * error >= 0) == pytest.approx(0.8, abs=0.02)
+
+
+def test_nothing_settles_what_has_no_spread_or_no_distance() -> None:
+    assert clusters_to_settle(np.ones(1), 0.1) is None
+    assert clusters_to_settle(np.ones(5), 0.0) is None
+    assert clusters_to_settle(np.asarray([math.nan, 1.0]), 0.1) is None
