@@ -145,18 +145,28 @@ def rtn(weight: Tensor, num_bits: int, group_size: int | None, symmetric: bool) 
 # --- optimal brain surgeon ----------------------------------------------------------------------
 
 
-def inverse_factor(h: Tensor, dampening_frac: float) -> Tensor:
-    """GPTQ step 3: the upper Cholesky factor of the damped inverse Hessian."""
+def inverse_factor(h: Tensor, dampening_frac: float, counted: Tensor | None = None) -> Tensor:
+    """GPTQ step 3: the upper Cholesky factor of the damped inverse Hessian.
+
+    ``counted`` [in] of bool says which inputs the mean of the diagonal is taken over; None: all.
+    """
+    diagonal = h.diagonal() if counted is None else h.diagonal()[counted]
     damped = h.clone()
-    damped += dampening_frac * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype)
+    damped += dampening_frac * diagonal.mean() * torch.eye(len(h), dtype=h.dtype)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     return torch.linalg.cholesky(inverse, upper=True)
 
 
-def _with_live_diagonal(h: Tensor) -> tuple[Tensor, Tensor]:
-    """H_dd = 1 for inputs that were always zero, and which those are."""
+def _with_live_diagonal(h: Tensor, diagonal: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """A diagonal for inputs that were always zero, which those are, and which inputs count.
+
+    None leaves dead inputs out of the damping and of the order; with a number they count like any
+    other, as in the released codes, whose H is 2 / samples times the sum of x x^T over all tokens
+    and whose number is 1.
+    """
     dead = h.diagonal() == 0
-    return h + torch.diag(dead.to(h.dtype)), dead
+    counted = ~dead if diagonal is None else torch.ones_like(dead)
+    return h + torch.diag(dead.to(h.dtype)) * (1 if diagonal is None else diagonal), dead, counted
 
 
 def sparsegpt(
@@ -168,6 +178,7 @@ def sparsegpt(
     dampening_frac: float = 0.01,
     block_size: int = 128,
     quantize: tuple[int, int | None, bool] | None = None,
+    dead_diagonal: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """SparseGPT, algorithm 1, a column at a time; joint with ``quantize``.
@@ -175,8 +186,8 @@ def sparsegpt(
     ``quantize`` is (bits, group size or None, symmetric). Dead inputs are the first to be pruned;
     those that exact counts leave over keep their weights. Returns the float32 weight and the mask.
     """
-    h, dead = _with_live_diagonal(h.to(dtype))
-    factor = inverse_factor(h, dampening_frac)
+    h, dead, counted = _with_live_diagonal(h.to(dtype), dead_diagonal)
+    factor = inverse_factor(h, dampening_frac, counted)
     w = weight.to(dtype).clone()
     rows, columns = w.shape
     keep = torch.ones(w.shape, dtype=torch.bool)
@@ -227,10 +238,11 @@ def gptq(
     static_groups: bool = False,
     dampening_frac: float = 0.01,
     block_size: int = 128,
+    dead_diagonal: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """GPTQ, algorithm 1 and its released conventions, a column at a time; float32."""
-    h, dead = _with_live_diagonal(h.to(dtype))
+    h, dead, counted = _with_live_diagonal(h.to(dtype), dead_diagonal)
     w = weight.to(dtype).clone()
     w[:, dead] = 0
     columns = w.shape[1]
@@ -243,9 +255,10 @@ def gptq(
     scale, zero_point = grid(w, num_bits, symmetric)
     order = list(range(columns))
     if act_order:
-        order = torch.argsort(h.diagonal(), descending=True, stable=True).tolist()
-        w, h = w[:, order], h[order][:, order]
-    factor = inverse_factor(h, dampening_frac)
+        importance = h.diagonal().masked_fill(~counted, 0)
+        order = torch.argsort(importance, descending=True, stable=True).tolist()
+        w, h, counted = w[:, order], h[order][:, order], counted[order]
+    factor = inverse_factor(h, dampening_frac, counted)
     for start in range(0, columns, block_size):
         stop = min(start + block_size, columns)
         block = w[:, start:stop].clone()

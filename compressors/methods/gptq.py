@@ -46,6 +46,9 @@ class GPTQ(Quantizer):
         1. Weights of inputs that were always zero are zeroed before any grid is found; the released
            code lets them widen the grid where there is one group a row.
         2. The symmetric grid of a row without negative weights is symmetric too.
+        3. Inputs that were always zero take no part in the damping's mean and are the last in
+           act-order. The released code gives them a diagonal of 1, whatever the others are, which
+           both count.
     """
 
     statistic: ClassVar[type[Hessian]] = Hessian

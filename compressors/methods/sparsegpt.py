@@ -44,7 +44,8 @@ class SparseGPT(Compressor):
     Differences from the released code:
         1. Exact counts, ties by row and column: ``floor(sparsity * count)`` of each block go.
         2. Inputs that were always zero are the first to be pruned, but no more than the count; the
-           released code zeroes all their weights.
+           released code zeroes all their weights. They take no part in the damping's mean, in which
+           the released code counts a diagonal of 1 for each.
         3. Joint compression takes grids of groups as GPTQ does, not only one a row.
     """
 

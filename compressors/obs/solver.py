@@ -14,6 +14,8 @@ How it is computed here:
   :math:`W_B + (W_F - Q_F) X_{BF}^\top U_{BB}`: products with the changes made so far, and only X's
   diagonal blocks are inverted.
 * Matrices that read the same input are solved together, as more rows of one matrix.
+* Inputs that were always zero (dead) neither cause nor receive changes. They do not count in the
+  damping and come last in act-order, so results do not depend on the scale of H.
 
 References:
     Frantar and Alistarh, arXiv:2301.00774, algorithm 1 (SparseGPT); Frantar et al.,
@@ -101,7 +103,8 @@ class _Solver:
             transpose(weight.detach(), mine)
         squares = stats.diagonal.to(device)
         dead = squares == 0
-        squares.masked_fill_(dead, 1)
+        # With the mean of the others on its diagonal, a dead input leaves the damping as it is.
+        live_mean = 1.0 if bool(dead.all()) else squares[~dead].mean()
         if plan.zero_dead:
             self.values[dead] = 0
         self.order: Tensor | None = None
@@ -120,7 +123,7 @@ class _Solver:
                 found = stats.lower.to(device)
             else:
                 found = stats.matrix.to(device)[self.order][:, self.order]
-            found.diagonal().masked_fill_(dead, 1)
+            found.diagonal().masked_fill_(dead, live_mean)
             return found
 
         self.factor = factorize(hessian, plan.dampening_frac, plan.block_size)
