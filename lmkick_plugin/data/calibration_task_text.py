@@ -130,10 +130,7 @@ def _triviaqa_closed(data_dir: str | None) -> Iterator[Item]:
 
 def _triviaqa_open(data_dir: str | None) -> Iterator[Item]:
     for row in load_rows(TRIVIAQA_OPEN, data_dir):
-        pages = row["entity_pages"]["wiki_context"] or []
-        results = row["search_results"]["search_context"] or []
-        evidence = "\n\n".join(text.strip() for text in [*pages[:1], *results[:1]] if text.strip())
-        cut = triviaqa.cut_at_word_end(evidence, _EVIDENCE_CHARS)
+        cut = triviaqa.evidence(row, _EVIDENCE_CHARS)
         asked = row["question"]
         yield (
             asked,

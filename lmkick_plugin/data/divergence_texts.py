@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 from lmkick_plugin.data import wikitext
-from lmkick_plugin.data.sources import DataError, Origin, locate, read_json_lines, read_text
+from lmkick_plugin.data.sources import DataError, read_json_lines, read_text
 
 __all__ = ["from_file", "pieces", "wikitext_articles"]
 
@@ -16,12 +15,7 @@ _PIECE_CHARACTERS = 8_000  # about 2,000 tokens of English: one window
 
 def wikitext_articles(data_dir: str | None = None) -> list[str]:
     """The articles of the test split of WikiText-2."""
-    return _articles(locate(wikitext.TEST, data_dir))
-
-
-@lru_cache(maxsize=1)
-def _articles(origin: Origin) -> list[str]:
-    return wikitext.articles(row["text"] for _, row in origin.rows())
+    return [article.page for article in wikitext.articles(data_dir)]
 
 
 def from_file(name: str) -> list[str]:

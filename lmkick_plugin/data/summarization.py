@@ -7,7 +7,6 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from lmkick_plugin.data.columns import TEXT, table
+from lmkick_plugin.data.order import by_hash
 from lmkick_plugin.data.sources import DataError, HubFiles, Origin, Source, locate
 
 __all__ = ["SIZES", "STORIES", "TEST", "load", "load_released", "released_prompt"]
@@ -50,8 +50,8 @@ def load(*, story_size: str, data_dir: str | None = None, **_: Any) -> dict[str,
 
 @lru_cache(maxsize=6)
 def _chosen(origin: Origin, size: str) -> Any:
-    rows = _first(origin, size, STORIES)
-    return table(rows, id=TEXT, article=TEXT, highlights=TEXT)
+    rows = ({**row, "cluster": row["id"]} for row in _first(origin, size, STORIES))
+    return table(rows, id=TEXT, article=TEXT, highlights=TEXT, cluster=TEXT)
 
 
 def load_released(*, story_size: str, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
@@ -118,5 +118,5 @@ def _by_size(origin: Origin) -> dict[str, list[dict[str, str]]]:
         size = next(size for size, (_, high) in SIZES.items() if count <= high)
         found[size].append(story)
     for rows in found.values():
-        rows.sort(key=lambda story: hashlib.sha256(story["id"].encode()).hexdigest())
+        rows.sort(key=lambda story: by_hash(story["id"]))
     return found

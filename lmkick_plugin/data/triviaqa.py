@@ -8,25 +8,37 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from lmkick_plugin.data.columns import TEXT, TEXTS, positive, table
 from lmkick_plugin.data.sources import DataError, HubFiles, Origin, Source, locate
 
-__all__ = ["CLOSED", "OPEN", "cut_at_word_end", "load_closed", "load_open", "load_released_open"]
+__all__ = [
+    "CLOSED",
+    "OPEN",
+    "each_once",
+    "evidence",
+    "load_closed",
+    "load_open",
+    "load_released_closed",
+    "load_released_open",
+]
+
+Row = Mapping[str, Any]
 
 _REPOSITORY = "mandarjoshi/trivia_qa"
 CLOSED = Source(
     "trivia_qa/nocontext_validation.jsonl",
-    ("question", "answer.normalized_aliases"),
+    ("question", "question_id", "answer.normalized_aliases"),
     HubFiles(_REPOSITORY, "rc.nocontext/validation-*"),
 )
 OPEN = Source(
     "trivia_qa/rc_validation.jsonl",
     (
         "question",
+        "question_id",
         "answer.normalized_aliases",
         "entity_pages.wiki_context",
         "search_results.search_context",
@@ -37,17 +49,40 @@ _RELEASED_CHARS = 3_072
 
 
 def load_closed(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """Validation questions with their normalised aliases."""
+    """Validation questions with their normalised aliases, each ``question_id`` once."""
     return {"validation": _closed(locate(CLOSED, data_dir))}
+
+
+def load_released_closed(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """Every row of the validation split, repeated questions included."""
+    return {"validation": _released_closed(locate(CLOSED, data_dir))}
 
 
 @lru_cache(maxsize=2)
 def _closed(origin: Origin) -> Any:
+    docs = (
+        {**doc, "cluster": doc["question"]}
+        for doc in (_question(row, where) for where, row in each_once(origin.rows()))
+    )
+    return table(docs, question=TEXT, aliases=TEXTS, cluster=TEXT)
+
+
+@lru_cache(maxsize=2)
+def _released_closed(origin: Origin) -> Any:
     docs = (_question(row, where) for where, row in origin.rows())
     return table(docs, question=TEXT, aliases=TEXTS)
 
 
-def _question(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+def each_once(rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
+    """The first row of every ``question_id``; on the Hub, questions have up to two rows."""
+    seen = set()
+    for where, row in rows:
+        if row["question_id"] not in seen:
+            seen.add(row["question_id"])
+            yield where, row
+
+
+def _question(row: Row, where: str) -> dict[str, Any]:
     aliases = row["answer"]["normalized_aliases"]
     if not isinstance(aliases, list):
         raise DataError(f"{where}: field 'answer.normalized_aliases' has to be a list of texts")
@@ -66,32 +101,50 @@ def load_open(
 
     """
     limit = positive("evidence_chars", evidence_chars)
-    return {"validation": _open(locate(OPEN, data_dir), limit, _evidence)}
+    return {"validation": _open(locate(OPEN, data_dir), limit)}
 
 
 def load_released_open(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """The same questions; page and search result run into each other, cut at 3,072 characters."""
-    origin = locate(OPEN, data_dir)
-    return {"validation": _open(origin, _RELEASED_CHARS, _released_evidence)}
+    """Every row; page and search result run into each other, cut at 3,072 characters."""
+    return {"validation": _released_open(locate(OPEN, data_dir))}
 
 
-@lru_cache(maxsize=4)
-def _open(origin: Origin, limit: int, join: Callable[[list[str], int], str]) -> Any:
-    docs = []
-    for where, row in origin.rows():
-        pages = row["entity_pages"]["wiki_context"] or []
-        results = row["search_results"]["search_context"] or []
-        evidence = join([*pages[:1], *results[:1]], limit)
-        docs.append({**_question(row, where), "evidence": evidence})
+@lru_cache(maxsize=2)
+def _open(origin: Origin, limit: int) -> Any:
+    docs = (
+        {
+            **_question(row, where),
+            "evidence": evidence(row, limit),
+            "cluster": str(row["question_id"]),
+        }
+        for where, row in each_once(origin.rows())
+    )
+    return table(docs, question=TEXT, aliases=TEXTS, evidence=TEXT, cluster=TEXT)
+
+
+@lru_cache(maxsize=2)
+def _released_open(origin: Origin) -> Any:
+    docs = (
+        {**_question(row, where), "evidence": "".join(_texts(row))[:_RELEASED_CHARS]}
+        for where, row in origin.rows()
+    )
     return table(docs, question=TEXT, aliases=TEXTS, evidence=TEXT)
 
 
-def _evidence(texts: list[str], limit: int) -> str:
-    return cut_at_word_end("\n\n".join(text.strip() for text in texts if text.strip()), limit)
+def evidence(row: Row, limit: int) -> str:
+    """The first Wikipedia page and, after a blank line, the first search result of a row.
+
+    Args:
+        row: A row of :data:`OPEN`'s fields.
+        limit: Characters at most; cut at a word's end.
+    """
+    return cut_at_word_end("\n\n".join(text.strip() for text in _texts(row) if text.strip()), limit)
 
 
-def _released_evidence(texts: list[str], limit: int) -> str:
-    return "".join(texts)[:limit]
+def _texts(row: Row) -> list[str]:
+    pages = row["entity_pages"]["wiki_context"] or []
+    results = row["search_results"]["search_context"] or []
+    return [*pages[:1], *results[:1]]
 
 
 def cut_at_word_end(text: str, limit: int) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +13,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from compressors.errors import SettingsError
+from lmkick_plugin.data.order import spread
 
-__all__ = ["batch_size_for", "cut_windows", "score_windows", "window_losses"]
+__all__ = ["articles_of_windows", "batch_size_for", "cut_windows", "score_windows", "window_losses"]
 
 _POSITIONS_AT_ONCE = 128
 
@@ -26,7 +29,7 @@ def cut_windows(token_ids: list[int], length: int, limit: int | None) -> Tensor:
         limit: Number of windows to use; None for all.
 
     Returns:
-        int64 ``[windows, length]``.
+        int64 ``[windows, length]``, in an order in which every prefix is spread over the text.
 
     Raises:
         SettingsError: The text does not fill one window.
@@ -37,9 +40,8 @@ def cut_windows(token_ids: list[int], length: int, limit: int | None) -> Tensor:
             f"The text has {len(token_ids)} tokens, too few for one window of {length}. Give a "
             f"longer text, or shorter windows (max_length below {length})."
         )
-    if limit is not None:
-        count = min(count, limit)
-    return torch.tensor(token_ids[: count * length], dtype=torch.long).view(count, length)
+    windows = torch.tensor(token_ids[: count * length], dtype=torch.long).view(count, length)
+    return windows[spread(count)[:limit]]
 
 
 def window_losses(logits: Tensor, token_ids: Tensor) -> Tensor:
@@ -66,8 +68,38 @@ def window_losses(logits: Tensor, token_ids: Tensor) -> Tensor:
     return (total / targets.shape[1]).double().cpu()
 
 
+def articles_of_windows(
+    encoding: Any, text: str, length: int, articles: Sequence[tuple[str, int]]
+) -> list[str]:
+    """The article in which the middle of each window lies: most of it, where there are two.
+
+    Args:
+        encoding: The text as the tokenizer returned it.
+        text: The whole text.
+        length: Tokens of a window.
+        articles: Name of each article and the characters before it, in the order of the text.
+
+    Returns:
+        Names, in the order of :func:`cut_windows`.
+    """
+    names, starts = zip(*articles, strict=True)
+    tokens = len(encoding.input_ids)
+    found = []
+    for number in spread(tokens // length):
+        middle = number * length + length // 2
+        span = encoding.token_to_chars(middle) if encoding.is_fast else None
+        at = span.start if span else len(text) * middle // tokens  # tokenizers without offsets
+        found.append(names[max(0, bisect_right(starts, at) - 1)])
+    return found
+
+
 def score_windows(
-    model: Any, text: str, *, limit: int | None = None, max_window: int = 2048
+    model: Any,
+    text: str,
+    *,
+    limit: int | None = None,
+    max_window: int = 2048,
+    articles: Sequence[tuple[str, int]] = (("0", 0),),
 ) -> dict[str, Any]:
     """Score the windows of a text that fall to this process.
 
@@ -79,11 +111,13 @@ def score_windows(
         text: The whole text.
         limit: Number of windows (of all processes together); None for all.
         max_window: Longest window.
+        articles: Name of each article and the characters before it, in the order of the text.
 
     Returns:
         ``nll``: loss summed over the predicted tokens of this process's windows; ``tokens``: how
-        many those are; ``windows``; ``window_losses``: mean loss of each window. Token perplexity
-        is the exponential of the mean of ``window_losses`` over all processes.
+        many those are; ``windows``; ``window_losses``: mean loss of each window;
+        ``window_clusters``: the article that most of it lies in. Token perplexity is the
+        exponential of the mean of ``window_losses`` over all processes.
 
     Raises:
         SettingsError: The text is shorter than one window, or a limit or window makes no sense.
@@ -97,8 +131,10 @@ def score_windows(
         {} if model.add_bos_token is None else {"add_special_tokens": bool(model.add_bos_token)}
     )
     # verbose=False: the text is meant to be longer than the context, no need to warn.
-    token_ids = model.tokenizer.encode(text, verbose=False, **special)
-    windows = cut_windows(token_ids, length, limit)[model.rank :: model.world_size]
+    encoding = model.tokenizer(text, verbose=False, **special)
+    share = slice(model.rank, None, model.world_size)
+    windows = cut_windows(encoding.input_ids, length, limit)[share]
+    clusters = articles_of_windows(encoding, text, length, articles)[:limit][share]
     predicted = length - 1
     scorer = getattr(model, "scorer", None)
     if scorer is not None and scorer.usable and model.softmax_dtype == torch.float32:
@@ -111,6 +147,7 @@ def score_windows(
         "tokens": len(losses) * predicted,
         "windows": len(losses),
         "window_losses": losses,
+        "window_clusters": clusters,
     }
 
 

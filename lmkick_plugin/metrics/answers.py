@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = [
@@ -26,17 +27,20 @@ __all__ = [
     "f1",
     "first_line",
     "normalize_answer",
+    "normalize_spelling",
     "score_answers",
     "score_choices",
+    "score_names",
     "score_open_answers",
     "score_page",
-    "token_perplexity",
-    "weighted_perplexity",
+    "token_f1",
 ]
 
 # ASCII punctuation and the quotation marks that the official script adds; each becomes a space.
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4`", " "))
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+Normalize = Callable[[str], str]
 
 
 def normalize_answer(text: str) -> str:
@@ -51,32 +55,63 @@ def normalize_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", plain).split())
 
 
-def exact_match(prediction: str, aliases: Iterable[str]) -> float:
+class _Folding(dict[int, "str | None"]):
+    """Replacements of characters for ``str.translate``, by Unicode category."""
+
+    def __missing__(self, code: int) -> str | None:
+        character = chr(code)
+        kind = unicodedata.category(character)
+        kept: str | None = " " if kind[0] in "PS" else character
+        # Cf: zero-width spaces, soft hyphens, marks of direction.
+        if unicodedata.combining(character) or kind == "Cf":
+            kept = None
+        return self.setdefault(code, kept)
+
+
+_FOLDING = _Folding()
+
+
+def normalize_spelling(text: str) -> str:
+    """:func:`normalize_answer` in any spelling: accents, width, quotes and dashes do not count.
+
+    NFKC, case folding, NFKD without combining marks and invisible characters, a space for every
+    punctuation mark and symbol (Unicode P* and S*), English articles dropped.
+
+    >>> normalize_spelling("Fre\u0301de\u0301ric\u2014\u201cChopin\u201d \u2026")
+    'frederic chopin'
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    plain = unicodedata.normalize("NFKD", folded).translate(_FOLDING)
+    return " ".join(_ARTICLES.sub(" ", plain).split())
+
+
+def exact_match(
+    prediction: str, aliases: Iterable[str], normalize: Normalize = normalize_answer
+) -> float:
     """1.0 when the prediction is one of the aliases after normalisation, else 0.0.
 
     >>> exact_match("the Beatles!", ["Beatles", "Fab Four"])
     1.0
-    >>> exact_match("", [""])
-    0.0
+    >>> exact_match("", [""]), exact_match("[]", ["[]"]), exact_match("!", ["[]"])
+    (0.0, 1.0, 0.0)
     """
-    said = normalize_answer(prediction)
-    return float(any(said == gold for gold in _golds(aliases)))
+    return _best(prediction, aliases, normalize, lambda said, gold: float(said == gold))
 
 
-def f1(prediction: str, aliases: Iterable[str]) -> float:
+def f1(prediction: str, aliases: Iterable[str], normalize: Normalize = normalize_answer) -> float:
     """Harmonic mean of token precision and recall, the best over the aliases; between 0 and 1.
 
     >>> f1("Sir Isaac Newton", ["Isaac Newton"])
     0.8
     """
-    said = normalize_answer(prediction).split()
-    return max((_overlap(said, gold.split()) for gold in _golds(aliases)), default=0.0)
+    return _best(prediction, aliases, normalize, token_f1)
 
 
 def contains(prediction: str, aliases: Iterable[str]) -> float:
     """1.0 when some alias occurs in the prediction as a run of whole tokens, else 0.0.
 
-    Token boundaries matter: "art" is not in "heart", nor "1" in "1914".
+    Token boundaries matter: "art" is not in "heart", nor "1" in "1914". Spelling does not
+    (:func:`normalize_spelling`).
 
     >>> contains("It was Sandi Toksvig, I think", ["sandi toksvig"])
     1.0
@@ -84,8 +119,38 @@ def contains(prediction: str, aliases: Iterable[str]) -> float:
     0.0
     """
     # A space on either side turns "run of whole tokens" into a substring test.
-    said = f" {normalize_answer(prediction)} "
-    return float(any(f" {gold} " in said for gold in _golds(aliases)))
+    return _best(
+        prediction,
+        aliases,
+        normalize_spelling,
+        lambda said, gold: float(f" {gold} " in f" {said} "),
+    )
+
+
+def _best(
+    prediction: str,
+    aliases: Iterable[str],
+    normalize: Normalize,
+    score: Callable[[str, str], float],
+) -> float:
+    """The best score over the aliases.
+
+    An alias that normalisation empties ("A", "The", "[]") would equal silence and be in every text;
+    it counts where the prediction is that very text, whatever its case and outer white space.
+    """
+    said = normalize(prediction)
+    return max(
+        (
+            score(said, gold) if (gold := normalize(alias)) else _is_literally(prediction, alias)
+            for alias in aliases
+        ),
+        default=0.0,
+    )
+
+
+def _is_literally(prediction: str, alias: str) -> float:
+    gold = alias.strip().casefold()
+    return float(bool(gold) and prediction.strip().casefold() == gold)
 
 
 def answer_in_context(context: str, aliases: Iterable[str]) -> float:
@@ -106,67 +171,35 @@ def first_line(text: str) -> str:
     return text.split("\n", 1)[0].strip()
 
 
-def _golds(aliases: Iterable[str]) -> list[str]:
-    # An alias that normalisation empties ("A", "The") would equal silence and be in every text.
-    return [gold for gold in map(normalize_answer, aliases) if gold]
-
-
-def _overlap(said: Sequence[str], gold: Sequence[str]) -> float:
-    common = sum((Counter(said) & Counter(gold)).values())
-    # 2PR/(P+R) with P = common/len(said) and R = common/len(gold)
-    return 2 * common / (len(said) + len(gold)) if common else 0.0
-
-
-def _exp(value: float) -> float:
-    # A model broken by compression can be worse than a float can say. An exception here would lose
-    # the results of all other tasks.
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
-
-
-def weighted_perplexity(items: Iterable[tuple[float, int]]) -> float:
-    """exp(-sum of log-likelihoods / sum of weights), infinity where a float cannot hold it.
-
-    Args:
-        items: one (log-likelihood in nats, number of words or bytes) a document.
-
-    >>> round(weighted_perplexity([(-2.0, 1), (-4.0, 2)]), 4)
-    7.3891
-    """
-    pairs = list(items)
-    weight = sum(count for _, count in pairs)
-    return _exp(-sum(value for value, _ in pairs) / weight) if weight else math.nan
-
-
-def token_perplexity(items: Iterable[Mapping[str, Any]]) -> float:
-    """exp(mean over windows of the mean loss in each), as the pruning papers report it.
-
-    Args:
-        items: one mapping a process that scored windows; ``window_losses`` holds the mean negative
-            log-likelihood in nats of each.
-
-    Returns:
-        The perplexity; NaN where not a single window was scored.
-
-    References:
-        Frantar & Alistarh, "SparseGPT", arXiv:2301.00774, section 4.
-
-    >>> round(token_perplexity([{"window_losses": [1.0, 2.0]}, {"window_losses": [3.0]}]), 4)
-    7.3891
-    """
-    losses = [loss for item in items for loss in item["window_losses"]]
-    return _exp(math.fsum(losses) / len(losses)) if losses else math.nan
+def token_f1(said: str, gold: str) -> float:
+    """Token F1 of two normalised texts."""
+    first, second = said.split(), gold.split()
+    common = sum((Counter(first) & Counter(second)).values())
+    # 2PR/(P+R) with P = common/len(first) and R = common/len(second)
+    return 2 * common / (len(first) + len(second)) if common else 0.0
 
 
 def score_answers(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Score the first line of a generated answer against ``doc["aliases"]``."""
+    """Score the first line of a generated answer against ``doc["aliases"]``.
+
+    ``exact_match`` and ``f1`` are TriviaQA's official ones.
+    """
+    return _score(doc, results, normalize_answer)
+
+
+def score_names(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """As :func:`score_answers`, but spelling does not count in any of the scores."""
+    return _score(doc, results, normalize_spelling)
+
+
+def _score(
+    doc: Mapping[str, Any], results: Sequence[str], normalize: Normalize
+) -> dict[str, float]:
     said, aliases = first_line(results[0]), doc["aliases"]
     return {
         "contains": contains(said, aliases),
-        "exact_match": exact_match(said, aliases),
-        "f1": f1(said, aliases),
+        "exact_match": exact_match(said, aliases, normalize),
+        "f1": f1(said, aliases, normalize),
     }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,21 +29,35 @@ EQUAL_LENGTH = 100
 """Words that ``unique_ratio_100`` looks at."""
 
 
+# rouge-score takes lines for sentences; only rougeLsum looks at them.
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
 @functools.lru_cache(maxsize=1)
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
 
 
 def rouge(prediction: str, reference: str) -> dict[str, float]:
-    """F1 of shared unigrams, bigrams and the longest common subsequence, after stemming.
+    """F1 of shared unigrams, bigrams and longest common subsequences, after stemming.
+
+    ``rougeL`` takes each text as one sequence; ``rougeLsum``, which tables of CNN/DailyMail print,
+    joins the subsequences found sentence by sentence.
 
     >>> rouge("Two cats sat.", "the cat sat")["rouge2"]
     0.5
+    >>> scores = rouge("It was hot. Two cats sat.", "Two cats sat. It was hot.")
+    >>> scores["rougeL"], scores["rougeLsum"]
+    (0.5, 1.0)
     """
-    scores = _scorer().score(reference, prediction)
+    scores = _scorer().score(_a_sentence_a_line(reference), _a_sentence_a_line(prediction))
     return {name: float(score.fmeasure) for name, score in scores.items()}
+
+
+def _a_sentence_a_line(text: str) -> str:
+    return _SENTENCE_END.sub("\n", text)
 
 
 def score_summary(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float | None]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lmkick_plugin.metrics.answers import f1, normalize_answer
+from lmkick_plugin.metrics.answers import normalize_answer, token_f1
 
 __all__ = [
     "contains_either_way",
@@ -84,8 +84,11 @@ def score_triviaqa(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
     The first line is taken after leading white space is dropped, so it is empty only in silence.
     """
     said = results[0].strip().split("\n")[0]
-    aliases = doc["aliases"]
-    return {"exact_match": contains_either_way(said, aliases), "f1": f1(said, aliases)}
+    golds = [gold for gold in map(normalize_answer, doc["aliases"]) if gold]
+    return {
+        "exact_match": contains_either_way(said, doc["aliases"]),
+        "f1": max((token_f1(normalize_answer(said), gold) for gold in golds), default=0.0),
+    }
 
 
 def score_last_character(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that ask a model for more than lm-eval's three requests.
+"""The base of tasks that ask a model for more than lm-eval's three requests.
 
 They need ``--model kick``; with another model they stop before the first forward pass.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -15,12 +14,7 @@ from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
 
-from lmkick_plugin.data import wikitext
-from lmkick_plugin.data.columns import positive
-from lmkick_plugin.inference.loaded_models import require_kick_model
-from lmkick_plugin.metrics.answers import token_perplexity
-
-__all__ = ["KickTask", "TokenPerplexity"]
+__all__ = ["KickTask"]
 
 
 class KickTask(Task):  # type: ignore[misc]  # lm_eval has no type information
@@ -49,81 +43,3 @@ class KickTask(Task):  # type: ignore[misc]  # lm_eval has no type information
     def has_test_docs(self) -> bool:
         """Yes: all there is."""
         return True
-
-
-class TokenPerplexity(KickTask):
-    """Perplexity of one long text in windows, a figure of the whole text and not of documents.
-
-    The single document names the text and its hash, so that ``--log_samples`` does not write the
-    text a second time. Every process of a data parallel run holds that document and scores its
-    share of the windows.
-    """
-
-    OUTPUT_TYPE = "windows"
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__(config)
-        self._max_window = positive("max_window", self.metadata.get("max_window", 2_048))
-        self._text = wikitext.joined(self.metadata.get("data_dir"))
-        self._doc = {
-            "text": "WikiText-2 raw test, rows joined by two newlines",
-            "characters": len(self._text),
-            "sha256": hashlib.sha256(self._text.encode()).hexdigest(),
-        }
-
-    def test_docs(self) -> list[dict[str, Any]]:
-        """The one document."""
-        return [self._doc]
-
-    def doc_to_text(self, doc: Mapping[str, Any]) -> str:  # noqa: ARG002
-        """No prompt."""
-        return ""
-
-    def doc_to_target(self, doc: Mapping[str, Any]) -> str:
-        """What is scored, by its hash."""
-        return str(doc["sha256"])
-
-    def doc_iterator(self, **_: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The one document, on every process: it is the windows that are divided."""
-        return iter([(0, self._doc)])
-
-    def build_all_requests(self, *, limit: int | None = None, **_: Any) -> None:
-        """Make the one request.
-
-        Args:
-            limit: number of windows (``--limit``; a fraction arrives here as 1).
-            **_: what does not concern a text without prompt and examples.
-
-        Raises:
-            SettingsError: No ``kick`` model is loaded.
-        """
-        require_kick_model(self.task_name)
-        self._instances = [self.construct_requests(self._doc, "", limit=limit)]
-
-    def construct_requests(
-        self, doc: dict[str, Any], ctx: str, *, limit: int | None = None, **_: Any
-    ) -> Instance:
-        """The request: the text, how long its windows may be, and how many to score."""
-        return Instance(
-            request_type=self.OUTPUT_TYPE,
-            doc=doc,
-            arguments=(ctx + self._text, {"limit": limit, "max_window": self._max_window}),
-            idx=0,
-            metadata=(self.task_name, 0, 1),
-        )
-
-    def process_results(
-        self,
-        doc: Mapping[str, Any],  # noqa: ARG002
-        results: Sequence[Mapping[str, Any]],
-    ) -> dict[str, Any]:
-        """Hand on what this process scored."""
-        return {"token_perplexity": results[0]}
-
-    def aggregation(self) -> dict[str, Callable[..., float]]:
-        """Mean over the windows of all processes."""
-        return {"token_perplexity": token_perplexity}
-
-    def higher_is_better(self) -> dict[str, bool]:
-        """A lower perplexity is better."""
-        return {"token_perplexity": False}

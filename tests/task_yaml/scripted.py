@@ -65,4 +65,5 @@ class WindowLM(ScriptedLM):
             "tokens": 99 * len(losses),
             "windows": len(losses),
             "window_losses": losses,
+            "window_clusters": [str(number) for number in range(len(losses))],
         }

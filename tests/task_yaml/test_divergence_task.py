@@ -20,7 +20,8 @@ from tests.task_yaml.conftest import tiny_files
 from tests.task_yaml.scripted import ScriptedLM
 
 TASK = "kickonly_divergence"
-ARTICLES = wikitext.articles(row["text"] for row in tiny_files()["wikitext/test.jsonl"])
+ROWS = [row["text"] for row in tiny_files()["wikitext/test.jsonl"]]
+ARTICLES = [article.page for article in wikitext.split(ROWS)]
 DEFAULTS = {"max_window": 2048, "prompt_tokens": 64, "new_tokens": 64, "whole": False}
 
 

@@ -216,9 +216,13 @@ def test_scores_of_summaries(evaluate: Callable[..., Any]) -> None:
     answers = dict(zip([row["id"][-1] for row in rows], said, strict=True))
     lm = ScriptedLM(say=lambda prompt: answers[re.findall(r"The cat (\d)", prompt)[0]])
     scores = evaluate(lm, "kick_summarization_large")["results"]["kick_summarization_large"]
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-    rouges = [scorer.score(row["highlights"], text) for row, text in zip(rows, said, strict=True)]
-    for name in ("rouge1", "rouge2", "rougeL"):
+    names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    scorer = RougeScorer(names, use_stemmer=True)
+    rouges = [
+        scorer.score(row["highlights"], text.replace(". ", ".\n"))
+        for row, text in zip(rows, said, strict=True)
+    ]
+    for name in names:
         check(scores, name, [one[name].fmeasure for one in rouges])
     assert 0 < scores["rouge2,none"] < scores["rouge1,none"] < 1
     check(scores, "words", [150, 3])

@@ -46,7 +46,9 @@ def test_another_model_is_refused_before_it_is_asked(evaluate: Callable[..., Any
 
 def test_request(evaluate: Callable[..., Any], window_lm: WindowLM) -> None:
     evaluate(window_lm, TASK)
-    assert window_lm.asked == [("windows", (TEXT, {"limit": None, "max_window": 2048}))]
+    articles = [("0: First", TEXT.index(" = First")), ("1: Second", TEXT.index(" = Second"))]
+    settings = {"limit": None, "max_window": 2048, "articles": articles}
+    assert window_lm.asked == [("windows", (TEXT, settings))]
 
 
 @pytest.mark.parametrize(("limit", "used"), [(None, len(TEXT) // 100), (1, 1), (0.5, 1)])
@@ -57,9 +59,9 @@ def test_figure(
     losses = [number + 1 for number in range(used)]
     scores = result["results"][TASK]
     assert scores["token_perplexity,none"] == pytest.approx(math.exp(sum(losses) / used))
-    assert scores["token_perplexity_stderr,none"] == "N/A"
+    assert scores["token_perplexity_stderr,none"] == "N/A"  # of one window
     assert result["higher_is_better"][TASK] == {"token_perplexity": False}
-    assert result["versions"][TASK] == 1.0
+    assert result["versions"][TASK] == 2.0
 
 
 def test_windows_of_all_processes_are_averaged(tiny_manager: Any, window_lm: WindowLM) -> None:
@@ -69,7 +71,10 @@ def test_windows_of_all_processes_are_averaged(tiny_manager: Any, window_lm: Win
         task.build_all_requests(rank=rank, world_size=2, limit=None)
         (doc_id, doc), *rest = task.doc_iterator(rank=rank, world_size=2, limit=None)
         assert (doc_id, rest, len(task.instances)) == (0, [], 1)
-        losses = {"window_losses": [[1.0, 2.0], [6.0]][rank]}
+        losses = {
+            "window_losses": [[1.0, 2.0], [6.0]][rank],
+            "window_clusters": [["a", "b"], ["a"]][rank],
+        }
         shares.append(task.process_results(doc, [losses])["token_perplexity"])
     assert task.aggregation()["token_perplexity"](shares) == pytest.approx(math.exp(3.0))
 

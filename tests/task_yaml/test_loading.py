@@ -169,4 +169,10 @@ def test_every_task_has_a_version(tiny_manager: TaskManager) -> None:
     tasks = tiny_manager.load(["kick", "kickonly", *tiny_manager.match_tasks(["llmkick_*"])])[
         "tasks"
     ]
-    assert {task.VERSION for task in tasks.values()} == {1.0}
+    assert {task.VERSION for task in tasks.values()} == {1.0, 2.0}
+    for name, task in tasks.items():
+        folder = tiny_manager.task_index[name].yaml_path.parent
+        readme = (folder if folder.name != "subjects" else folder.parent) / "README.md"
+        if readme.is_file():
+            newest = readme.read_text(encoding="utf-8").split("## Versions\n\n- ")[1]
+            assert newest.startswith(f"{task.VERSION}: "), name

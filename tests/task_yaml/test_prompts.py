@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.task_yaml.conftest import tiny_files
+from tests.task_yaml.conftest import tiny_files, write_data
 from tests.task_yaml.scripted import ScriptedLM
 
 if TYPE_CHECKING:
@@ -34,6 +34,39 @@ def test_freebaseqa(evaluate: Callable[..., Any]) -> None:
         f"Please give answer to this question: {row['RawQuestion']}\nThe answer is "
         for row in FILES["freebase_qa/train.jsonl"]
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"), [("closed", "nocontext_validation"), ("open", "rc_validation")]
+)
+def test_repeated_questions(
+    evaluate: Callable[..., Any],
+    make_manager: Callable[..., TaskManager],
+    tmp_path: Path,
+    kind: str,
+    file: str,
+) -> None:
+    files = tiny_files()
+    rows = files[f"trivia_qa/{file}.jsonl"]
+    rows.insert(2, {**rows[0], "search_results": {"search_context": ["other evidence"]}})
+    rows.append({**rows[1], "question_id": "q_9"})
+    manager = make_manager(data_dir=str(write_data(tmp_path, files)))
+    lm = ScriptedLM()
+    result = evaluate(lm, f"kick_triviaqa_{kind}", task_manager=manager)
+    samples = result["samples"][f"kick_triviaqa_{kind}"]
+    assert [sample["doc_id"] for sample in samples] == [0, 1, 2, 3, 4]
+    assert [arguments[0].split("Q: ")[1] for _, arguments in lm.asked] == [
+        f"Who wrote book {number}?\nA:" for number in (0, 1, 2, 3, 1)
+    ]
+    # The same question under another id: one cluster where prompts are equal, two where not.
+    clusters = [sample["doc"]["cluster"] for sample in samples]
+    assert len(set(clusters)) == (4 if kind == "closed" else 5)
+    # The released code asks every row, and its documents are what they were.
+    twin = evaluate(ScriptedLM(), f"llmkick_triviaqa_{kind}", task_manager=manager)
+    released = twin["samples"][f"llmkick_triviaqa_{kind}"]
+    assert len(released) == 6
+    columns = {"question", "aliases"} | ({"evidence"} if kind == "open" else set())
+    assert set(released[0]["doc"]) == columns
 
 
 @pytest.mark.parametrize("task", ["kick_triviaqa_closed", "llmkick_triviaqa_closed"])

@@ -47,7 +47,10 @@ def test_wikitext_is_all_there(tasks: dict[str, Any], data_dir: Path) -> None:
 
     lines = (data_dir / "wikitext" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line)["text"] for line in lines]
-    pages = [doc["page"] for doc in tasks["kick_wikitext"].eval_docs]
+    docs = sorted(
+        tasks["kick_wikitext"].eval_docs, key=lambda doc: int(doc["cluster"].split(":")[0])
+    )
+    pages = [doc["page"] for doc in docs]
     assert " ".join(" ".join(pages).split()) == " ".join("".join(rows).split())
     assert all(re.match(r" = [^=].* = \n", page) for page in pages)
     (doc,) = tasks["kickonly_perplexity"].eval_docs

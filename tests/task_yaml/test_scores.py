@@ -155,7 +155,8 @@ def test_average_is_not_over_subjects(
 def test_wikitext(kick: dict[str, Any]) -> None:
     from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer
 
-    pages = wikitext.articles(row["text"] for row in FILES["wikitext/test.jsonl"])
+    rows = [row["text"] for row in FILES["wikitext/test.jsonl"]]
+    pages = [article.page for article in wikitext.split(rows)]
     assert [page.split(" = ")[1] for page in pages] == ["First", "Second"]
     loss = sum(2.0 * len(wikitext_detokenizer({"page": page}).split()) for page in pages)
     words = sum(1 + sum(1 for _ in page.split()) + 1 for page in pages)  # re.split keeps two ends

@@ -37,6 +37,7 @@ def question(number: int, **fields: Any) -> dict[str, Any]:
 def trivia(number: int, evidence: str = "evidence") -> dict[str, Any]:
     return {
         "question": f"Who is {number}?",
+        "question_id": f"q_{number}",
         "answer": {"value": f"value {number}", "normalized_aliases": [f"value {number}"]},
         "entity_pages": {"wiki_context": [f"{evidence} {number}"]},
         "search_results": {"search_context": []},

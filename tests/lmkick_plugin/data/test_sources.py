@@ -366,11 +366,22 @@ def test_sizes_that_make_no_sense(value: object) -> None:
 
 def test_articles_begin_at_titles_of_the_first_level() -> None:
     rows = ["", " = A = \n", "", " x = y \n", " = = B = = \n", " = = = C = = = \n", " = D = \n"]
-    assert wikitext.articles(rows) == [
+    found = wikitext.split(rows)
+    assert [article.page for article in found] == [
         " = A = \n \n x = y \n = = B = = \n = = = C = = = ",
         " = D = \n",
     ]
-    assert wikitext.articles(["text before any title \n"]) == ["text before any title \n"]
+    text = "\n\n".join(rows)
+    assert [text[article.start :].split("\n")[0] for article in found] == [" = A = ", " = D = "]
+
+
+def test_every_row_is_an_article_where_there_is_no_heading() -> None:
+    rows = ["one row \n", "another = row", " = = part = = \n"]
+    found = wikitext.split(rows)
+    assert [article.page for article in found] == ["one row ", "another = row", " = = part = = \n"]
+    text = "\n\n".join(rows)
+    assert all(text.startswith(one.page, one.start) for one in found)
+    assert len({article.name for article in found}) == 3
 
 
 def test_load_rows_is_the_public_way() -> None:

@@ -12,7 +12,12 @@ import pytest
 import torch
 
 from compressors import SettingsError
-from lmkick_plugin.inference.token_windows import cut_windows, window_losses
+from lmkick_plugin.data.order import spread
+from lmkick_plugin.inference.token_windows import (
+    articles_of_windows,
+    cut_windows,
+    window_losses,
+)
 from lmkick_plugin.model import KickLM
 from tests.lmkick_plugin.conftest import SENTENCE, make_requests
 
@@ -26,7 +31,7 @@ def plain_loop(folder: Path, text: str, windows: int | None = None) -> float:
     model = AutoModelForCausalLM.from_pretrained(folder)
     token_ids = AutoTokenizer.from_pretrained(folder)(text, verbose=False).input_ids
     length = min(2048, model.config.max_position_embeddings)
-    starts = range(0, len(token_ids) - length + 1, length)[:windows]
+    starts = [length * number for number in spread(len(token_ids) // length)[:windows]]
     losses = []
     for start in starts:
         window = torch.tensor([token_ids[start : start + length]])
@@ -111,6 +116,7 @@ def test_limit_counts_windows_of_all_processes(
         "tokens": 0,
         "windows": 0,
         "window_losses": [],
+        "window_clusters": [],
     }
 
 
@@ -129,6 +135,39 @@ def test_softmax_is_float32_for_a_bfloat16_model() -> None:
     for sample in range(2):
         assert float(got[sample]) == pytest.approx(loss(exact, sample), rel=1e-6)
         assert loss(coarse, sample) != pytest.approx(loss(exact, sample), rel=1e-6)
+
+
+def test_windows_belong_to_the_article_of_their_middle(tiny_model_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    pages = [SENTENCE * 8, SENTENCE * 3, SENTENCE * 9]
+    starts = [0, len(pages[0]), len(pages[0] + pages[1])]
+    articles = list(zip("abc", starts, strict=True))
+    text = "".join(pages)
+    encoding = tokenizer(text)
+    found = articles_of_windows(encoding, text, 100, articles)
+    expected = []
+    for number in spread(len(encoding.input_ids) // 100):
+        ids = encoding.input_ids[: number * 100 + 51]
+        read = len(tokenizer.decode(ids, skip_special_tokens=True).rstrip())
+        expected.append("abc"[sum(start < read for start in starts) - 1])
+    assert found == expected
+    assert set(found) == {"a", "b", "c"}
+
+    class Slow:
+        input_ids, is_fast = encoding.input_ids, False
+
+    assert articles_of_windows(Slow, text, 100, articles) == expected
+
+
+def test_every_window_has_its_article(model: KickLM) -> None:
+    articles = [("first", 0), ("second", len(TEXT) // 2)]
+    whole = ask(model, TEXT, articles=articles)
+    assert sorted(whole["window_clusters"]) == ["first"] * 3 + ["second"] * 3
+    part = ask(model, TEXT, articles=articles, limit=2)
+    assert part["window_clusters"] == ["first", "second"]  # spread over the text
+    assert part["window_losses"] == pytest.approx(whole["window_losses"][:2])
 
 
 def test_tail_is_dropped() -> None:
