@@ -49,6 +49,7 @@ COMMANDS = {
     "report": "one page about every run: curves, matching, published findings",
     "export": "one row per model and recipe, for leaderboards and model cards",
     "judge": "judge logged answers with a strong model",
+    "profile": "tokens per second, memory and bytes of a model on this device",
     "doctor": "versions, device, data, and the judge's key and endpoint",
     "layers": "each weight matrix's error and size, as CSV",
 }

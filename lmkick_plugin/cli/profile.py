@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lmkick profile MODEL|RESULTS``: what a model costs to run on the device at hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressors.files import write_atomically
+from lmkick_plugin.terminal import CommandError, emit, plain, render_table
+
+if TYPE_CHECKING:
+    from lmkick_plugin.profile.measure import Profile, Spread
+
+__all__ = ["add_arguments", "main"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments.
+
+    Args:
+        parser: The parser of ``lmkick profile``.
+    """
+    parser.description = (
+        "Measure tokens per second of prefill and decode, time to first token, memory and bytes, "
+        "by a plain greedy loop on this device. Takes everything `--model kick` loads: dense "
+        "checkpoints, those that lmkick saved, and packed ones (bitsandbytes, torchao, "
+        "compressed-tensors, GPTQ). Of results, the model that was evaluated: its saved folder, "
+        "else its dense weights, which cost the same as pruned ones stored dense."
+    )
+    size = partial(parser.add_argument, type=int, metavar="N")
+    parser.add_argument("model", metavar="MODEL|RESULTS", help="name, folder, or results")
+    size("--batch_size", default=1, help="sequences at a time (default: %(default)s)")
+    size("--prompt_tokens", default=128, help="tokens per prompt (default: %(default)s)")
+    size("--new_tokens", default=32, help="new tokens per prompt (default: %(default)s)")
+    size("--repeats", default=5, help="timed runs, after one that is not (default: %(default)s)")
+    parser.add_argument("--device", help="cpu, cuda:0, ... (default: a GPU where there is one)")
+    parser.add_argument("--dtype", default="auto", help="of dense weights (default: %(default)s)")
+    parser.add_argument(
+        "--model_args", default="", metavar="NAME=VALUE,...", help="more, such as quantize=bnb-int8"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        args: As declared by :func:`add_arguments`.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        LmkickError: The model cannot be loaded, or a size is out of range.
+    """
+    for name in ("batch_size", "prompt_tokens", "repeats"):
+        if getattr(args, name) < 1:
+            raise CommandError(f"--{name} {getattr(args, name)}: expected at least 1.")
+    if args.new_tokens < 2:
+        raise CommandError(f"--new_tokens {args.new_tokens}: expected at least 2.")
+    from lmkick_plugin.preflight import check_model_arguments
+
+    arguments, note = _arguments(args)
+    check_model_arguments(arguments)
+
+    import torch
+
+    from lmkick_plugin.model import KickLM
+    from lmkick_plugin.profile.measure import profile_model
+
+    arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    lm = KickLM(**arguments)
+    record = lm.get_model_info()["kick"]
+    folder = Path(str(lm.config.name_or_path))
+    found = profile_model(
+        lm.model,
+        batch_size=args.batch_size,
+        prompt_tokens=args.prompt_tokens,
+        new_tokens=args.new_tokens,
+        repeats=args.repeats,
+        folder=folder if folder.is_dir() else None,
+        storage=_storage(record),
+    )
+    if args.json is not None:
+        text = json.dumps({"model": args.model, "note": note, **found.to_record()}, indent=2)
+        write_atomically(args.json, text + "\n")
+    emit(_text(args.model, found, note))
+    return 0
+
+
+def _arguments(args: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
+    """Arguments of ``KickLM``, and a note on what stands for the model of results."""
+    from lm_eval.utils import simple_parse_args_string
+
+    given: dict[str, Any] = dict(simple_parse_args_string(args.model_args))
+    given["dtype"] = args.dtype
+    if args.device is not None:
+        given["device"] = args.device
+    name, note = args.model, None
+    path = Path(args.model.partition("@")[0])
+    if path.suffix == ".json" or (path.is_dir() and not (path / "config.json").is_file()):
+        name, note, more = _of_results(args.model)
+        given = {**more, **given}
+    return {**given, "pretrained": name}, note
+
+
+def _of_results(selector: str) -> tuple[str, str | None, dict[str, Any]]:
+    from lmkick_plugin.results.runs import load_run
+
+    run = load_run(selector)
+    config = run.files[0].mapping("config")
+    arguments = config.get("model_args")
+    if isinstance(arguments, str):
+        from lm_eval.utils import simple_parse_args_string
+
+        arguments = simple_parse_args_string(arguments)
+    if not isinstance(arguments, dict) or "pretrained" not in arguments:
+        raise CommandError(
+            f"{plain(selector)}: these results do not say which model they are of. Name the model."
+        )
+    saved = arguments.get("save_compressed")
+    if isinstance(saved, str) and Path(saved).is_dir():
+        return saved, f"the folder that the run saved: {saved}", {}
+    kept = {name: arguments[name] for name in ("quantize", "revision", "peft") if name in arguments}
+    note = None
+    if arguments.get("compressor", "none") != "none":
+        note = (
+            "the dense weights: the run's own were not saved, and weights stored dense cost the "
+            "same however many are zero or rounded"
+        )
+    return str(arguments["pretrained"]), note, kept
+
+
+def _storage(record: dict[str, Any]) -> str:
+    checkpoint = record.get("checkpoint")
+    if isinstance(checkpoint, dict):
+        return str(checkpoint.get("storage") or checkpoint.get("format") or "dense")
+    return "dense"
+
+
+def _text(model: str, found: Profile, note: str | None) -> str:
+    def rate(spread: Spread) -> list[str]:
+        return [f"{value:,.1f} tokens/s" for value in (spread.median, spread.low, spread.high)]
+
+    def once(value: int | None) -> list[str]:
+        return ["not known" if value is None else f"{value / 1e6:,.1f} MB", "", ""]
+
+    spread = found.first_token
+    rows = [
+        ["prefill", *rate(found.prefill)],
+        ["decode", *rate(found.decode)],
+        ["first token", *(f"{1e3 * v:,.1f} ms" for v in (spread.median, spread.low, spread.high))],
+        ["peak memory", *once(found.peak_bytes)],
+        ["weights in memory", *once(found.memory_bytes)],
+        ["weights on disk", *once(found.disk_bytes)],
+    ]
+    threads = "" if found.threads is None else f", {found.threads} threads"
+    lines = [
+        f"{plain(model)}: {found.storage}, {found.dtype}, {plain(found.device)}{threads}",
+        f"batch of {found.batch_size}, {found.prompt_tokens} prompt and {found.new_tokens} new "
+        f"tokens, {found.repeats} repeats after a warm-up",
+        *([f"measured: {plain(note)}"] if note else []),
+        "",
+        render_table(["", "median", "lowest", "highest"], rows),
+    ]
+    return "\n".join(lines)
