@@ -50,6 +50,11 @@ class Quantizer(Compressor):
             scale_dtype=self.scale_dtype,
         )
 
+    @property
+    def scales_columns(self) -> bool:
+        """Whether columns have factors while they are rounded; no packed format keeps these."""
+        return False
+
     def check(self, name: str, out_features: int, in_features: int) -> None:
         """Nothing to check: every shape can be quantized."""
 

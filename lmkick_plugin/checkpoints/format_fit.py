@@ -65,6 +65,7 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
         symmetric=quantizer.symmetric,
         act_order=isinstance(quantizer, GPTQ) and quantizer.act_order,
         static_groups=isinstance(quantizer, GPTQ) and quantizer.static_groups,
+        scales_columns=quantizer.scales_columns,
     )
     if storage == "dense":
         return compressor

@@ -39,6 +39,7 @@ def check_recipe(
     symmetric: bool = True,
     act_order: bool = False,
     static_groups: bool = False,
+    scales_columns: bool = False,
 ) -> None:
     """Refuse a recipe that a format cannot hold; needs neither model nor torch.
 
@@ -49,6 +50,7 @@ def check_recipe(
         symmetric: The grid is symmetric.
         act_order: Columns are quantized by falling Hessian diagonal.
         static_groups: Groups are runs of columns all the same.
+        scales_columns: Columns have factors while they are rounded.
 
     Raises:
         SettingsError: The message says what would do.
@@ -58,7 +60,13 @@ def check_recipe(
     if bits is None:
         raise SettingsError(
             f"save_format={storage} stores integers, and this recipe does not quantize. Add bits=4 "
-            f"to a method that does (rtn, gptq, sparsegpt), or {_DENSE}."
+            f"to a method that does (rtn, gptq, awq, sparsegpt), or {_DENSE}."
+        )
+    if scales_columns:
+        raise SettingsError(
+            f"save_format={storage} has no place for AWQ's factors of the columns: folded into the "
+            "layers before, they would round those, and the loaded model would not be the one "
+            f"evaluated. Set grid_points=1 (clipping alone), or {_DENSE}."
         )
     group = -1 if group_size is None else group_size
     if storage == "gptq":

@@ -105,7 +105,12 @@ def beside(evidence: Evidence, model: Model) -> list[Beside]:
         In the order of the data file; several runs of one level each get a row.
     """
     rows = published_numbers()
-    dense = {(row.model, row.task, row.metric): row for row in rows if row.method == "none"}
+    # A model's dense score depends on the protocol of whoever measured it.
+    dense: dict[tuple[str, ...], Published] = {}
+    for row in rows:
+        if row.method == "none":
+            dense.setdefault((row.model, row.task, row.metric), row)
+            dense[row.model, row.task, row.metric, row.source] = row
     found = []
     for row in rows:
         for cell in _cells_at(row, model.all):
@@ -116,7 +121,8 @@ def beside(evidence: Evidence, model: Model) -> list[Beside]:
                 found.append(
                     Beside(
                         published=row,
-                        dense=dense.get((row.model, row.task, row.metric)),
+                        dense=dense.get((row.model, row.task, row.metric, row.source))
+                        or dense.get((row.model, row.task, row.metric)),
                         cell=cell,
                         score=score,
                         own_dense=own,
