@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         SettingsError,
         UnsupportedModelError,
     )
+    from compressors.methods.awq import AWQ
     from compressors.methods.gptq import GPTQ
     from compressors.methods.magnitude import Magnitude
     from compressors.methods.random import Random
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from compressors.report import CompressionReport, LayerReport
 
 __all__ = [
+    "AWQ",
     "GPTQ",
     "NM",
     "RTN",
@@ -59,6 +61,7 @@ _MODULES = {
     "compressors.errors": (
         "LmkickError", "NumericalError", "SettingsError", "UnsupportedModelError",
     ),
+    "compressors.methods.awq": ("AWQ",),
     "compressors.methods.gptq": ("GPTQ",),
     "compressors.methods.magnitude": ("Magnitude",),
     "compressors.methods.random": ("Random",),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "awq",
     "column_norm",
     "gptq",
     "grid",
@@ -140,6 +141,60 @@ def rtn(weight: Tensor, num_bits: int, group_size: int | None, symmetric: bool) 
         for column in range(start, min(start + size, weight.shape[1])):
             result[:, column] = round_to_grid(result[:, column], scale, zero_point, num_bits)
     return result
+
+
+def awq(
+    weights: list[Tensor],
+    x: Tensor,
+    *,
+    num_bits: int,
+    group_size: int | None,
+    symmetric: bool,
+    clip: list[bool],
+    grid_points: int = 20,
+    duo_scaling: bool = False,
+) -> list[Tensor]:
+    """AWQ eq. 4 and 5, and its released code's clipping, on the inputs themselves; float32.
+
+    ``weights`` all read ``x`` [tokens, in] and share their scales; ``clip`` says which are clipped.
+    """
+    x = x.float()
+    size = group_size or x.shape[1]
+    starts = range(0, x.shape[1], size)
+    magnitude = x.abs().mean(dim=0).clamp(min=1e-4)
+    shares = []
+    for weight in weights:
+        groups = [weight[:, start : start + size].abs() for start in starts]
+        shares.append(torch.cat([group / group.amax(dim=1, keepdim=True) for group in groups], 1))
+    weight_size = torch.cat(shares).mean(dim=0).clamp(min=1e-4)
+    best, least = torch.ones_like(magnitude), math.inf
+    for point in range(grid_points):
+        scale = magnitude ** (point / grid_points)
+        if duo_scaling:
+            scale = scale / weight_size ** (1 - point / grid_points)
+        scale = scale / (scale.max() * scale.min()).sqrt()
+        error = 0.0
+        for weight in weights:
+            rounded = rtn(weight * scale, num_bits, group_size, symmetric) / scale
+            error += float((x @ (rounded - weight).t()).double().square().sum())
+        if error < least:
+            best, least = scale, error
+    results = []
+    for weight, clipped in zip(weights, clip, strict=True):
+        scaled = weight.float() * best
+        for start in starts if clipped else ():
+            group, part = scaled[:, start : start + size].clone(), x[:, start : start + size]
+            least_of_row = torch.full((len(weight),), math.inf, dtype=torch.float64)
+            for step in range(10):
+                limit = group.abs().amax(dim=1, keepdim=True) * (1 - step / 20)
+                candidate = torch.maximum(torch.minimum(group, limit), -limit)
+                change = rtn(candidate, num_bits, None, symmetric) - group
+                errors = (part / best[start : start + size] @ change.t()).double().square().sum(0)
+                chosen = errors < least_of_row
+                least_of_row[chosen] = errors[chosen]
+                scaled[chosen, start : start + size] = candidate[chosen]
+        results.append(rtn(scaled, num_bits, group_size, symmetric) / best)
+    return results
 
 
 # --- optimal brain surgeon ----------------------------------------------------------------------

@@ -137,6 +137,9 @@ ARGUMENTS: dict[str, Argument] = {
     "act_order": Argument(read_bool, _with("act_order"), False),
     "static_groups": Argument(read_bool, _with("static_groups"), False),
     "wanda_variant": Argument(read_bool, _with("wanda_variant"), False),
+    "grid_points": Argument(partial(read_int, low=1), _with("grid_points"), 20),
+    "clip": Argument(read_bool, _with("clip"), True),
+    "duo_scaling": Argument(read_bool, _with("duo_scaling"), False),
     "dampening_frac": Argument(_read_fraction, _with("dampening_frac"), 0.01),
     "block_size": Argument(partial(read_int, low=1), _with("block_size"), 128),
     "true_sequential": Argument(read_bool, CALIBRATED, False),
@@ -213,15 +216,13 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
         settings.setdefault("group_size", -1)  # None, as in Python: one group a row
     _check_together(compressor, settings, others)
     joint = compressor not in PRUNERS or "bits" in settings
-    defaults = {name: argument.default for name, argument in ARGUMENTS.items()}
-    if compressor != "none":
-        defaults |= METHODS[compressor].defaults
     for name, argument in ARGUMENTS.items():
         applies = compressor in argument.goes_with and (
             joint or name not in ("group_size", "symmetric")
         )
-        if applies and defaults[name] is not None:
-            settings.setdefault(name, defaults[name])
+        default = _default(compressor, name)
+        if applies and default is not None:
+            settings.setdefault(name, default)
     if compressor in PRUNERS:
         settings.setdefault("pattern", "unstructured")
     settings["seeds"] = settings.pop("seed", None)
@@ -231,6 +232,12 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
 def _read_passed(name: str, value: Any) -> Any:
     read = _PASSED.get(name)
     return value if read is None or is_unset(value) else read(name, value)
+
+
+def _default(compressor: str, name: str) -> Any:
+    """What an argument is with this compressor where it was not given."""
+    own = {} if compressor == "none" else METHODS[compressor].defaults
+    return own.get(name, ARGUMENTS[name].default)
 
 
 def _refuse_secrets(arguments: Mapping[str, Any]) -> None:
@@ -305,10 +312,10 @@ def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequen
                     f"{name}={settings[name]} goes with compressor=sparsegpt only when it also "
                     "quantizes. Add bits=4, or leave it out."
                 )
-    _check_kept(settings)
+    _check_kept(compressor, settings)
 
 
-def _check_kept(settings: Mapping[str, Any]) -> None:
+def _check_kept(compressor: str, settings: Mapping[str, Any]) -> None:
     """Raise ``SettingsError`` where what is to be kept, and how, contradict each other."""
     for name, partner in (
         ("save_format", "save_compressed"),
@@ -329,7 +336,9 @@ def _check_kept(settings: Mapping[str, Any]) -> None:
             settings["save_format"],
             bits=settings.get("bits"),
             group_size=settings.get("group_size", 128),
-            symmetric=settings.get("symmetric", True),
+            symmetric=settings.get("symmetric", _default(compressor, "symmetric")),
             act_order=settings.get("act_order", False),
             static_groups=settings.get("static_groups", False),
+            scales_columns=compressor == "awq"
+            and (settings.get("grid_points", 20) > 1 or settings.get("duo_scaling", False)),
         )

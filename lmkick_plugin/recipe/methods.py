@@ -70,6 +70,11 @@ METHODS: dict[str, Method] = {
         class_name="GPTQ", quantizes=True, calibrated=True, arguments=_HESSIAN | _ORDER,
         color="#a8447f", marker="D", dash="-.",
     ),
+    "awq": Method(
+        class_name="AWQ", quantizes=True, calibrated=True, defaults={"symmetric": False},
+        arguments={"grid_points": "grid_points", "clip": "clip", "duo_scaling": "duo_scaling"},
+        color="#7a4a2b", marker="+", dash=(0, (8, 3)),
+    ),
 }  # fmt: skip
 
 COMPRESSORS = ("none", *METHODS)

@@ -28,6 +28,9 @@ class Recipe:
         symmetric: Whether the grid is symmetric.
         act_order: Whether columns are quantized in order of their activations.
         static_groups: Whether group scales are fixed before the sweep.
+        grid_points: Exponents that AWQ tries.
+        clip: Whether AWQ clips groups.
+        duo_scaling: Whether AWQ scales by the weights too.
         wanda_variant: Wanda's variant of its appendix.
         dampening_frac: Damping of the Hessian (``percdamp`` in GPTQ's code).
         block_size: Columns of one lazy update.
@@ -57,6 +60,9 @@ class Recipe:
     symmetric: bool | None = None
     act_order: bool | None = None
     static_groups: bool | None = None
+    grid_points: int | None = None
+    clip: bool | None = None
+    duo_scaling: bool | None = None
     wanda_variant: bool | None = None
     dampening_frac: float | None = None
     block_size: int | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressors import GPTQ, NM, RTN, Magnitude, Random, SparseGPT, Unstructured, Wanda
+from compressors import AWQ, GPTQ, NM, RTN, Magnitude, Random, SparseGPT, Unstructured, Wanda
 from compressors.statistics import Statistic
 
 PATTERNS = [Unstructured(0.5), Unstructured(0.33), NM(2, 4), NM(3, 8)]
@@ -36,6 +36,13 @@ QUANTIZERS: list[Any] = [
     GPTQ(num_bits=4, group_size=36),
     GPTQ(num_bits=4, group_size=40, act_order=True),
     GPTQ(num_bits=4, group_size=40, act_order=True, static_groups=True, symmetric=False),
+]
+
+QUANTIZERS += [
+    AWQ(group_size=16),
+    AWQ(num_bits=3, group_size=None, grid_points=5),
+    AWQ(num_bits=4, group_size=40, symmetric=True, clip=False),
+    AWQ(num_bits=8, group_size=32, duo_scaling=True),
 ]
 
 JOINT: list[Any] = [

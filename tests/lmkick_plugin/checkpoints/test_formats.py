@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from compressors import (
+    AWQ,
     GPTQ,
     NM,
     RTN,
@@ -210,6 +211,8 @@ def test_compressed_tensors_in_plain_transformers(dtype: str, method: Any, tmp_p
             "wide", RTN(num_bits=4, symmetric=False), "compressed-tensors", SettingsError,
             "symmetric=false: transformers does not load",
         ),
+        ("wide", AWQ(symmetric=True), "gptq", SettingsError, "AWQ's factors.*grid_points=1"),
+        ("wide", AWQ(symmetric=True), "compressed-tensors", SettingsError, "would round those"),
     ],
 )  # fmt: skip
 def test_what_a_format_cannot_hold_is_refused_beforehand(

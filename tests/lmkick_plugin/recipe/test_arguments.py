@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressors import (
+    AWQ,
     GPTQ,
     NM,
     RTN,
@@ -108,6 +109,11 @@ HALF = Unstructured(0.5)
         (
             {"compressor": "wanda", "sparsity": 0.5, "wanda_variant": "true"},
             Wanda(pattern=HALF, variant=True),
+        ),
+        ({"compressor": "awq", "bits": 4}, AWQ()),
+        (
+            {"compressor": "awq", "bits": 3, "symmetric": 1, "grid_points": 5, "clip": 0},
+            AWQ(num_bits=3, symmetric=True, grid_points=5, clip=False),
         ),
         (
             {"compressor": "sparsegpt", "sparsity": 0.5, "dampening_frac": 0.1, "block_size": 64},
@@ -242,6 +248,12 @@ FOUR_BITS = {"compressor": "gptq", "bits": 4}
             {"compressor": "wanda", "sparsity": 0.5, "save_compressed": "a", "save_format": "gptq"},
             "does not quantize",
         ),
+        ({"compressor": "awq", "bits": 4, "grid_points": 0}, "grid_points=0"),
+        ({"compressor": "awq", "bits": 4, "act_order": True}, "act_order=True does not go with"),
+        (
+            {"compressor": "awq", "bits": 4, "save_compressed": "a", "save_format": "gptq"},
+            "AWQ's factors of the columns.*Set grid_points=1",
+        ),
         ({"quantize": "nf4"}, "Did you mean 'bnb-nf4'"),
         ({"prefix_reuse": "perhaps"}, "prefix_reuse=.perhaps."),
     ],
@@ -261,18 +273,22 @@ def test_arguments_of_others_pass_as_they_came() -> None:
     assert parse_arguments({**others, **WANDA})[1] == others
 
 
-@pytest.mark.parametrize("compressor", ["wanda", "gptq", "sparsegpt", "rtn", "magnitude", "random"])
+@pytest.mark.parametrize(
+    "compressor", ["wanda", "gptq", "sparsegpt", "rtn", "awq", "magnitude", "random"]
+)
 @pytest.mark.parametrize("name", [name for name in ARGUMENTS if name != "compressor"])
 def test_every_argument_is_used_or_refused(compressor: str, name: str, tmp_path: Any) -> None:
     """No argument is ignored: giving one changes the recipe, or it is an error."""
     base: dict[str, Any] = {"compressor": compressor}
-    base |= {"bits": 4} if compressor in ("rtn", "gptq") else {"sparsity": 0.25}
+    base |= {"bits": 4} if compressor in ("rtn", "gptq", "awq") else {"sparsity": 0.25}
     values: dict[str, Any] = {
         "sparsity": 0.3,
         "pattern": "1:4",
         "bits": 3,
         "group_size": 64,
-        "symmetric": False,
+        "symmetric": compressor == "awq",
+        "grid_points": 5,
+        "clip": False,
         "dampening_frac": 0.1,
         "block_size": 64,
         "calibration": "wikitext",

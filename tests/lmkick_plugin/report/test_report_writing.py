@@ -132,6 +132,7 @@ def test_published_numbers_have_sources() -> None:
     assert table["Vicuna-7B", "kick_mmlu", "wanda", "", 0.5, None] == 0.386
     assert table["Vicuna-7B", "kick_triviaqa_open", "gptq", "", None, 8] == 0.7555
     assert table["Llama-2-7B", "kickonly_perplexity", "sparsegpt", "2:4", None, None] == 10.17
+    assert table["Llama-2-7B", "kickonly_perplexity", "awq", "", None, 4] == 5.6
     assert table["LLaMA-7B", "kickonly_perplexity", "gptq", "", None, 3] == 8.07
     assert len([row for row in rows if "Table 3" in row.source]) == 4 * 16
 
