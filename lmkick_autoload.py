@@ -4,8 +4,8 @@
 lm-eval 0.4.12 and 0.4.13 do not read the entry points that lmkick declares. So this module,
 installed at the root of site-packages and called from ``lmkick_autoload.pth`` (from Python 3.15 on:
 ``lmkick_autoload.start``) when an interpreter starts, puts one finder on ``sys.meta_path``. It
-waits for ``lm_eval.models`` and ``lm_eval.tasks``, calls ``lmkick_plugin.registration`` right after
-each of them has run, and takes itself out. Until then it imports nothing but ``sys``.
+waits for three modules of lm-eval, calls a function of ours right after each of them has run, and
+takes itself out. Until then it imports nothing but ``sys``.
 
 ``LMKICK_NO_AUTOLOAD=1`` turns it off. A failure is a warning, never a broken interpreter.
 """
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-# lm-eval's module -> the function of lmkick_plugin.registration to call once it has run
-_WATCHED = {"lm_eval.models": "register_model", "lm_eval.tasks": "register_tasks"}
+# lm-eval's module -> module and function of ours to call once it has run
+_WATCHED = {
+    "lm_eval.models": ("lmkick_plugin.registration", "register_model"),
+    "lm_eval.tasks": ("lmkick_plugin.registration", "register_tasks"),
+    "lm_eval._cli.run": ("lmkick_plugin.cli.run", "check_lm_eval_runs"),
+}
 
 
 class LmkickFinder:
-    """A meta-path finder that finds nothing itself: it waits for two modules of lm-eval."""
+    """A meta-path finder that finds nothing itself: it waits for three modules of lm-eval."""
 
     def __init__(self) -> None:
         self.waiting = dict(_WATCHED)
@@ -38,8 +42,8 @@ class LmkickFinder:
         target: "ModuleType | None" = None,  # noqa: ARG002
     ) -> "ModuleSpec | None":
         """Return a watched module's own spec, its loader's ``exec_module`` wrapped; else None."""
-        function = self.waiting.pop(name, None)
-        if function is None:
+        call = self.waiting.pop(name, None)
+        if call is None:
             return None
         try:
             if not self.waiting and self in sys.meta_path:
@@ -49,15 +53,15 @@ class LmkickFinder:
 
             spec = importlib.util.find_spec(name)
             if spec is not None and spec.loader is not None:
-                _call_after(spec.loader, name, function)
+                _call_after(spec.loader, name, *call)
         except Exception as error:  # noqa: BLE001 - see _warn
             _warn(error)
             return None
         return spec
 
 
-def _call_after(loader: "Loader", name: str, function: str) -> None:
-    """Make ``loader.exec_module`` of module ``name`` end with ``registration.<function>()``."""
+def _call_after(loader: "Loader", name: str, ours: str, function: str) -> None:
+    """Make ``loader.exec_module`` of module ``name`` end with ``<ours>.<function>()``."""
     run = loader.exec_module
 
     def exec_module(module: "ModuleType") -> None:
@@ -65,9 +69,9 @@ def _call_after(loader: "Loader", name: str, function: str) -> None:
         if module.__name__ != name:  # a loader of a zip archive serves many modules
             return
         try:
-            from lmkick_plugin import registration
+            from importlib import import_module
 
-            getattr(registration, function)()
+            getattr(import_module(ours), function)()
         except Exception as error:  # noqa: BLE001 - see _warn
             _warn(error)
 

@@ -1,73 +1,216 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``lmkick run`` checks before lm-eval starts, so that nothing is found wrong an hour later.
-
-Under plain ``lm_eval`` the same checks happen, but those of the tasks' data after the model is
-loaded and compressed: lm-eval builds the model first.
-"""
+"""Checks before any weights are loaded, for ``lmkick`` and ``lm_eval run`` alike."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lmkick_plugin.data.sources import data_directory
+from lmkick_plugin.files import check_folder
+from lmkick_plugin.recipe.readers import (
+    check_path,
+    read_amount,
+    read_batch_size,
+    read_bool,
+    read_device,
+    read_generation,
+    read_int,
+    suggest,
+)
 from lmkick_plugin.terminal import CommandError
 
 __all__ = [
     "check_data_dir",
     "check_model_arguments",
+    "check_output",
+    "check_repeated",
     "check_run",
     "check_tasks",
+    "takes_part",
 ]
 
 # No task of lm-eval's starts like this.
 _OUR_PREFIXES = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
+# Options of lm-eval that hold name=value pairs.
+_PAIRS = ("--model_args", "-a", "--metadata", "--gen_kwargs")
 
 
-def check_run(options: argparse.Namespace) -> None:
-    """Raise :class:`CommandError` for what lm-eval would only find after loading the model.
-
-    That is: the arguments of ``--model kick``, the data directory, and the data of each kick task
-    that is asked for. All else (names of tasks, options that exclude each other) lm-eval itself
-    checks first.
+def takes_part(options: argparse.Namespace) -> bool:
+    """Whether a run is of our model or of a task of ours.
 
     Args:
-        options: what lm-eval's parser returned for ``run``.
-
+        options: As lm-eval's parser returned them for ``run``.
     """
-    from lm_eval.config.evaluate_config import EvaluatorConfig
+    settings = _settings(options)
+    return settings.get("model") == "kick" or any(
+        name.lower().lstrip("*?[").startswith(_OUR_PREFIXES) for name in _names(settings)
+    )
 
-    settings: dict[str, Any] = {}
-    if options.config is not None:
-        try:
-            settings.update(EvaluatorConfig.load_yaml_config(options.config))
-        except (OSError, ValueError, TypeError) as error:
-            raise CommandError(f"--config: {error}") from error
-    settings.update({name: value for name, value in vars(options).items() if value})
+
+def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> None:
+    """Check what lm-eval would find only after loading the model, or never.
+
+    Args:
+        options: As lm-eval's parser returned them for ``run``.
+        arguments: The command line, in which an argument may stand twice.
+
+    Raises:
+        LmkickError: What is wrong.
+    """
+    check_repeated(arguments)
+    settings = _settings(options)
     model_arguments = _mapping(settings.get("model_args"))
     task_metadata = model_arguments | _mapping(settings.get("metadata"))
+    _check_values(settings)
     if settings.get("model") == "kick":
-        check_model_arguments(model_arguments)
+        placed = {
+            name: settings[name]
+            for name in ("batch_size", "max_batch_size", "device")
+            if settings.get(name) is not None
+        }
+        check_model_arguments({**placed, **model_arguments})
+        if device := model_arguments.get("device", placed.get("device")):
+            from lmkick_plugin.loading.checks import check_device
+
+            check_device(read_device("device", device))
+    if settings.get("output_path"):
+        check_output(settings["output_path"], model_arguments)
     check_data_dir(task_metadata.get("data_dir"))
-    tasks = settings.get("tasks") or []
     check_tasks(
-        tasks.split(",") if isinstance(tasks, str) else tasks,
+        _names(settings),
         include_path=settings.get("include_path"),
         task_metadata=task_metadata,
         judged=not settings.get("predict_only"),
     )
 
 
-def _mapping(value: Mapping[str, Any] | str | None) -> dict[str, Any]:
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Options over the file of ``--config``, as lm-eval merges them."""
+    from lmkick_plugin.recipe.yaml_file import read_yaml
+
+    settings: dict[str, Any] = {}
+    config = getattr(options, "config", None)
+    if config is not None:
+        path = Path(check_path("--config", config))
+        if not path.is_file():
+            raise CommandError(f"--config: no such file: {path}")
+        settings.update(read_yaml(path, "lm-eval's options"))
+    given = {name: value for name, value in vars(options).items() if value or value == 0}
+    return {**settings, **given}
+
+
+def _names(settings: Mapping[str, Any]) -> list[str]:
+    tasks = settings.get("tasks") or []
+    given = [tasks] if isinstance(tasks, str) else list(tasks)
+    if not all(isinstance(name, str) for name in given):
+        raise CommandError(f"--tasks: expected names; received {tasks!r:.100}")
+    return [name.strip() for text in given for name in text.split(",")]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
     """Read arguments as lm-eval does: a mapping, or ``name=value,name=value``."""
     from lm_eval.utils import simple_parse_args_string
 
-    return dict(simple_parse_args_string(value) if isinstance(value, str) else value or {})
+    if isinstance(value, Mapping):
+        return dict(value)
+    try:
+        return dict(simple_parse_args_string(value or ""))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CommandError(f"expected name=value,name=value; received {value!r:.100}") from error
+
+
+def _check_values(settings: Mapping[str, Any]) -> None:
+    """Options of lm-eval with which an evaluation never ends, or evaluates nothing."""
+    readers: dict[str, Any] = {
+        "batch_size": read_batch_size,
+        "device": read_device,
+        "limit": read_amount,
+        "log_samples": read_bool,
+        "use_cache": check_path,
+    }
+    for name, low in {"max_batch_size": 1, "num_fewshot": 0}.items():
+        readers[name] = lambda place, value, low=low: read_int(place, value, low=low)
+    for name, read in readers.items():
+        if settings.get(name) is not None:
+            read(f"--{name}", settings[name])
+    if "gen_kwargs" in settings:
+        read_generation("--gen_kwargs", _mapping(settings["gen_kwargs"]))
+    include = settings.get("include_path")
+    if include and not Path(check_path("--include_path", include)).is_dir():
+        raise CommandError(f"--include_path {include}: no such folder")
+    if (settings.get("log_samples") or settings.get("predict_only")) and not settings.get(
+        "output_path"
+    ):
+        raise CommandError("--log_samples and --predict_only need --output_path FOLDER")
+
+
+def check_repeated(arguments: Sequence[str], options: Sequence[str] = _PAIRS) -> None:
+    """Refuse an argument that stands twice: the first would be dropped without a word.
+
+    Args:
+        arguments: A command line.
+        options: Those whose values are ``name=value,...``.
+    """
+    from lm_eval._cli.utils import split_top_level
+
+    seen: dict[str, set[str]] = {}
+    for option, text in _values_of(arguments, options):
+        for pair in split_top_level(text):
+            name, equals, _ = pair.partition("=")
+            if equals and name.strip() in seen.setdefault(option, set()):
+                raise CommandError(f"{option}: {name.strip()} was given twice. Leave one out")
+            seen.setdefault(option, set()).add(name.strip())
+
+
+def _values_of(arguments: Sequence[str], options: Sequence[str]) -> Iterator[tuple[str, str]]:
+    current = None
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in options:
+            current = name
+            if equals:
+                yield name, value
+        elif argument.startswith("--"):
+            current = None
+        elif current is not None and not argument.lstrip().startswith("{"):  # JSON
+            yield current, argument
+
+
+def check_output(path: str, model_arguments: Mapping[str, Any]) -> None:
+    """Check that lm-eval can write its results; when it cannot, it only logs a warning.
+
+    Args:
+        path: As after ``--output_path``.
+        model_arguments: Of the model, after which lm-eval names a folder.
+
+    Raises:
+        SettingsError: It cannot.
+    """
+    from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
+    from lm_eval.utils import sanitize_model_name
+
+    folder = Path(check_path("--output_path", path))
+    if folder.suffix == ".json":
+        folder = folder.parent
+    else:
+        name = GeneralConfigTracker._get_model_name(dict(model_arguments)) or "model"
+        folder = folder / sanitize_model_name(str(name))
+        check_path("--output_path", folder)
+    check_folder("--output_path", folder)
 
 
 def check_model_arguments(arguments: Mapping[str, Any]) -> None:
-    """Parse the arguments of ``--model kick`` and build its compressor, without loading weights."""
+    """Parse the arguments of ``--model kick`` and build its compressor.
+
+    Args:
+        arguments: Of the model.
+
+    Raises:
+        CommandError: What is wrong.
+    """
     from lmkick_plugin.loading.checks import check_adapter, check_placement, check_pretrained
     from lmkick_plugin.loading.precompressed import check_gguf
     from lmkick_plugin.loading.quantize_on_load import check_quantize
@@ -90,7 +233,7 @@ def check_model_arguments(arguments: Mapping[str, Any]) -> None:
 def check_data_dir(folder: str | None) -> None:
     """Check that a data directory, where one is given, is a directory."""
     found = data_directory(folder)
-    if found is not None and not found.is_dir():
+    if found is not None and not Path(check_path("data_dir", found)).is_dir():
         raise CommandError(
             f"data_dir={folder or found}: no such directory; leave it out to read from the "
             "Hugging Face Hub"
@@ -127,9 +270,12 @@ def check_tasks(
     )
     ours = []
     for name in names:
+        if not name:
+            raise CommandError(f"--tasks {','.join(names)}: a name is empty. Is a comma too many?")
         matches = manager.match_tasks([name])
-        if not matches and name.startswith(_OUR_PREFIXES):
-            raise CommandError(f"no task {name!r}{_nearest(name, manager.all_tasks)}")
+        if not matches and name.lower().startswith(_OUR_PREFIXES):
+            hint = suggest(name, manager.all_tasks)
+            raise CommandError(f"no task {name!r}. {hint}`lmkick ls tasks` lists them")
         for match in matches:
             path = manager.task_index[match].yaml_path
             if path is not None and path.is_relative_to(TASK_FOLDER) and match not in ours:
@@ -141,11 +287,3 @@ def check_tasks(
                 check_judge()
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise CommandError(f"--tasks: {error}") from error
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """Return ``"; did you mean ...?"``, or where to look when nothing is near."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "; `lmkick ls tasks` lists them"

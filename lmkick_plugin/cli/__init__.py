@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``lmkick`` command: one module a sub-command.
+"""The ``lmkick`` command: one module per sub-command.
 
 Each module has ``add_arguments(parser)`` and ``main(args)``, which returns the exit status. Heavy
 imports are inside functions, so that ``lmkick --help`` answers quickly.
@@ -8,13 +8,17 @@ imports are inside functions, so that ``lmkick --help`` answers quickly.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module, metadata
+from pathlib import Path
 
 from compressors.errors import LmkickError
 from lmkick_plugin import __version__
+from lmkick_plugin.terminal import plain
 
 __all__ = ["COMMANDS", "main"]
 
@@ -74,9 +78,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         own = argparse.ArgumentParser(prog=f"lmkick {name}")
         command.add_arguments(own)
         return int(command.main(own.parse_args(options.arguments)))
-    except (LmkickError, OSError) as error:
-        print(f"lmkick {name}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"lmkick {name}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("LMKICK_TRACEBACK", "0") not in ("", "0"):
+            raise
+        print(f"lmkick {name}: {_line(error)}", file=sys.stderr)
         return 2
+
+
+def _line(error: Exception) -> str:
+    """One line for an error; of one that is not ours or the system's, where it was raised."""
+    if isinstance(error, LmkickError):
+        return plain(error)
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename and error.strerror else ""
+        return plain(f"{error.strerror or error}{where}", limit=500)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
+    return plain(f"{error} ({place}). LMKICK_TRACEBACK=1 shows the traceback", limit=600)
 
 
 def _parser() -> argparse.ArgumentParser:

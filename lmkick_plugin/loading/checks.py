@@ -18,6 +18,7 @@ from lmkick_plugin.recipe.readers import is_unset, suggest
 __all__ = [
     "base_revision",
     "check_adapter",
+    "check_device",
     "check_hf_arguments",
     "check_model_kind",
     "check_placement",
@@ -122,14 +123,8 @@ def check_placement(passed: Mapping[str, Any]) -> None:
     placed = bool(passed.get("parallelize")) or "LOCAL_RANK" in os.environ
     # cuda:0 is what lm-eval's command line says when nobody said anything; it means the CPU where
     # there is no GPU.
-    if device.startswith("cuda") and device != "cuda:0" and not placed:
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        number = device.partition(":")[2] or "0"
-        if not number.isdigit() or int(number) >= count:
-            raise SettingsError(
-                f"device={device}: torch {torch.__version__} sees {count} CUDA devices here. Use "
-                "device=cpu, a number below that, or install a build of torch for this GPU."
-            )
+    if device and device != "cuda:0" and not placed:
+        check_device(device)
     dtype = passed.get("dtype")
     if isinstance(dtype, str) and dtype != "auto":
         found = getattr(torch, dtype, None)
@@ -138,6 +133,33 @@ def check_placement(passed: Mapping[str, Any]) -> None:
                 f"dtype={dtype}: weights are loaded in a floating dtype. Use auto, float32, "
                 "bfloat16 or float16."
             )
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not see here.
+
+    Args:
+        device: As :func:`lmkick_plugin.recipe.readers.read_device` returns it.
+
+    Raises:
+        SettingsError: The message says how many there are.
+    """
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return
+    backend = getattr(torch, kind, None)
+    available = backend is not None and getattr(backend, "is_available", lambda: True)()
+    if kind == "mps":
+        available = torch.backends.mps.is_available()
+    count = int(backend.device_count()) if backend is not None and available else 0
+    if int(number or 0) >= count:
+        remedy = f"{kind}:0 to {kind}:{count - 1}" if count else "device=cpu"
+        raise SettingsError(
+            f"device={device}: torch {torch.__version__} sees {count or 'no'} {kind} "
+            f"device{'s' if count != 1 else ''} here. Use {remedy}."
+        )
 
 
 def check_adapter(passed: Mapping[str, Any]) -> None:

@@ -11,7 +11,8 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from compressors.errors import SettingsError
 from lmkick_plugin.files import check_folder
@@ -19,12 +20,14 @@ from lmkick_plugin.files import check_folder
 __all__ = [
     "check_path",
     "is_unset",
+    "read_amount",
     "read_batch_size",
     "read_bool",
     "read_choice",
     "read_device",
     "read_float",
     "read_folder",
+    "read_generation",
     "read_int",
     "read_seeds",
     "read_text",
@@ -192,6 +195,44 @@ def read_batch_size(name: str, value: object) -> int | str:
             f"{name}={_shown(value)}: expected a whole number of at least 1, auto, or auto:4 "
             "(looked for four times)."
         ) from error
+
+
+def read_amount(name: str, value: object) -> int | float:
+    """How many documents: a whole number of at least 1, or a share below 1."""
+    number = read_float(name, value)
+    if number <= 0 or (number >= 1 and number != int(number)):
+        raise SettingsError(
+            f"{name}={_shown(value)}: expected a whole number of at least 1, or a share below 1."
+        )
+    return int(number) if number >= 1 else number
+
+
+def read_generation(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of generation; those that decide how long answers are and how they are drawn.
+
+    Raises:
+        SettingsError: One is out of range.
+    """
+    found = dict(value)
+    for key, part in value.items():
+        place = f"{name} {key}"
+        if is_unset(part):
+            continue
+        if key in (
+            "max_gen_toks",
+            "max_new_tokens",
+            "max_length",
+            "num_beams",
+            "num_return_sequences",
+        ):
+            found[key] = read_int(place, part, low=1)
+        elif key in ("do_sample", "early_stopping"):
+            found[key] = read_bool(place, part)
+        elif key in ("temperature", "top_k") and read_float(place, part) < 0:
+            raise SettingsError(f"{place}={_shown(part)}: expected 0 or more.")
+        elif key == "top_p" and not 0 < read_float(place, part) <= 1:
+            raise SettingsError(f"{place}={_shown(part)}: expected a number above 0, at most 1.")
+    return found
 
 
 _DEVICES = ("cpu", "cuda", "hpu", "mps", "npu", "xpu")

@@ -54,7 +54,7 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        """The other way round."""
+        """Parse what :meth:`to_json` wrote."""
         data = json.loads(text)
         return cls(Cell(**data["cell"]), tuple(data["tasks"]), data["dense_sha256"])
 

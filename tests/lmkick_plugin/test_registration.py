@@ -19,7 +19,7 @@ BUILT_IN = Path("/harness/tasks")
 
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Stand-ins for the three modules of lm-eval that the bridge touches."""
+    """Stand-ins for the modules of lm-eval that registration touches."""
 
     class Registry(dict[str, str]):
         def register(self, name: str, target: str) -> None:
@@ -115,7 +115,14 @@ FAKE_MODULES = {
     "lm_eval/__init__.py": "",
     "lm_eval/models/__init__.py": "ran = True",
     "lm_eval/tasks/__init__.py": "ran = True",
+    "lm_eval/_cli/__init__.py": "",
+    "lm_eval/_cli/run.py": "ran = True",
     "lm_eval/other.py": "",
+    "lmkick_plugin/cli/__init__.py": "",
+    "lmkick_plugin/cli/run.py": """
+import sys
+def check_lm_eval_runs(): print("run", sys.modules["lm_eval._cli.run"].ran)
+""",
 }
 
 
@@ -160,6 +167,8 @@ import lm_eval.models
 print("waiting", present())
 import lm_eval.tasks
 print("waiting", present())
+import lm_eval._cli.run
+print("waiting", present())
 import importlib
 importlib.reload(lm_eval.tasks)
 """
@@ -169,6 +178,8 @@ importlib.reload(lm_eval.tasks)
         "model True",
         "waiting True",
         "tasks True",
+        "waiting True",
+        "run True",
         "waiting False",
     ]
 

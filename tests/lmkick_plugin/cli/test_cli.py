@@ -89,7 +89,7 @@ def test_other_commands_are_lm_evals(executed: list[argparse.Namespace], command
         ("--model_args", "pretrained={model},compressor=magnitude", "sparsity"),
         ("--model_args", "pretrained=./nowhere,compressor=none", "nowhere"),
         ("--model_args", "compressor=none", "pretrained="),
-        ("--tasks", "kick_freebaseq", "did you mean 'kick_freebaseqa'"),
+        ("--tasks", "kick_freebaseq", "Did you mean 'kick_freebaseqa'"),
         ("--metadata", '{"data_dir": "nowhere"}', "data_dir=nowhere: no such directory"),
         ("--metadata", '{"data_dir": "{empty}"}', "eval.jsonl"),
     ],
@@ -193,17 +193,21 @@ def test_what_lmkick_itself_refuses_later_needs_no_traceback(
     assert capsys.readouterr().err.splitlines()[-1] == f"lmkick run: {error}"
 
 
-def test_an_unexpected_error_keeps_its_traceback(
-    run: list[str], monkeypatch: pytest.MonkeyPatch
+def test_an_unexpected_error_says_where_and_shows_its_traceback_on_request(
+    run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from lm_eval._cli import HarnessCLI
 
     def execute(self: object, options: argparse.Namespace) -> None:
-        raise ValueError("a defect")
+        raise KeyError("a defect")
 
     monkeypatch.setattr(HarnessCLI, "execute", execute)
     monkeypatch.setattr("lm_eval.utils.setup_logging", lambda: None)
-    with pytest.raises(ValueError, match="a defect"):
+    assert cli.main(run) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lmkick run: 'a defect' (KeyError in test_cli.py, line ")
+    monkeypatch.setenv("LMKICK_TRACEBACK", "1")
+    with pytest.raises(KeyError, match="a defect"):
         cli.main(run)
 
 
