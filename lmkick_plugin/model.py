@@ -60,6 +60,7 @@ class KickLM(FastHFLM):
         recognised: How a model that was not compressed here had been before; None for a dense one.
         reference: Its dense side.
         weights: What the evaluated weights are.
+        profile: Measured speed and memory, for the record; a sweep fills it.
     """
 
     _model: Any
@@ -99,6 +100,7 @@ class KickLM(FastHFLM):
         )
         self.reference = DenseReference(self, self._source)
         self.recognised: Recognised | None = None
+        self.profile: dict[str, Any] | None = None
         self.prebuilt = not isinstance(pretrained, str)
         if "softmax_dtype" not in self.passed:
             self.passed["softmax_dtype"] = "float32"
@@ -359,6 +361,7 @@ class KickLM(FastHFLM):
         if self.recognised is not None:
             size = self.model.dtype.itemsize
             info["kick"] = self.recognised.complete(info["kick"], element_size=size)
+        info["kick"]["profile"] = self.profile
         return info
 
     def _record(self, survey: WeightSurvey) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from compressors.errors import SettingsError
 from lmkick_plugin.profile.memory import PeakMemory, bytes_in_memory
 from lmkick_plugin.record.build import device_name
 
-__all__ = ["Profile", "Spread", "profile_model"]
+__all__ = ["Profile", "Spread", "profile_for_record", "profile_model"]
 
 _WARM_UPS = 1
 #: Seconds after which no further repeat starts, once two were timed.
@@ -137,6 +137,19 @@ def profile_model(
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         storage=storage,
     )
+
+
+def profile_for_record(model: Any) -> dict[str, Any]:
+    """Measure with the default sizes, the prompt cut to a short context.
+
+    Args:
+        model: A causal LM of transformers, on its device.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 160
+    new_tokens = min(32, context // 2)
+    prompt_tokens = min(128, context - new_tokens)
+    found = profile_model(model, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    return found.to_record()
 
 
 def _check(model: Any, batch_size: int, prompt_tokens: int, new_tokens: int, repeats: int) -> None:

@@ -67,6 +67,9 @@ def build_record(
     ``checkpoint`` says what was found about a checkpoint that somebody else has compressed
     (:meth:`lmkick_plugin.checkpoints.detect.Recognised.complete` fills it).
 
+    ``profile`` is measured speed and memory (:mod:`lmkick_plugin.profile`), where a sweep asked
+    for it.
+
     Args:
         recipe: What was asked for.
         survey: What the evaluated weights are.
@@ -120,6 +123,7 @@ def build_record(
         "layer_summary": None if report is None else layer_summary(report),
         "layers": None if report is None else layer_lines(report),
         "checkpoint": None,
+        "profile": None,
     }
 
 

@@ -40,5 +40,6 @@ RECORD_FIELDS = (
     "ragged_matrices",
     "layer_summary",
     "checkpoint",
+    "profile",
 )
 """All but ``layers``, which is a table of its own."""

@@ -190,6 +190,7 @@ class SweepConfig:
         gpus_per_cell: GPUs of each.
         ray_address: Of a running cluster; ``RAY_ADDRESS`` otherwise, else one is started here.
         retries: How often a cell whose worker died is tried again.
+        profile: Whether each cell's speed and memory are measured (``lmkick profile``).
     """
 
     models: tuple[Mapping[str, Any], ...] = _read_by(_models)
@@ -218,6 +219,7 @@ class SweepConfig:
     gpus_per_cell: float | None = _read_by(_gpus, None)
     ray_address: str | None = _read_by(read_text, None)
     retries: int = _read_by(partial(read_int, low=0), 2)
+    profile: bool = _read_by(read_bool, False)
 
     @property
     def output_path(self) -> Path:

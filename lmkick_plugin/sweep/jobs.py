@@ -143,8 +143,13 @@ class CellWorker:
                 f"cells that are finished (SHA-256 {dense[:12]}..., before "
                 f"{job.dense_sha256[:12]}...). Give another output for the new weights."
             )
+        compressed = time.perf_counter()
+        if self._config.profile:
+            from lmkick_plugin.profile.measure import profile_for_record
+
+            model.profile = profile_for_record(model.model)
         ledger.facts |= {
-            "compress_seconds": round(time.perf_counter() - begun, 3),
+            "compress_seconds": round(compressed - begun, 3),
             "weights_sha256": model.weights.sha256,
             "dense_sha256": dense,
         }

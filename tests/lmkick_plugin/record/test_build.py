@@ -56,6 +56,7 @@ OURS = [
     "layer_summary",
     "layers",
     "checkpoint",
+    "profile",
 ]
 QUANTIZATION = ["num_bits", "group_size", "symmetric", "act_order"]
 CALIBRATION = ["calibration", "nsamples", "seqlen"]

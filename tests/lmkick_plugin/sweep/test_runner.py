@@ -106,6 +106,23 @@ def test_cells_are_what_single_runs_are(
     assert min(values[1:]) > 0
 
 
+def test_cells_are_profiled_where_asked(small_sweep: dict[str, Any]) -> None:
+    small_sweep["tasks"] = ["kickonly_perplexity"]
+    found = run_sweep(small_sweep)
+    assert all(
+        ResultsFile.read(path).record["profile"] is None
+        for cell in found.cells
+        for path in cell.results.values()
+    )
+    found = run_sweep({**small_sweep, "output": small_sweep["output"] + "2", "profile": True})
+    for cell in found.cells:
+        for path in cell.results.values():
+            profile = ResultsFile.read(path).record["profile"]
+            assert profile["decode"]["low"] > 0
+            assert profile["prefill"]["median"] > 0
+            assert profile["memory_bytes"] == ResultsFile.read(path).record["bytes_dense"] + 64
+
+
 def test_only_what_is_missing_is_run(
     small_sweep: dict[str, Any], loads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
