@@ -34,7 +34,7 @@ METHODS: dict[str, Any] = {
     "rtn": RTN(num_bits=4, group_size=128),
     "wanda": Wanda(pattern=Unstructured(0.5)),
     "sparsegpt": SparseGPT(pattern=Unstructured(0.5)),
-    "gptq": GPTQ(num_bits=4, group_size=128),
+    "gptq": GPTQ(num_bits=4, group_size=128, act_order=False, static_groups=False),
 }
 
 

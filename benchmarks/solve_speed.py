@@ -101,7 +101,9 @@ def time_solves(
         ),
         (
             "gptq 4 bits, groups of 128",
-            lambda: GPTQ(num_bits=4).compress(weight, hessian),
+            lambda: GPTQ(num_bits=4, act_order=False, static_groups=False).compress(
+                weight, hessian
+            ),
             lambda: oracles.gptq(weight, matrix, num_bits=4, group_size=128),
         ),
     ]

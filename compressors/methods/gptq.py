@@ -27,10 +27,11 @@ class GPTQ(Quantizer):
             group being shorter where it does not divide the row; None: all. The grid of a group is
             found when the pass reaches it, from weights in which the errors of the finished blocks
             are allowed for.
-        act_order: Take columns in order of falling mean square of their inputs. ``g_idx`` of the
-            result then says which group a column belongs to.
+        act_order: Take columns in order of falling mean square of their inputs (False in the
+            released code). Without ``static_groups``, ``g_idx`` of the result then says which group
+            a column belongs to.
         static_groups: Find the grids before the pass, on groups of consecutive columns of the
-            matrix, so that ``act_order`` does not tear groups apart.
+            matrix, so that ``act_order`` does not tear groups apart (False in the released code).
         dampening_frac: Share of the Hessian's mean diagonal added to its diagonal, 0 to 1
             (``percdamp`` in the released code); raised, and reported, where that is not enough.
         block_size: Columns worked on at a time.
@@ -52,8 +53,8 @@ class GPTQ(Quantizer):
     """
 
     statistic: ClassVar[type[Hessian]] = Hessian
-    act_order: bool = False
-    static_groups: bool = False
+    act_order: bool = True
+    static_groups: bool = True
     dampening_frac: float = 0.01
     block_size: int = 128
 

@@ -134,8 +134,8 @@ ARGUMENTS: dict[str, Argument] = {
     "bits": Argument(partial(read_int, low=2, high=8), QUANTIZERS),
     "group_size": Argument(_read_group_size, QUANTIZERS, 128),
     "symmetric": Argument(read_bool, QUANTIZERS, True),
-    "act_order": Argument(read_bool, _with("act_order"), False),
-    "static_groups": Argument(read_bool, _with("static_groups"), False),
+    "act_order": Argument(read_bool, _with("act_order"), True),
+    "static_groups": Argument(read_bool, _with("static_groups"), True),
     "wanda_variant": Argument(read_bool, _with("wanda_variant"), False),
     "grid_points": Argument(partial(read_int, low=1), _with("grid_points"), 20),
     "clip": Argument(read_bool, _with("clip"), True),
@@ -337,8 +337,8 @@ def _check_kept(compressor: str, settings: Mapping[str, Any]) -> None:
             bits=settings.get("bits"),
             group_size=settings.get("group_size", 128),
             symmetric=settings.get("symmetric", _default(compressor, "symmetric")),
-            act_order=settings.get("act_order", False),
-            static_groups=settings.get("static_groups", False),
+            act_order=settings.get("act_order", _default(compressor, "act_order")),
+            static_groups=settings.get("static_groups", _default(compressor, "static_groups")),
             scales_columns=compressor == "awq"
             and (settings.get("grid_points", 20) > 1 or settings.get("duo_scaling", False)),
         )

@@ -88,9 +88,9 @@ def check_recipe(
         )
     elif act_order and not static_groups and group != -1:
         raise SettingsError(
-            "save_format=compressed-tensors takes groups as runs of columns, and act_order=true "
-            "spreads them. Add static_groups=true, use save_format=gptq, which keeps each column's "
-            f"group, or {_DENSE}."
+            "save_format=compressed-tensors holds groups of consecutive columns, which "
+            "static_groups=false with act_order=true spreads. Use static_groups=true, "
+            f"save_format=gptq, or {_DENSE}."
         )
     require_library(storage)
 

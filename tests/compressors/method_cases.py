@@ -27,15 +27,15 @@ QUANTIZERS: list[Any] = [
     RTN(num_bits=2, group_size=None, symmetric=False),
     RTN(num_bits=8, group_size=32, symmetric=False),
     GPTQ(num_bits=4, group_size=16),
-    GPTQ(num_bits=3, group_size=None, symmetric=False),
-    GPTQ(num_bits=4, group_size=32, act_order=True),
-    GPTQ(num_bits=4, group_size=32, act_order=True, static_groups=True),
-    GPTQ(num_bits=8, group_size=16, block_size=24),
-    GPTQ(num_bits=4, group_size=32, block_size=16, symmetric=False),
+    GPTQ(num_bits=4, group_size=16, act_order=False, static_groups=False),
+    GPTQ(num_bits=3, group_size=None, act_order=False, static_groups=False, symmetric=False),
+    GPTQ(num_bits=4, group_size=32, act_order=True, static_groups=False),
+    GPTQ(num_bits=8, group_size=16, block_size=24, act_order=False, static_groups=False),
+    GPTQ(num_bits=4, group_size=32, block_size=16, static_groups=False, symmetric=False),
     RTN(num_bits=4, group_size=40),
-    GPTQ(num_bits=4, group_size=36),
-    GPTQ(num_bits=4, group_size=40, act_order=True),
-    GPTQ(num_bits=4, group_size=40, act_order=True, static_groups=True, symmetric=False),
+    GPTQ(num_bits=4, group_size=36, act_order=False, static_groups=False),
+    GPTQ(num_bits=4, group_size=40, static_groups=False),
+    GPTQ(num_bits=4, group_size=40, symmetric=False),
 ]
 
 QUANTIZERS += [

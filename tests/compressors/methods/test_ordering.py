@@ -19,7 +19,8 @@ def perplexities(stories_model: Path) -> dict[str, float]:
     "order",
     [
         ("dense", "sparsegpt 50 %", "wanda 50 %", "magnitude 50 %", "random 50 %"),
-        ("dense", "gptq 8 bits", "gptq 4 bits", "rtn 4 bits"),
+        ("dense", "gptq 4 bits", "rtn 4 bits"),
+        ("gptq 8 bits", "gptq 4 bits"),
         ("gptq 4 bits", "gptq 3 bits", "rtn 3 bits"),
         ("sparsegpt 2:4", "wanda 2:4", "magnitude 2:4"),
         ("sparsegpt 50 %", "sparsegpt 2:4"),
@@ -31,3 +32,8 @@ def perplexities(stories_model: Path) -> dict[str, float]:
 def test_order(perplexities: dict[str, float], order: tuple[str, ...]) -> None:
     values = [perplexities[name] for name in order]
     assert values == sorted(set(values)), values
+
+
+def test_eight_bits_lose_next_to_nothing(perplexities: dict[str, float]) -> None:
+    assert perplexities["gptq 8 bits"] == pytest.approx(perplexities["dense"], rel=1e-3)
+    assert perplexities["gptq 4 bits"] > 1.001 * perplexities["dense"]

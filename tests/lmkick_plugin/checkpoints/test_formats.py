@@ -107,15 +107,11 @@ def test_words_hold_codes_bit_by_bit(num_bits: int) -> None:
     ("dtype", "method", "stated"),
     [
         ("float16", RTN(num_bits=8, group_size=None, symmetric=False), ("gptq_v2", -1, False)),
-        ("float16", GPTQ(num_bits=4, group_size=32, act_order=True), ("gptq", 32, True)),
+        ("float16", GPTQ(num_bits=4, group_size=32, static_groups=False), ("gptq", 32, True)),
         ("bfloat16", GPTQ(num_bits=4, group_size=128), ("gptq", 128, False)),
         ("bfloat16", RTN(num_bits=3, group_size=32, symmetric=False), ("gptq_v2", 32, False)),
         ("float32", RTN(num_bits=2, group_size=64), ("gptq", 64, False)),
-        (
-            "bfloat16",
-            GPTQ(num_bits=4, group_size=128, act_order=True, static_groups=True),
-            ("gptq", 128, False),
-        ),
+        ("bfloat16", GPTQ(num_bits=4, group_size=128, act_order=False), ("gptq", 128, False)),
         (
             "bfloat16",
             SparseGPT(pattern=NM(2, 4), quantize=RTN(num_bits=4, group_size=64)),
@@ -157,8 +153,8 @@ def test_gptq_dequantizes_to_what_was_evaluated(
 @pytest.mark.parametrize(
     ("dtype", "method"),
     [
-        ("float32", GPTQ(num_bits=4, group_size=128)),
-        ("bfloat16", GPTQ(num_bits=4, group_size=32, act_order=True, static_groups=True)),
+        ("float32", GPTQ(num_bits=4, group_size=128, act_order=False)),
+        ("bfloat16", GPTQ(num_bits=4, group_size=32)),
         ("bfloat16", RTN(num_bits=8, group_size=None)),
         ("bfloat16", RTN(num_bits=3, group_size=64)),
         ("float32", SparseGPT(pattern=NM(2, 4), quantize=RTN(num_bits=4, group_size=64))),
@@ -204,7 +200,7 @@ def test_compressed_tensors_in_plain_transformers(dtype: str, method: Any, tmp_p
             "q_proj is 192 wide.*group_size=128.*16, 32, 64 or -1, save_format=gptq",
         ),
         (
-            "wide", GPTQ(num_bits=4, act_order=True), "compressed-tensors", SettingsError,
+            "wide", GPTQ(num_bits=4, static_groups=False), "compressed-tensors", SettingsError,
             "static_groups=true",
         ),
         (
@@ -301,7 +297,7 @@ def test_gptqmodel_and_transformers_load_it(
     monkeypatch.chdir(tmp_path)  # gptqmodel may write a folder of logs
     gptqmodel = pytest.importorskip("gptqmodel", reason="lmkick[gptq] is not installed")
     model = make_wide(torch.bfloat16)
-    method = GPTQ(num_bits=4, group_size=32, act_order=True)
+    method = GPTQ(num_bits=4, group_size=32, static_groups=False)
     with torch.no_grad():
         dense = model(IDS).logits.float()
         folder = quantize(model, method, "gptq", tmp_path / "saved")

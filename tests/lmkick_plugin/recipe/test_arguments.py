@@ -59,8 +59,8 @@ def test_defaults_of_gptq() -> None:
         bits=4,
         group_size=128,
         symmetric=True,
-        act_order=False,
-        static_groups=False,
+        act_order=True,
+        static_groups=True,
         dampening_frac=0.01,
         block_size=128,
         true_sequential=False,
@@ -128,8 +128,8 @@ HALF = Unstructured(0.5)
             RTN(num_bits=3, group_size=64, symmetric=False),
         ),
         (
-            {"compressor": "gptq", "bits": 4, "act_order": True, "static_groups": True},
-            GPTQ(num_bits=4, act_order=True, static_groups=True),
+            {"compressor": "gptq", "bits": 4, "act_order": False, "static_groups": False},
+            GPTQ(num_bits=4, act_order=False, static_groups=False),
         ),
         (
             {"compressor": "gptq", "bits": 8, "block_size": 32, "dampening_frac": 0.5},
@@ -238,11 +238,11 @@ FOUR_BITS = {"compressor": "gptq", "bits": 4}
         (
             {
                 **FOUR_BITS,
-                "act_order": 1,
+                "static_groups": 0,
                 "save_compressed": "a",
                 "save_format": "compressed-tensors",
             },
-            "Add static_groups=true",
+            "Use static_groups=true",
         ),
         (
             {"compressor": "wanda", "sparsity": 0.5, "save_compressed": "a", "save_format": "gptq"},
@@ -289,6 +289,8 @@ def test_every_argument_is_used_or_refused(compressor: str, name: str, tmp_path:
         "symmetric": compressor == "awq",
         "grid_points": 5,
         "clip": False,
+        "act_order": False,
+        "static_groups": False,
         "dampening_frac": 0.1,
         "block_size": 64,
         "calibration": "wikitext",
