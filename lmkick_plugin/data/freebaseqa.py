@@ -14,8 +14,7 @@ from itertools import islice
 from typing import Any
 
 from lmkick_plugin.data.columns import TEXT, TEXTS, table
-from lmkick_plugin.data.download import RemoteFile
-from lmkick_plugin.data.sources import DataError, Origin, Source, WebJson, locate
+from lmkick_plugin.data.sources import DataError, Origin, Source, WebFile, locate
 
 __all__ = ["EVAL", "RELEASED_QUESTIONS", "TRAIN", "load", "load_released"]
 
@@ -24,26 +23,12 @@ _FIELDS = ("RawQuestion", "Parses")
 EVAL = Source(
     "freebase_qa/eval.jsonl",
     _FIELDS,
-    WebJson(
-        RemoteFile(
-            f"{_FOLDER}/FreebaseQA-eval.json",
-            "14d29d8180d2eaa44eda444debba08f292f42337e098e5b717455e462d278451",
-        ),
-        key="Questions",
-        rows=3_996,
-    ),
+    WebFile(f"{_FOLDER}/FreebaseQA-eval.json", rows=3_996, field="Questions"),
 )
 TRAIN = Source(
     "freebase_qa/train.jsonl",
     _FIELDS,
-    WebJson(
-        RemoteFile(
-            f"{_FOLDER}/FreebaseQA-train.json",
-            "b9769a0040032e39a62bd4b0b99d7dfa1a3fe29c2108dbf6245f62874d0d4753",
-        ),
-        key="Questions",
-        rows=20_358,
-    ),
+    WebFile(f"{_FOLDER}/FreebaseQA-train.json", rows=20_358, field="Questions"),
 )
 RELEASED_QUESTIONS = 1_001
 

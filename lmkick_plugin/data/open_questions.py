@@ -12,8 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from lmkick_plugin.data.columns import TEXT, TEXTS, table
-from lmkick_plugin.data.download import RemoteFile
-from lmkick_plugin.data.sources import DataError, Origin, Source, WebLines, locate
+from lmkick_plugin.data.sources import DataError, Origin, Source, WebFile, locate
 
 __all__ = ["MT_BENCH", "VICUNA_BENCH", "load", "load_turns"]
 
@@ -25,26 +24,10 @@ _FIELDS = ("question_id", "category", "turns")
 VICUNA_BENCH = Source(
     "instruct/vicuna_bench.jsonl",
     _FIELDS,
-    WebLines(
-        RemoteFile(
-            f"{_FOLDER}/vicuna_bench/question.jsonl",
-            "c248c5c98ba45bb0c2aadae2f270e643bd32679c6c306a3b2a503ac4254cdaa5",
-            kept_as="vicuna_bench.jsonl",
-        ),
-        rows=80,
-    ),
+    WebFile(f"{_FOLDER}/vicuna_bench/question.jsonl", rows=80),
 )
 MT_BENCH = Source(
-    "instruct/mt_bench.jsonl",
-    _FIELDS,
-    WebLines(
-        RemoteFile(
-            f"{_FOLDER}/mt_bench/question.jsonl",
-            "119565adbab82227089cefdb44c8d7e2cf04dc0a0ec233634c82e7d4e2a944f7",
-            kept_as="mt_bench.jsonl",
-        ),
-        rows=80,
-    ),
+    "instruct/mt_bench.jsonl", _FIELDS, WebFile(f"{_FOLDER}/mt_bench/question.jsonl", rows=80)
 )
 
 

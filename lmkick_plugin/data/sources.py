@@ -24,16 +24,15 @@ from typing import Any, TextIO
 
 from compressors.errors import LmkickError
 from lmkick_plugin import bundled
-from lmkick_plugin.data.download import FetchError, RemoteFile, fetch
 
 __all__ = [
     "DATA_DIR_VARIABLE",
     "DataError",
+    "FetchError",
     "HubFiles",
     "Origin",
     "Source",
-    "WebJson",
-    "WebLines",
+    "WebFile",
     "data_directory",
     "load_rows",
     "locate",
@@ -46,6 +45,10 @@ DATA_DIR_VARIABLE = "LMKICK_DATA_DIR"
 
 class DataError(LmkickError, ValueError):
     """A task's data is missing, damaged, or without a field that the task needs."""
+
+
+class FetchError(LmkickError, OSError):
+    """Remote rows could not be loaded; the message says why, the caller what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,23 @@ class HubFiles:
 
 
 @dataclass(frozen=True)
-class WebJson:
-    """A JSON document at a URL that holds its rows in a list.
+class WebFile:
+    """A file at a URL: JSON Lines, or a JSON document that holds its rows in a list.
+
+    It is fetched once into the cache of ``datasets``.
 
     Attributes:
-        remote: the file.
-        key: the list's key.
-        rows: how many rows the list has to have.
+        url: where it is.
+        rows: how many rows it has to have.
+        field: the key of the list of rows; None for JSON Lines.
     """
 
-    remote: RemoteFile
-    key: str
+    url: str
     rows: int
+    field: str | None = None
 
     def __str__(self) -> str:
-        return self.remote.url
+        return self.url
 
     def read(self, fields: Iterable[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
         """Yield the rows, with all that they hold.
@@ -109,45 +114,22 @@ class WebJson:
         Raises:
             FetchError: They could not be fetched, or the file is not what it should be.
         """
-        path = fetch(self.remote)
+        import datasets
+
+        # Without the server's ETag, a copy is used without asking the network.
+        settings = datasets.DownloadConfig(use_etag=False, max_retries=3)
+        try:
+            path = Path(datasets.DownloadManager(download_config=settings).download(self.url))
+        except Exception as error:  # its clients raise anything; it is passed on
+            raise FetchError(repr(error)) from error
         again = f"{path}; delete it to fetch it again"
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))[self.key]
-            found = len(rows)
+            if self.field is None:
+                rows = [row for _, row in read_json_lines(path)]
+            else:
+                rows = json.loads(path.read_text(encoding="utf-8"))[self.field]
         except (ValueError, KeyError, TypeError) as error:
             raise FetchError(f"unexpected content, {error!r}, in {again}") from error
-        if found != self.rows:
-            raise FetchError(f"{found:,} rows instead of {self.rows:,} in {again}")
-        yield from rows
-
-
-@dataclass(frozen=True)
-class WebLines:
-    """A file of JSON Lines at a URL.
-
-    Attributes:
-        remote: the file.
-        rows: how many rows it has to have.
-    """
-
-    remote: RemoteFile
-    rows: int
-
-    def __str__(self) -> str:
-        return self.remote.url
-
-    def read(self, fields: Iterable[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
-        """Yield the rows, with all that they hold.
-
-        Raises:
-            FetchError: They could not be fetched, or the file is not what it should be.
-        """
-        path = fetch(self.remote)
-        again = f"{path}; delete it to fetch it again"
-        try:
-            rows = [row for _, row in read_json_lines(path)]
-        except DataError as error:
-            raise FetchError(f"{error}; delete the file to fetch it again") from error
         if len(rows) != self.rows:
             raise FetchError(f"{len(rows):,} rows instead of {self.rows:,} in {again}")
         yield from rows
@@ -165,7 +147,7 @@ class Source:
 
     file: str
     fields: tuple[str, ...]
-    remote: HubFiles | WebJson | WebLines
+    remote: HubFiles | WebFile
 
 
 @dataclass(frozen=True)
