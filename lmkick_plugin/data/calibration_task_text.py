@@ -18,21 +18,15 @@ from typing import Any
 from lmkick_plugin.data import freebaseqa, instructions, mmlu, summarization, triviaqa
 from lmkick_plugin.data.sources import DataError, HubFiles, Source, load_rows
 
-__all__ = ["TRIVIAQA_CLOSED", "TRIVIAQA_OPEN", "training_text"]
+__all__ = ["training_text"]
 
-_TRIVIAQA = "mandarjoshi/trivia_qa"
-TRIVIAQA_CLOSED = Source(
-    "trivia_qa/nocontext_train.jsonl",
-    ("question", "answer.value"),
-    HubFiles(_TRIVIAQA, "rc.nocontext/train-*"),
-)
 # One file of 26: some 5,000 questions with their documents are more than calibration can read.
-TRIVIAQA_OPEN = Source(
+_TRIVIAQA_OPEN = Source(
     "trivia_qa/rc_train.jsonl",
     (
         "question", "answer.value", "entity_pages.wiki_context", "search_results.search_context",
     ),
-    HubFiles(_TRIVIAQA, "rc/train-00000-of-*"),
+    HubFiles("mandarjoshi/trivia_qa", "rc/train-00000-of-*"),
 )  # fmt: skip
 _STORIES = Source(
     "cnn_dailymail/train.jsonl",
@@ -123,13 +117,13 @@ def _freebaseqa_scored(data_dir: str | None) -> Iterator[str]:
 
 
 def _triviaqa_closed(data_dir: str | None) -> Iterator[Item]:
-    for row in load_rows(TRIVIAQA_CLOSED, data_dir):
+    for row in load_rows(triviaqa.TRAIN, data_dir):
         asked = row["question"]
         yield asked, f"Answer these questions:\n\nQ: {asked}\nA: {row['answer']['value']}"
 
 
 def _triviaqa_open(data_dir: str | None) -> Iterator[Item]:
-    for row in load_rows(TRIVIAQA_OPEN, data_dir):
+    for row in load_rows(_TRIVIAQA_OPEN, data_dir):
         cut = triviaqa.evidence(row, _EVIDENCE_CHARS)
         asked = row["question"]
         yield (

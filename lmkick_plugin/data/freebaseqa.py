@@ -9,6 +9,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -16,7 +17,15 @@ from typing import Any
 from lmkick_plugin.data.columns import TEXT, TEXTS, table
 from lmkick_plugin.data.sources import DataError, Origin, Source, WebFile, locate
 
-__all__ = ["EVAL", "RELEASED_QUESTIONS", "TRAIN", "load", "load_released"]
+__all__ = [
+    "EVAL",
+    "RELEASED_QUESTIONS",
+    "SHOTS",
+    "TRAIN",
+    "first_answer",
+    "load",
+    "load_released",
+]
 
 _FOLDER = "https://raw.githubusercontent.com/kelvin-jiang/FreebaseQA/master"
 _FIELDS = ("RawQuestion", "Parses")
@@ -30,6 +39,9 @@ TRAIN = Source(
     _FIELDS,
     WebFile(f"{_FOLDER}/FreebaseQA-train.json", rows=20_358, field="Questions"),
 )
+SHOTS = replace(TRAIN, fields=(*_FIELDS, "Question-ID"))
+"""The train split, for examples: these are chosen by their identifier."""
+
 RELEASED_QUESTIONS = 1_001
 
 
@@ -56,10 +68,15 @@ def load_released(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
 def _released(origin: Origin) -> Any:
     docs = []
     for where, row in islice(origin.rows(), RELEASED_QUESTIONS):
-        first = [answer for answers in _answers(row, where)[:1] for answer in answers[:1]]
         prompt = f"Please give answer to this question: {row['RawQuestion']}\nThe answer is "
-        docs.append({"prompt": prompt, "aliases": _names(first, where)})
+        docs.append({"prompt": prompt, "aliases": first_answer(row, where)})
     return table(docs, prompt=TEXT, aliases=TEXTS)
+
+
+def first_answer(row: Mapping[str, Any], where: str) -> list[str]:
+    """The names of the first parse's first answer."""
+    first = [answer for answers in _answers(row, where)[:1] for answer in answers[:1]]
+    return _names(first, where)
 
 
 def _answers(row: Mapping[str, Any], where: str) -> list[Any]:

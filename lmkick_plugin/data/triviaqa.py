@@ -18,6 +18,7 @@ from lmkick_plugin.data.sources import DataError, HubFiles, Origin, Source, loca
 __all__ = [
     "CLOSED",
     "OPEN",
+    "TRAIN",
     "each_once",
     "evidence",
     "load_closed",
@@ -44,6 +45,11 @@ OPEN = Source(
         "search_results.search_context",
     ),
     HubFiles(_REPOSITORY, "rc/validation-*"),
+)
+TRAIN = Source(
+    "trivia_qa/nocontext_train.jsonl",
+    ("question", "question_id", "answer.value"),
+    HubFiles(_REPOSITORY, "rc.nocontext/train-*"),
 )
 _RELEASED_CHARS = 3_072
 

@@ -64,6 +64,17 @@ def _triviaqa(number: int, pages: list[str], results: list[str]) -> dict[str, An
     }
 
 
+def _shots() -> list[dict[str, Any]]:
+    """Train questions; one is scored as well, and one stands there twice."""
+    rows = [_triviaqa(number, [], []) for number in range(9)]
+    for number, row in enumerate(rows):
+        row["question_id"] = f"train_{number}"
+        row["answer"]["value"] = f"Author {number}"
+        if number:
+            row["question"] = f"Who wrote poem {number}?"
+    return [*rows, rows[5]]
+
+
 def _story(number: int, words: int) -> dict[str, Any]:
     filler = " ".join(f"word{number}" for _ in range(words - 4))
     return {
@@ -126,6 +137,7 @@ def tiny_files() -> dict[str, list[dict[str, Any]]]:
         "mmlu/test.jsonl": [_mmlu(subject, n) for n in range(3) for subject in SUBJECTS],
         "mmlu/dev.jsonl": [_mmlu(subject, 10 + n) for subject in SUBJECTS for n in range(6)],
         "trivia_qa/nocontext_validation.jsonl": [_triviaqa(n, [], []) for n in range(4)],
+        "trivia_qa/nocontext_train.jsonl": _shots(),
         "trivia_qa/rc_validation.jsonl": [
             _triviaqa(number, *texts) for number, texts in enumerate(evidence)
         ],

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lmkick_plugin.data.sources import DataError
 from tests.task_yaml.conftest import tiny_files, write_data
 from tests.task_yaml.scripted import ScriptedLM
 
@@ -190,9 +192,80 @@ def test_generation_settings(evaluate: Callable[..., Any]) -> None:
 
 
 def test_shots_are_not_given_to_zero_shot_tasks(evaluate: Callable[..., Any]) -> None:
-    assert prompts(evaluate, "kick_freebaseqa", num_fewshot=3) == prompts(
-        evaluate, "kick_freebaseqa"
+    for task in ("kick_alpaca", "llmkick_freebaseqa", "llmkick_triviaqa_closed"):
+        assert prompts(evaluate, task, num_fewshot=3) == prompts(evaluate, task)
+
+
+def triviaqa_shots(count: int) -> str:
+    """The first by hash, without the one that is scored too."""
+    rows = {
+        row["question_id"]: row
+        for row in FILES["trivia_qa/nocontext_train.jsonl"]
+        if "book" not in row["question"]
+    }
+    order = sorted(rows, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    assert order != sorted(order)
+    return "".join(
+        f"Q: {rows[name]['question']}\nA: {rows[name]['answer']['value']}\n\n"
+        for name in order[:count]
     )
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_shots_of_triviaqa(evaluate: Callable[..., Any], count: int) -> None:
+    head = "Answer these questions:\n\n" + triviaqa_shots(count)
+    assert prompts(evaluate, "kick_triviaqa_closed", num_fewshot=count) == [
+        f"{head}Q: {row['question']}\nA:" for row in FILES["trivia_qa/nocontext_validation.jsonl"]
+    ]
+    # Open book: as closed, before the evidence of the scored question.
+    assert prompts(evaluate, "kick_triviaqa_open", num_fewshot=count) == [
+        head + prompt for prompt in prompts(evaluate, "kick_triviaqa_open")
+    ]
+
+
+def test_shots_of_freebaseqa(
+    evaluate: Callable[..., Any], make_manager: Callable[..., TaskManager], tmp_path: Path
+) -> None:
+    files = tiny_files()
+    train = files["freebase_qa/train.jsonl"]
+    for number, row in enumerate(train):
+        row["RawQuestion"] = f"Shot {number}?"
+        row["Question-ID"] = f"train-{number}"
+    train[1]["Parses"] = []  # a question without an answer is no example
+    train[2]["RawQuestion"] = " " + files["freebase_qa/eval.jsonl"][0]["RawQuestion"].upper()
+    manager = make_manager(data_dir=str(write_data(tmp_path, files)))
+    kept = sorted([0, 3, 4], key=lambda n: hashlib.sha256(f"train-{n}".encode()).hexdigest())
+    ask = "Please give answer to this question: {}\nThe answer is".format
+    head = "".join(f"{ask(f'Shot {n}?')} paris\n\n" for n in kept)
+    options = {"num_fewshot": 3, "task_manager": manager}
+    assert prompts(evaluate, "kick_freebaseqa", **options) == [
+        head + ask(row["RawQuestion"]) for row in files["freebase_qa/eval.jsonl"]
+    ]
+    lm = ScriptedLM()
+    with pytest.raises(DataError, match="3 questions that are not scored, and num_fewshot=4"):
+        evaluate(lm, "kick_freebaseqa", task_manager=manager, num_fewshot=4)
+    assert lm.asked == []
+
+
+def test_shots_without_a_train_split(
+    evaluate: Callable[..., Any], make_manager: Callable[..., TaskManager], tmp_path: Path
+) -> None:
+    files = tiny_files()
+    del files["trivia_qa/nocontext_train.jsonl"]
+    manager = make_manager(data_dir=str(write_data(tmp_path, files)))
+    evaluate(ScriptedLM(), "kick_triviaqa_open", task_manager=manager)  # without shots: not needed
+    with pytest.raises(DataError, match="no file trivia_qa/nocontext_train"):
+        evaluate(ScriptedLM(), "kick_triviaqa_open", task_manager=manager, num_fewshot=1)
+
+
+def test_shots_are_recorded_and_part_of_the_users_message(evaluate: Callable[..., Any]) -> None:
+    result = evaluate(ScriptedLM(), "kick_triviaqa_closed", num_fewshot=2, bootstrap_iters=0)
+    assert result["n-shot"]["kick_triviaqa_closed"] == 2
+    plain = prompts(evaluate, "kick_triviaqa_closed", num_fewshot=2)
+    for multiturn in (True, False):
+        options = {"apply_chat_template": True, "fewshot_as_multiturn": multiturn}
+        found = prompts(evaluate, "kick_triviaqa_closed", num_fewshot=2, **options)
+        assert found == [f"[user]{prompt}[assistant]" for prompt in plain]
 
 
 def test_chat_template(evaluate: Callable[..., Any]) -> None:

@@ -259,7 +259,7 @@ def test_a_file_of_the_web_that_will_not_do(server: Server, answer: Any, said: s
 
 @pytest.mark.usefixtures("server")
 def test_nobody_answers() -> None:
-    with pytest.raises(DataError, match="Cannot connect"):
+    with pytest.raises(DataError, match="FileNotFoundError"):
         list(load_rows(web_source("http://127.0.0.1:9/Some-eval.json")))
 
 

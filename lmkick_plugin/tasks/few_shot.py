@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Question tasks whose solved examples stand in the prompt's own text.
+
+lm-eval puts the introduction of a prompt and its examples into messages of their own where a chat
+template is applied. Here they are part of the one text, so that the prompt without examples is the
+same with and without this class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
+
+from lm_eval.api.task import ConfigurableTask
+
+from lmkick_plugin.data.shots import Shot, freebaseqa_shots, triviaqa_shots
+
+__all__ = ["FreebaseQATask", "TriviaQATask"]
+
+
+class FewShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no type information
+    """As lm-eval's own kind; ``doc_to_text`` finds the examples as ``shots``, if there are any."""
+
+    INTRO: ClassVar[str] = ""
+    FORM: ClassVar[str]
+    load_shots: ClassVar[Callable[[int, str | None, Collection[str]], list[Shot]]]
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    def fewshot_context(self, doc: dict[str, Any], num_fewshot: int, **options: Any) -> Any:
+        """The prompt: examples, then the question.
+
+        Args:
+            doc: The document.
+            num_fewshot: How many examples.
+            **options: As lm-eval's.
+
+        Raises:
+            DataError: The train split is missing or has too few questions.
+        """
+        if num_fewshot:
+            doc = {**doc, "shots": self._shots(num_fewshot)}
+        return super().fewshot_context(doc, 0, **options)
+
+    def _shots(self, count: int) -> str:
+        data_dir = (self.config.metadata or {}).get("data_dir")
+        found = type(self).load_shots(count, data_dir, self.eval_docs["question"])
+        return self.INTRO + "".join(self.FORM.format(*shot) for shot in found)
+
+
+class TriviaQATask(FewShotTask):
+    """TriviaQA, alone or with evidence; examples are without."""
+
+    INTRO = "Answer these questions:\n\n"
+    FORM = "Q: {}\nA: {}\n\n"
+    load_shots = staticmethod(triviaqa_shots)
+
+
+class FreebaseQATask(FewShotTask):
+    """FreebaseQA."""
+
+    FORM = "Please give answer to this question: {}\nThe answer is {}\n\n"
+    load_shots = staticmethod(freebaseqa_shots)
