@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lm_eval.api.model import CacheHook
+from lm_eval.utils import simple_parse_args_string
 
 from lmkick_plugin import bundled
 from lmkick_plugin.checkpoints.detect import Recognised
@@ -88,6 +89,8 @@ class KickLM(FastHFLM):
         elif not isinstance(dense_source, DenseSource):
             kwargs["dense_source"] = dense_source  # from a command line: unknown, refused below
         self.recipe, self.passed = parse_arguments({"pretrained": pretrained, **kwargs})
+        if isinstance(pretrained, str) and is_unset(self.passed.get("device")):
+            self.passed["device"] = "cuda" if torch.cuda.is_available() else "cpu"
         precompressed.check_gguf(pretrained, self.passed)
         checks.check_pretrained(pretrained)
         checks.check_placement(self.passed)
@@ -117,6 +120,21 @@ class KickLM(FastHFLM):
         self.weights = survey_weights(self.model)
         self._check_weights(pretrained)
         loaded_models.announce(self)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> KickLM:
+        """As in ``hf``; device and batch size may stand among the arguments, and win there."""
+        given = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        return cls(**{**given, **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> KickLM:
+        """As in ``hf``; device and batch size may stand among the arguments, and win there."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def _check_weights(self, pretrained: Any) -> None:
         """Stop where the evaluated weights are not the intended ones; recognise what they are."""

@@ -63,8 +63,12 @@ def check_supported(model: nn.Module) -> None:
         )
 
 
-def find_blocks(model: nn.Module) -> list[Block]:
+def find_blocks(model: nn.Module, *, with_weights: bool = True) -> list[Block]:
     """Return the decoder blocks in the order the model keeps them, each with its matrices.
+
+    Args:
+        model: The model.
+        with_weights: Whether the weights have to be there; without, shapes alone are asked for.
 
     Raises:
         UnsupportedModelError: No list of decoder blocks, a block without matrices we know, or
@@ -86,7 +90,8 @@ def find_blocks(model: nn.Module) -> list[Block]:
         for matrix in block_matrices(path, module):
             if id(matrix.parameter) in seen:
                 continue
-            _check_readable(matrix)
+            if with_weights:
+                _check_readable(matrix)
             matrices.append(matrix)
         seen |= {id(matrix.parameter) for matrix in matrices}
         adapters |= any(hasattr(child, "base_layer") for child in module.modules())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressors.errors import SettingsError
@@ -18,7 +19,10 @@ from compressors.errors import SettingsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PreparedCalibration", "prepare"]
+__all__ = ["PreparedCalibration", "check_text", "prepare"]
+
+# Of a data directory, for the sources that are read from the Hub without one.
+_FILES = {"c4": "web_text/train.jsonl", "wikitext": "wikitext/train.jsonl"}
 
 _LOG = logging.getLogger(__name__)
 
@@ -114,11 +118,46 @@ def prepare(
                     progress=progress,
                 )
             )
+        except UnicodeEncodeError as error:
+            raise SettingsError(
+                f"calibration={part}: a text holds half a character (a lone surrogate, such as "
+                "\\ud800 in JSON). Remove it."
+            ) from error
         except (DataError, SettingsError) as error:
             if part.startswith("task:"):
                 raise SettingsError(f"calibration={part}: {error}") from error
             raise
     return PreparedCalibration(tuple(parts), length, seed)
+
+
+def check_text(source: str, data_dir: str | None) -> None:
+    """Refuse a source whose local text is not there, without reading it.
+
+    Args:
+        source: As :func:`check_source` returns it.
+        data_dir: Folder of local data files.
+
+    Raises:
+        SettingsError: A file is missing.
+    """
+    from lmkick_plugin.data.sources import data_directory
+
+    folder = data_directory(data_dir)
+    for part in source.removeprefix("mix:").split("+"):
+        if part == "self" or part.startswith("task:"):
+            continue
+        if part in _FILES:
+            name = _FILES[part]
+            if folder is not None and not any((folder / f).is_file() for f in (name, f"{name}.gz")):
+                raise SettingsError(
+                    f"calibration={part}: data directory {folder} has no file {name}. Add it, or "
+                    "choose another calibration."
+                )
+        elif not Path(part).expanduser().is_file():
+            raise SettingsError(
+                f"calibration={part}: no such file. Give c4, wikitext, self, task:NAME, or the "
+                "path of a .txt or .jsonl file."
+            )
 
 
 def _training_text(part: str, data_dir: str | None) -> list[str]:

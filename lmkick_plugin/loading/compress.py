@@ -13,6 +13,7 @@ from compressors.errors import SettingsError
 from lmkick_plugin.data.calibration import PreparedCalibration, prepare
 from lmkick_plugin.data.sources import data_directory
 from lmkick_plugin.loading.dense_source import DenseSource
+from lmkick_plugin.loading.fits import check_calibration_size, check_shapes
 from lmkick_plugin.loading.placement import merge_adapter, refuse_offloaded
 from lmkick_plugin.recipe.readers import is_unset
 from lmkick_plugin.record.weights import WeightSurvey, survey_weights
@@ -28,7 +29,7 @@ _CACHE_GB = 100
 
 
 def check_before_load(recipe: Recipe, config: Any, passed: Mapping[str, Any]) -> None:
-    """Refuse what a format cannot hold in the dtype that the model will be loaded in.
+    """Refuse a recipe that goes neither with the model's shapes, nor its dtype, nor this machine.
 
     Args:
         recipe: What is to be done.
@@ -37,7 +38,10 @@ def check_before_load(recipe: Recipe, config: Any, passed: Mapping[str, Any]) ->
 
     Raises:
         SettingsError: The message says what would do.
+        UnsupportedModelError: A pattern or group does not divide the model's matrices.
     """
+    check_shapes(recipe, config)
+    check_calibration_size(recipe, config)
     storage = _storage(recipe)
     if storage in (None, "dense") or recipe.bits is None:
         return

@@ -15,11 +15,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from compressors.errors import SettingsError
 from lmkick_plugin import bundled
-from lmkick_plugin.preflight import check_data_dir
+from lmkick_plugin.files import check_folder
+from lmkick_plugin.loading.checks import check_device
+from lmkick_plugin.preflight import check_data_dir, check_model_arguments
 from lmkick_plugin.sweep.cell_files import Ledger
 from lmkick_plugin.sweep.config import SweepConfig, read_config
+from lmkick_plugin.sweep.grid import Cell
 from lmkick_plugin.sweep.jobs import LOG, Job
 from lmkick_plugin.sweep.plan import PlannedCell, SweepPlan, make_plan, task_settings
 from lmkick_plugin.sweep.tasks import TaskCache
@@ -154,8 +156,7 @@ def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[Sweep
             "a sweep starts its own processes: run it without accelerate launch or torchrun, with "
             "--executor gpus"
         )
-    if config.output_path.exists() and not config.output_path.is_dir():
-        raise CommandError(f"output: {config.output} is a file. Give a folder")
+    check_folder("output", config.output_path)
     JudgePlan.read(config.metadata)
     tasks = TaskCache(config.tasks, metadata=config.metadata, include_path=config.include_path)
     return make_plan(config, tasks.names, retry_failed=retry_failed), tasks
@@ -232,37 +233,53 @@ def _locked(output: Path) -> Iterator[None]:
 
 
 def _check(plan: SweepPlan, tasks: TaskCache) -> None:
-    """Find out now what the last cell would stumble over: models and arguments, data, the judge."""
-    groups: dict[str, PlannedCell] = {}
-    for planned in plan.to_do:
-        groups.setdefault(planned.cell.group, planned)
-    for planned in groups.values():
-        if plan.config.executor != "ray":  # whose nodes may have what is not here
-            _check_model(planned.cell.model)
-    tasks.use(next(iter(groups.values())).cell.model)
+    """Validate models, recipes, data and judge before running any cell."""
+    if plan.config.executor != "ray":  # whose nodes may have what is not here
+        configs: dict[str, Any] = {}
+        for planned in plan.to_do:
+            _check_cell(planned.cell, configs)
+    if plan.config.device is not None and plan.config.executor == "process":
+        check_device(plan.config.device)
+    tasks.use(plan.to_do[0].cell.model)
     tasks.check(judged=True)
 
 
-def _check_model(model: Mapping[str, Any]) -> None:
-    from transformers import AutoConfig
+def _check_cell(cell: Cell, configs: dict[str, Any]) -> None:
+    """Check what a cell needs, as far as its model's config tells.
 
-    from lmkick_plugin.loading.checks import check_hf_arguments, config_error
+    Args:
+        cell: The cell.
+        configs: Those that were read, by the folder of a model's cells.
+    """
+    from lmkick_plugin.data.calibration import check_text
+    from lmkick_plugin.loading.checks import check_hf_arguments
+    from lmkick_plugin.loading.compress import check_before_load
     from lmkick_plugin.recipe.arguments import parse_arguments
 
-    options = {
-        name: model[name]
-        for name in ("revision", "trust_remote_code", "subfolder")
-        if name in model
-    }
     try:
-        config = AutoConfig.from_pretrained(bundled.model_folder(model["pretrained"]), **options)
+        recipe, passed = parse_arguments(cell.arguments)
+        if cell.group not in configs:
+            check_model_arguments(cell.arguments)
+            configs[cell.group] = _read_config(cell.model["pretrained"], passed)
+            check_hf_arguments(passed, configs[cell.group], prebuilt=False)
+        if recipe.calibration is not None:
+            check_text(recipe.calibration, recipe.data_dir)
+        check_before_load(recipe, configs[cell.group], passed)
+    except ValueError as error:
+        raise CommandError(f"{cell.name}: {error}") from error
+
+
+def _read_config(pretrained: str, passed: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    from lmkick_plugin.loading.checks import config_error
+
+    names = ("revision", "trust_remote_code", "subfolder", "gguf_file")
+    options = {name: passed[name] for name in names if name in passed}
+    try:
+        return AutoConfig.from_pretrained(bundled.model_folder(pretrained), **options)
     except (OSError, ValueError) as error:
-        raise CommandError(f"models: {config_error(model['pretrained'], error)}") from error
-    _, passed = parse_arguments(model)
-    try:
-        check_hf_arguments(passed, config, prebuilt=False)
-    except SettingsError as error:
-        raise CommandError(f"models: {model['pretrained']}: {error}") from error
+        raise config_error(pretrained, error) from error
 
 
 # --- executors ------------------------------------------------------------------------------------

@@ -246,7 +246,7 @@ class TestBeforeWeights:
             ),
             ({"compressor": "magnitude", "sparsity": 0.5, "gptqmodel": True}, "cannot compress"),
             ({"compressor": "gptq", "bits": 4, "percdamp": 0.1}, "Did you mean 'dampening_frac'"),
-            ({"device": "cuda:99"}, r"device=cuda:99: torch .* sees \d+ CUDA devices"),
+            ({"device": "cuda:99"}, r"device=cuda:99: torch .* sees .* cuda devices?"),
             ({"dtype": "int8"}, "dtype=int8: .* floating dtype. Use auto, float32"),
             ({"dtype": "floaty"}, "dtype=floaty: .* floating dtype"),
         ],
@@ -258,7 +258,7 @@ class TestBeforeWeights:
     @pytest.mark.parametrize(
         ("device", "expected", "message"),
         [
-            ("cuda", SettingsError, "sees 0 CUDA devices"),
+            ("cuda", SettingsError, "sees no cuda devices"),
             ("cuda:0", AssertionError, "weights were loaded"),  # lm-eval's own default
             (None, AssertionError, "weights were loaded"),
         ],

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a recipe goes with a model, told from the model's config alone."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from compressors.errors import SettingsError
+
+if TYPE_CHECKING:
+    from lmkick_plugin.recipe.recipe import Recipe
+
+__all__ = ["check_calibration_size", "check_shapes"]
+
+# Of a token id as Python holds it while samples are made.
+_BYTES_PER_TOKEN = 40
+
+
+def check_shapes(recipe: Recipe, config: Any) -> None:
+    """Refuse a pattern or group that does not divide the model's matrices.
+
+    The model is built without memory for its weights. Where that cannot be done (code of the
+    checkpoint's own, kinds that only loading knows), the compression itself checks.
+
+    Args:
+        recipe: What is to be done.
+        config: The model's config.
+
+    Raises:
+        UnsupportedModelError: The first matrix that does not fit, and what would fit all.
+    """
+    compressor = recipe.build_compressor()
+    if compressor is None:
+        return
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from compressors.blocks.find import find_blocks
+    from compressors.blocks.preconditions import check_shapes as check
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        blocks = find_blocks(model, with_weights=False)
+    except Exception:  # noqa: BLE001 - loading finds out what is wrong, with the right message
+        return
+    check(compressor, blocks)
+
+
+def check_calibration_size(recipe: Recipe, config: Any) -> None:
+    """Refuse more calibration than this machine's memory holds.
+
+    Args:
+        recipe: What is to be done.
+        config: The model's config.
+
+    Raises:
+        SettingsError: It says how many samples would fit.
+    """
+    if recipe.nsamples is None or recipe.seqlen is None or recipe.calibration is None:
+        return
+    inner = getattr(config, "text_config", None) or config
+    hidden = getattr(inner, "hidden_size", None) or getattr(inner, "n_embd", None) or 0
+    context = getattr(inner, "max_position_embeddings", None) or recipe.seqlen
+    # Hidden states in two bytes, as in bfloat16, beside the tokens.
+    sample = min(recipe.seqlen, int(context)) * (2 * int(hidden) + _BYTES_PER_TOKEN)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if recipe.nsamples * sample > memory:
+        raise SettingsError(
+            f"nsamples={recipe.nsamples}: calibration would take "
+            f"{recipe.nsamples * sample / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f}. "
+            f"At most {memory // sample:,} samples of this length fit; 128 is usual."
+        )
