@@ -36,13 +36,17 @@ class CompressedWeight:
             was pruned.
         codes: Unsigned integer codes, uint8 ``[out_features, in_features]``; None unless quantized.
             ``(codes - zero_point[:, g_idx]) * scale[:, g_idx] / input_scale``, rounded to the
-            weight's dtype (and zeroed outside ``mask``), is ``weight``.
+            weight's dtype (and zeroed outside ``mask``), is ``weight``. In a floating-point format,
+            the points of the codes (:func:`compressors.float_grid.points`) stand for ``codes -
+            zero_point``.
         scale: float32 ``[out_features, groups]``; None unless quantized.
         zero_point: int32 ``[out_features, groups]``; None unless quantized.
         g_idx: int32 ``[in_features]``, the group of each input column; None unless quantized.
         input_scale: float32 ``[in_features]``, the factors of the columns while they were
             quantized; None: all 1.
         num_bits: Bits of a code; None unless quantized.
+        number_format: ``int``, or the floating-point format.
+        matrix_scale: float32 scalar, NVFP4's: ``scale`` times this is what E4M3 holds.
         dampening: The damping fraction that was finally used (Hessian methods only).
     """
 
@@ -54,6 +58,8 @@ class CompressedWeight:
     g_idx: Tensor | None = None
     input_scale: Tensor | None = None
     num_bits: int | None = None
+    number_format: str = "int"
+    matrix_scale: Tensor | None = None
     dampening: float | None = None
 
 

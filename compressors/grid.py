@@ -42,6 +42,7 @@ class Grid:
         symmetric: Zero point in the middle of the codes.
         scale_dtype: The dtype that scales are rounded to: ``torch.float16`` or ``torch.bfloat16``;
             None leaves them in float32.
+        number_format: ``int``; :class:`compressors.float_grid.FloatGrid` has the others.
 
     Raises:
         SettingsError: If a setting is out of range.
@@ -54,6 +55,7 @@ class Grid:
     group_size: int | None
     symmetric: bool = True
     scale_dtype: torch.dtype | None = None
+    number_format: str = "int"
 
     def __post_init__(self) -> None:
         if not is_integer(self.num_bits) or not 2 <= self.num_bits <= 8:
@@ -75,6 +77,11 @@ class Grid:
     def top(self) -> int:
         """The largest code."""
         return int(2**self.num_bits - 1)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether points are equally spaced, as the fused column pass takes them to be."""
+        return True
 
     @property
     def middle(self) -> int:
@@ -108,12 +115,22 @@ class Grid:
             parts.append(torch.unflatten(columns.narrow(dim, whole, count - whole), dim, (1, -1)))
         return parts
 
-    def fit(self, values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    def matrix_scale(self, weight: Tensor) -> Tensor | None:
+        """A scale that all groups of a matrix share: NVFP4's alone has one."""
+        return None
+
+    def fit(
+        self,
+        values: Tensor,
+        dim: int,
+        matrix_scale: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Find the grid of each group.
 
         Args:
             values: float32, a group along dimension ``dim``.
             dim: The dimension to reduce.
+            matrix_scale: What :meth:`matrix_scale` returned.
 
         Returns:
             Scale and zero point, float32 without dimension ``dim``. A group of zeros gets the grid
@@ -151,3 +168,7 @@ class Grid:
         """
         steps = (values / scale).round_()
         return torch.minimum(torch.maximum(steps, -zero_point), self.top - zero_point)
+
+    def encode(self, steps: Tensor, zero_point: Tensor) -> Tensor:
+        """The codes of what :meth:`round` returned, as far as that is known; ``steps`` change."""
+        return steps.round_().add_(zero_point)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compressors.base import CompressedWeight
 from compressors.errors import NumericalError
+from compressors.float_grid import FloatGrid, points
 
 __all__ = ["QuantizationGrid"]
 
@@ -28,12 +29,16 @@ class QuantizationGrid:
         scale: float32 ``[out_features, groups]``.
         zero_point: uint8 ``[out_features, groups]``.
         g_idx: int32 ``[in_features]``, the group of each input column.
+        number_format: ``int``, or the floating-point format, whose zero points are 0.
+        matrix_scale: float32 scalar, NVFP4's: ``scale`` times this is what E4M3 holds.
     """
 
     num_bits: int
     scale: Tensor
     zero_point: Tensor
     g_idx: Tensor
+    number_format: str = "int"
+    matrix_scale: Tensor | None = None
 
     @classmethod
     def of(cls, result: CompressedWeight) -> QuantizationGrid | None:
@@ -55,6 +60,8 @@ class QuantizationGrid:
             scale=result.scale.float().cpu().contiguous(),
             zero_point=result.zero_point.to(torch.uint8).cpu().contiguous(),
             g_idx=result.g_idx.to(torch.int32).cpu().contiguous(),
+            number_format=result.number_format,
+            matrix_scale=None if result.matrix_scale is None else result.matrix_scale.cpu(),
         )
 
     @property
@@ -71,7 +78,9 @@ class QuantizationGrid:
     @property
     def symmetric(self) -> bool:
         """Whether every zero point is the middle of the codes."""
-        return bool((self.zero_point == 2 ** (self.num_bits - 1)).all())
+        return self.number_format != "int" or bool(
+            (self.zero_point == 2 ** (self.num_bits - 1)).all()
+        )
 
     def encode(self, weight: Tensor) -> Tensor:
         """The codes of weights that lie on this grid.
@@ -88,8 +97,11 @@ class QuantizationGrid:
         """
         scale, zero_point = self._by_column(weight.device)
         # Rounding to bfloat16 moves a multiple of up to 255 by less than half a step.
-        steps = (weight.float() / scale).round_().add_(zero_point)
-        codes = steps.clamp_(0, 2**self.num_bits - 1).to(torch.uint8)
+        steps = weight.float() / scale
+        if self.number_format == "int":
+            codes = steps.round_().add_(zero_point).clamp_(0, 2**self.num_bits - 1).to(torch.uint8)
+        else:
+            codes = FloatGrid.of(self.number_format).encode(steps, zero_point)
         off = int((self.decode(codes, weight.dtype) != weight).sum())
         if off:
             raise NumericalError(
@@ -106,7 +118,10 @@ class QuantizationGrid:
             dtype: The weights' dtype.
         """
         scale, zero_point = self._by_column(codes.device)
-        return ((codes.float() - zero_point) * scale).to(dtype)
+        steps = codes.float() - zero_point
+        if self.number_format != "int":
+            steps = points(codes, self.num_bits)
+        return (steps * scale).to(dtype)
 
     def _by_column(self, device: torch.device) -> tuple[Tensor, Tensor]:
         columns = self.g_idx.to(device).long()

@@ -15,6 +15,7 @@ from typing import Any
 from compressors.base import CompressedWeight
 from compressors.errors import SettingsError
 from compressors.files import write_atomically
+from compressors.float_grid import FLOAT_FORMATS
 
 __all__ = ["CompressionReport", "LayerReport", "stored_bytes", "write_table"]
 
@@ -29,6 +30,7 @@ class LayerReport:
         sparsity: Share of zeros among its weights as they now are in the model.
         nonzero: Weights that are not zero.
         num_bits: Bits of a code; None unless quantized.
+        number_format: ``int``, ``fp8``, ``mxfp4`` or ``nvfp4``; None unless quantized.
         error: Relative output error ``||X W^T - X W'^T||^2 / ||X W^T||^2`` on calibration inputs
             (see :func:`compressors.driver.compress_model`); None without calibration.
         dampening: Damping fraction that was finally used (Hessian methods).
@@ -46,6 +48,7 @@ class LayerReport:
     sparsity: float
     nonzero: int
     num_bits: int | None = None
+    number_format: str | None = None
     error: float | None = None
     dampening: float | None = None
     tokens: int | None = None
@@ -123,8 +126,9 @@ def stored_bytes(
 ) -> int:
     """Return the bytes of a matrix in the smallest of the known formats.
 
-    Values take their dtype's size, or ``num_bits`` each when quantized, plus per group a 16-bit
-    scale and, unless it is the middle of the range everywhere, a ``num_bits`` zero point, plus a
+    Values take their dtype's size, or ``num_bits`` each when quantized, plus per group a scale (of
+    16 bits; of 32 in fp8, of 8 in mxfp4 and nvfp4, the latter with 32 bits a matrix) and, unless it
+    is the middle of the range everywhere, a ``num_bits`` zero point, plus a
     16-bit group index a column where columns are not grouped in order, plus 16 bits for each
     column's factor where columns were scaled. Zeros are left out where
     that is smaller: one bit a weight marks them, or ``ceil(log2(C(m, n)))`` bits a group of an N:M
@@ -144,10 +148,13 @@ def stored_bytes(
         nonzero = max(nonzero, count // m * n)
     total = min(count * bits, nonzero * bits + index)
     if result.num_bits and result.scale is not None:
-        total += 16 * result.scale.numel()
+        own = FLOAT_FORMATS.get(result.number_format)
+        total += (16 if own is None else own.scale_bits) * result.scale.numel()
+        total += 0 if result.matrix_scale is None else 32
+        zero_point = None if own is not None else result.zero_point
         middle = 2 ** (result.num_bits - 1)
-        if result.zero_point is not None and bool((result.zero_point != middle).any()):
-            total += result.num_bits * result.zero_point.numel()
+        if zero_point is not None and bool((zero_point != middle).any()):
+            total += result.num_bits * zero_point.numel()
         if result.g_idx is not None and bool((result.g_idx.diff() < 0).any()):
             total += 16 * result.g_idx.numel()
         if result.input_scale is not None:

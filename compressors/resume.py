@@ -34,7 +34,7 @@ __all__ = ["ResumeStore", "fingerprint"]
 _log = logging.getLogger(__name__)
 _FORMAT = "2"
 #: Parts of a grid, stored beside the parameters as ``grid:MATRIX:PART``.
-_GRID_PARTS = ("scale", "zero_point", "g_idx")
+_GRID_PARTS = ("scale", "zero_point", "g_idx", "matrix_scale")
 #: Parts of a configuration that say where and by what it was written, not what the model is.
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version")
 _MEANING = {
@@ -132,7 +132,8 @@ class ResumeStore:
         for name, grid in (grids or {}).items():
             for part in _GRID_PARTS:
                 # Matrices that read the same input share the groups of their columns.
-                tensors[f"grid:{name}:{part}"] = getattr(grid, part).clone()
+                if getattr(grid, part) is not None:
+                    tensors[f"grid:{name}:{part}"] = getattr(grid, part).clone()
         metadata = {
             "sha256": _digest(sorted(tensors.items())),
             "layers": json.dumps([asdict(row) for row in rows]),
@@ -201,8 +202,11 @@ def _read_block(
     for row in rows:
         # A matrix whose columns were scaled has none.
         if f"grid:{row.name}:scale" in tensors and row.num_bits is not None:
-            parts = {part: tensors.pop(f"grid:{row.name}:{part}") for part in _GRID_PARTS}
-            grids[row.name] = QuantizationGrid(num_bits=row.num_bits, **parts)
+            names = {part: f"grid:{row.name}:{part}" for part in _GRID_PARTS}
+            parts = {part: tensors.pop(name) for part, name in names.items() if name in tensors}
+            grids[row.name] = QuantizationGrid(
+                num_bits=row.num_bits, number_format=row.number_format or "int", **parts
+            )
     expected = {name: (p.shape, p.dtype) for name, p in block.parameters()}
     if expected != {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}:
         raise ValueError("it holds other tensors than the block")

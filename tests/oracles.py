@@ -15,6 +15,8 @@ from torch import Tensor
 __all__ = [
     "awq",
     "column_norm",
+    "float_points",
+    "float_rtn",
     "gptq",
     "grid",
     "hessian",
@@ -141,6 +143,58 @@ def rtn(weight: Tensor, num_bits: int, group_size: int | None, symmetric: bool) 
         for column in range(start, min(start + size, weight.shape[1])):
             result[:, column] = round_to_grid(result[:, column], scale, zero_point, num_bits)
     return result
+
+
+def float_points(num_bits: int) -> list[float]:
+    """All points of E2M1 (4 bits) or E4M3 (8 bits) from 0 up, by their bits; code by code."""
+    exponents, mantissas, bias = (2, 1, 1) if num_bits == 4 else (4, 3, 7)
+    found = []
+    for code in range(2 ** (num_bits - 1)):
+        exponent, mantissa = code >> mantissas, code % 2**mantissas
+        fraction = mantissa / 2**mantissas
+        if exponent == 0:
+            found.append(fraction * 2.0 ** (1 - bias))
+        else:
+            found.append((1 + fraction) * 2.0 ** (exponent - bias))
+    # The last code of E4M3 is NaN.
+    return found if exponents == 2 else found[:-1]
+
+
+def nearest_point(value: float, num_bits: int) -> float:
+    """The nearest point; of two that are as near, that of the even code."""
+    found = float_points(num_bits)
+    code = min(range(len(found)), key=lambda code: (abs(found[code] - abs(value)), code % 2))
+    return math.copysign(found[code], value)
+
+
+def float_scale(block: list[float], number_format: str, matrix_scale: float) -> float:
+    """The scale of one block, in float64."""
+    amax = max(abs(value) for value in block)
+    if amax == 0:
+        return 1 / matrix_scale
+    if number_format == "fp8":
+        return amax / 448
+    if number_format == "mxfp4":
+        mantissa, exponent = math.frexp(amax)  # amax = mantissa * 2^exponent, mantissa from 0.5
+        return 2.0 ** (exponent - 1 + (2 * mantissa >= 1.75) - 2)
+    return max(nearest_point(min(matrix_scale * amax / 6, 448.0), 8), 2.0**-9) / matrix_scale
+
+
+def float_rtn(weight: Tensor, number_format: str) -> Tensor:
+    """Round to nearest in a floating-point format, weight by weight; float32."""
+    num_bits = 8 if number_format == "fp8" else 4
+    size = {"fp8": weight.shape[1], "mxfp4": 32, "nvfp4": 16}[number_format]
+    amax = float(weight.abs().max())
+    matrix_scale = 448 * 6 / amax if number_format == "nvfp4" and amax else 1.0
+    rows = []
+    for row in weight.tolist():
+        rounded = []
+        for start in range(0, len(row), size):
+            block = row[start : start + size]
+            scale = float_scale(block, number_format, matrix_scale)
+            rounded += [nearest_point(value / scale, num_bits) * scale for value in block]
+        rows.append(rounded)
+    return torch.tensor(rows)
 
 
 def awq(

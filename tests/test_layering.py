@@ -19,7 +19,7 @@ PLUGIN = [
 ]
 # Of compressors; calibration reads data sets, the rest above obs meets models.
 CORE = [
-    *("errors", "files", "base", "patterns", "grid", "quantization_grid", "matmul"),
+    *("errors", "files", "base", "patterns", "grid", "float_grid", "quantization_grid", "matmul"),
     *("statistics", "obs", "methods", "report", "blocks"),
     *("calibration", "resume", "cache", "driver"),
 ]

@@ -141,6 +141,7 @@ class Solver:
             sparsity=1 - nonzero / weight.numel(),
             nonzero=nonzero,
             num_bits=result.num_bits,
+            number_format=None if result.num_bits is None else result.number_format,
             error=error,
             dampening=result.dampening,
             tokens=tokens,

@@ -13,7 +13,7 @@ from torch import Tensor
 from compressors.base import CompressedWeight, is_integer, require_finite_weight
 from compressors.errors import SettingsError
 from compressors.matmul import add_product, full_precision
-from compressors.methods.rtn import Quantizer
+from compressors.methods.rtn import Quantizer, round_to_nearest
 from compressors.statistics import HessianAndMagnitude
 
 __all__ = ["AWQ"]
@@ -35,7 +35,7 @@ class AWQ(Quantizer):
     error is least; matrices that make queries and keys are not.
 
     Args:
-        num_bits, group_size, symmetric, scale_dtype: As in :class:`.Quantizer`.
+        num_bits, group_size, symmetric, number_format, scale_dtype: As in :class:`.Quantizer`.
         grid_points: Values of :math:`\alpha` tried; 1: no scaling.
         clip: Whether to clip.
         duo_scaling: Divide s by :math:`s_W^{1-\alpha}`, where :math:`s_W(j)` is the mean over the
@@ -62,7 +62,7 @@ class AWQ(Quantizer):
     """
 
     statistic: ClassVar[type[HessianAndMagnitude]] = HessianAndMagnitude
-    num_bits: int = 4
+    num_bits: int | None = 4
     symmetric: bool = False
     grid_points: int = 20
     clip: bool = True
@@ -127,9 +127,10 @@ class AWQ(Quantizer):
         self, weight: Tensor, scaled: Tensor, scale: Tensor, hessian: Tensor | None
     ) -> CompressedWeight:
         """Clip where there is a Hessian, round, and undo the scaling."""
+        matrix_scale = self.grid.matrix_scale(scaled)
         if self.clip and hessian is not None:
-            scaled = self._clip(scaled, hessian)
-        result = self.fallback().compress(scaled)
+            scaled = self._clip(scaled, hessian, matrix_scale)
+        result = round_to_nearest(scaled, self.grid, matrix_scale)
         if bool((scale == 1).all()):
             return replace(result, weight=result.weight.to(weight.dtype))
         return replace(
@@ -156,7 +157,7 @@ class AWQ(Quantizer):
 
     def _output_error(self, weight: Tensor, scale: Tensor, hessian: Tensor) -> float:
         """tr(D H D^T) with D what is lost when a matrix is rounded under these factors."""
-        lost = weight - self.fallback().compress(weight * scale).weight / scale
+        lost = weight - round_to_nearest(weight * scale, self.grid).weight / scale
         product = torch.empty_like(lost)
         add_product(product, lost, hessian, beta=0)
         return float(torch.dot(product.flatten(), lost.flatten()))
@@ -169,18 +170,18 @@ class AWQ(Quantizer):
             means.append((grouped / largest).mean(dim=0).flatten())
         return torch.cat(means).clamp_(min=_LEAST)
 
-    def _clip(self, weight: Tensor, hessian: Tensor) -> Tensor:
+    def _clip(self, weight: Tensor, hessian: Tensor, matrix_scale: Tensor | None) -> Tensor:
         """Clip each group of each row to the range with the least output error of that group."""
         group_of = self.grid.group_of_columns(weight.shape[1], weight.device)
         parts = self.grid.split(weight.abs(), dim=1)
         largest = torch.cat([part.amax(dim=2) for part in parts], dim=1)
         best = largest.clone()
         least = torch.full_like(largest, float("inf"))
-        rtn = self.fallback()
         for shrink in _SHRINKS:
             limit = largest * shrink
             spread = limit[:, group_of]
-            lost = weight - rtn.compress(weight.clamp(-spread, spread)).weight
+            clipped = weight.clamp(-spread, spread)
+            lost = weight - round_to_nearest(clipped, self.grid, matrix_scale).weight
             error = self._group_errors(lost, hessian)
             better = error < least
             best = torch.where(better, limit, best)

@@ -22,7 +22,7 @@ class GPTQ(Quantizer):
     """Quantize column by column, each error made up for by the columns that follow.
 
     Args:
-        num_bits, symmetric, scale_dtype: As in :class:`.Quantizer`.
+        num_bits, symmetric, number_format, scale_dtype: As in :class:`.Quantizer`.
         group_size: Consecutive columns of the column pass that share a scale in a row, the last
             group being shorter where it does not divide the row; None: all. The grid of a group is
             found when the pass reaches it, from weights in which the errors of the finished blocks

@@ -31,7 +31,9 @@ class ColumnPass:
 
     def run(self, columns: int) -> None:
         """Compress the first ``columns`` columns."""
-        if self.buffers.values.is_cuda and can_fuse(self.buffers.values.device):
+        grids = self.buffers.grids
+        uniform = grids is None or grids.grid.uniform
+        if uniform and self.buffers.values.is_cuda and can_fuse(self.buffers.values.device):
             # Imported here: Triton is optional, and slow to import.
             from compressors.obs.columns_triton import LARGEST_BLOCK, compress_fused
 

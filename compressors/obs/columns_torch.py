@@ -82,6 +82,11 @@ class TorchColumns:
         """Write one column's nearest points of the grid, 0 where it is pruned, to ``result``."""
         group = self.buffers.groups[index]
         scale = self.scale[group]
+        if not grid.uniform:
+            torch.mul(grid.round(column, scale, self.zero_point[group]), scale, out=result)
+            if self.buffers.prunes:
+                result.mul_(self.kept[index])
+            return
         torch.div(column, scale, out=result).round_()
         if grid.symmetric:
             result.clamp_(-grid.middle, grid.top - grid.middle)

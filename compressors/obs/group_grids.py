@@ -18,6 +18,7 @@ class GroupGrids:
         grid: The settings.
         values: float32 ``[columns, rows]``, in their own order: the weights before the pass.
         order: The order in which the pass takes the columns; None for their own.
+        matrix_scale: float32 ``[rows]``: the scale that groups of a matrix share; None without.
         static: Find all grids now, on runs of columns in their own order. Else a group is a run of
             columns of the pass, and waits for it.
 
@@ -28,9 +29,17 @@ class GroupGrids:
         codes: uint8 ``[columns, rows]``, in the order of the pass.
     """
 
-    def __init__(self, grid: Grid, values: Tensor, order: Tensor | None, *, static: bool) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        values: Tensor,
+        order: Tensor | None,
+        *,
+        matrix_scale: Tensor | None,
+        static: bool,
+    ) -> None:
         columns, rows = values.shape
-        self.grid = grid
+        self.grid, self.matrix_scale = grid, matrix_scale
         self.size = grid.group_size or columns
         self.group_of = grid.group_of_columns(columns, values.device)
         self.scale = values.new_empty(grid.groups(columns), rows)
@@ -54,7 +63,9 @@ class GroupGrids:
         first = begin // self.size
         for grouped in self.grid.split(values[: end - begin], dim=0):
             groups = slice(first, first + len(grouped))
-            self.scale[groups], self.zero_point[groups] = self.grid.fit(grouped, dim=1)
+            self.scale[groups], self.zero_point[groups] = self.grid.fit(
+                grouped, dim=1, matrix_scale=self.matrix_scale
+            )
             first = groups.stop
 
     def encode(self, start: int, values: Tensor, groups: list[int], scratch: Tensor) -> None:
@@ -71,6 +82,6 @@ class GroupGrids:
         else:
             mine = self.group_of[start : start + len(values)]
             scale, zero_point = self.scale[mine], self.zero_point[mine]
-        # The values are multiples of the scale, so the division gives whole numbers back.
-        steps = torch.div(values, scale, out=scratch).round_().add_(zero_point)
-        self.codes[start : start + len(values)] = steps
+        # The values are points times the scale, so the division gives the points back.
+        codes = self.grid.encode(torch.div(values, scale, out=scratch), zero_point)
+        self.codes[start : start + len(values)] = codes

@@ -112,7 +112,19 @@ class _Solver:
             self.order = torch.argsort(squares, descending=True, stable=True)
         self.grids = None
         if plan.grid is not None:
-            self.grids = GroupGrids(plan.grid, self.values, self.order, static=plan.static_groups)
+            scales = [plan.grid.matrix_scale(mine) for mine in self._each(self.values)]
+            self.matrix_scales = [scale for scale in scales if scale is not None]
+            by_row = [
+                scale.expand(len(weight))
+                for scale, weight in zip(self.matrix_scales, weights, strict=False)
+            ]
+            self.grids = GroupGrids(
+                plan.grid,
+                self.values,
+                self.order,
+                matrix_scale=torch.cat(by_row) if by_row else None,
+                static=plan.static_groups,
+            )
             self.groups: list[int] = self.grids.group_of.tolist()
         if self.order is not None:
             self.values, dead = self.values[self.order], dead[self.order]
@@ -226,6 +238,9 @@ class _Solver:
             parts["zero_point"] = self._transposed(grids.zero_point, torch.int32)
             common["g_idx"] = self._restored(grids.group_of).to(torch.int32)
             common["num_bits"] = grids.grid.num_bits
+            common["number_format"] = grids.grid.number_format
+            if self.matrix_scales:
+                parts["matrix_scale"] = self.matrix_scales
         parts["weight"] = self._transposed(values, self.weights[0].dtype)
         return [
             CompressedWeight(**{name: each[index] for name, each in parts.items()}, **common)

@@ -70,7 +70,7 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
     if storage == "dense":
         return compressor
     dtype = getattr(model, "dtype", None) or next(model.parameters()).dtype
-    scale_dtype = check_dtype(storage, dtype, quantizer.num_bits, quantizer.symmetric)
+    scale_dtype = check_dtype(storage, dtype, quantizer.grid.num_bits, quantizer.symmetric)
     check_model(storage, model, quantizer.group_size)
     if isinstance(compressor, SparseGPT) and compressor.quantize is not None:
         grid = replace(compressor.quantize, scale_dtype=scale_dtype)

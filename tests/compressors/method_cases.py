@@ -45,6 +45,16 @@ QUANTIZERS += [
     AWQ(num_bits=8, group_size=32, duo_scaling=True),
 ]
 
+FORMATS = ("fp8", "mxfp4", "nvfp4")
+FLOATS: list[Any] = [
+    *(RTN(number_format=name) for name in FORMATS),
+    *(GPTQ(number_format=name, act_order=True, static_groups=True) for name in FORMATS),
+    GPTQ(number_format="nvfp4", block_size=24),
+    GPTQ(number_format="mxfp4", act_order=True),
+    *(AWQ(number_format=name) for name in FORMATS),
+]
+QUANTIZERS += FLOATS
+
 JOINT: list[Any] = [
     SparseGPT(pattern=Unstructured(0.5), quantize=RTN(num_bits=4, group_size=16)),
     SparseGPT(pattern=NM(2, 4), quantize=RTN(num_bits=3, group_size=None, symmetric=False)),

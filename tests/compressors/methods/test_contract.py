@@ -23,6 +23,7 @@ from compressors import (
     UnsupportedModelError,
     Wanda,
 )
+from compressors.float_grid import points
 from compressors.methods.sparsegpt import MagnitudeAndRTN
 from tests import oracles
 from tests.compressors.method_cases import (
@@ -110,6 +111,9 @@ def test_codes_rebuild_the_weight(method: Any, dtype: torch.dtype) -> None:
     counts = result.g_idx.bincount().tolist()
     assert counts == [size] * (groups - 1) + [weight.shape[1] - size * (groups - 1)]
     steps = result.codes.float() - result.zero_point[:, result.g_idx]
+    if result.number_format != "int":
+        steps = points(result.codes, result.num_bits)
+    assert result.number_format == grid.number_format
     factors = 1 if result.input_scale is None else result.input_scale
     rebuilt = (steps * result.scale[:, result.g_idx] / factors).to(dtype)
     if result.mask is not None:
@@ -281,6 +285,12 @@ def test_random_differs_by_layer_and_seed() -> None:
         (lambda: NM(4, 4), "4:4"),
         (lambda: RTN(num_bits=1), "num_bits=1"),
         (lambda: AWQ(grid_points=0), "grid_points=0"),
+        (lambda: RTN(), "num_bits is missing"),
+        (lambda: RTN(number_format="fp6"), "number_format='fp6'"),
+        (lambda: RTN(number_format="nvfp4", num_bits=8), "num_bits=8 does not go with"),
+        (lambda: GPTQ(number_format="fp8", group_size=64), "group_size=64 does not go with"),
+        (lambda: RTN(number_format="mxfp4", symmetric=False), "symmetric=False does not go with"),
+        (lambda: AWQ(number_format="fp8", num_bits=3), "num_bits=3 does not go with"),
         (lambda: GPTQ(num_bits=9), "num_bits=9"),
         (lambda: GPTQ(num_bits=4, group_size=0), "group_size=0"),
         (lambda: GPTQ(num_bits=4, dampening_frac=-1), "dampening_frac=-1"),
