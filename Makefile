@@ -2,6 +2,7 @@
 # make demo    what every method takes from a small embedded model, and the report (DEVICE=)
 # make test    all tests, offline
 # make check   format, lint, types, layering, doctests, contents of the wheel
+# make docs    the documentation in site/, strict: a dead link is an error
 # All of them first make the environment in .venv, from any Python 3.10 or newer (PYTHON=).
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: environment demo test check clean
+.PHONY: environment demo test check docs clean
 
 environment: $(STAMP)
 
@@ -44,5 +45,15 @@ check: $(STAMP)
 		--ignore=compressors/obs/columns_triton.py compressors lmkick_plugin \
 		tests/test_layering.py tests/lmkick_plugin/test_packaging.py
 
+# An environment of its own: building pages needs neither torch nor lm-eval.
+DOCS := $(VENV)-docs
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt mkdocs-material 'mkdocstrings[python]'
+	touch $@
+
+docs: $(DOCS)/.installed
+	DISABLE_MKDOCS_2_WARNING=true $(DOCS)/bin/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DOCS) site build dist .mypy_cache .pytest_cache .ruff_cache
