@@ -53,7 +53,7 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 docs: $(DOCS)/.installed
-	DISABLE_MKDOCS_2_WARNING=true $(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=true $(DOCS)/bin/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) $(DOCS) site build dist .mypy_cache .pytest_cache .ruff_cache

@@ -23,7 +23,8 @@ PAGES = sorted(
     for page in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("*/*.md"), *REPOSITORY.glob("*/*/*.md")]
     if not any(part.startswith(".") for part in page.relative_to(REPOSITORY).parts)
 )
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COMPRESS = (REPOSITORY / "docs" / "compress.md").read_text(encoding="utf-8")
+TASKS = (REPOSITORY / "docs" / "tasks.md").read_text(encoding="utf-8")
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -79,7 +80,7 @@ def test_model_arguments_are_taken(words: list[str]) -> None:
 
 
 def test_the_table_of_arguments_is_complete() -> None:
-    table = README[README.index("| argument |") : README.index("Blocks are found in the model")]
+    table = COMPRESS[COMPRESS.index("| argument |") : COMPRESS.index("- `lmkick run`")]
     named = {
         name
         for line in table.splitlines()[2:]
@@ -92,7 +93,7 @@ def test_the_table_of_arguments_is_complete() -> None:
 def test_the_tables_of_tasks_are_complete(task_manager: TaskManager) -> None:
     leaves = ("mmlu_kick_", "mmlu_llmkick_")
     known = {name for name in task_manager.all_tasks if not name.startswith(leaves)}
-    named = set(re.findall(r"`(kick(?:only)?_\w+)`", README))
+    named = set(re.findall(r"`(kick(?:only)?_\w+)`", TASKS))
     named |= {f"kick_summarization_{size}" for size in ("small", "medium", "large")}
     assert {name for name in known if name.startswith(("kick_", "kickonly_"))} == named
 
@@ -102,7 +103,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
     from tests.conftest import make_tiny_llama
 
-    (example,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    (example,) = re.findall(r"^```python\n(.*?)^```", COMPRESS, flags=re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {
         "model": make_tiny_llama(),
         "token_ids": torch.randint(0, 128, (4, 32), generator=torch.Generator().manual_seed(0)),
