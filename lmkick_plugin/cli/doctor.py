@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmkick_plugin.cli.judge import add_judge_options, given_settings
 from lmkick_plugin.terminal import emit, plain
+
+if TYPE_CHECKING:
+    from lmkick_plugin.judge.plan import Endpoint
 
 __all__ = ["Finding", "add_arguments", "examine", "main"]
 
@@ -218,6 +221,7 @@ def _data(args: argparse.Namespace) -> Iterator[Finding]:
 
 def _judge(args: argparse.Namespace) -> Iterator[Finding]:
     from lmkick_plugin.judge.plan import JudgePlan
+    from lmkick_plugin.judge.prompts import Prompts
     from lmkick_plugin.judge.settings import KEY_VARIABLES, api_key
 
     plan = JudgePlan.read(given_settings(args))
@@ -229,36 +233,29 @@ def _judge(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding("note", "key", f"{' and '.join(KEY_VARIABLES)} are unset")
     else:
         yield Finding("ok", "key", f"from {found}")
-    settings = plan.settings
-    asked = [("judge_model", settings.model, settings.base_url)]
-    if plan.reference_model is not None:
-        address = settings.reference_base_url or settings.base_url
-        asked.append(("judge_reference", plan.reference_model, address))
+    Prompts.load(plan.settings.prompt)
     reachable = True
-    for name, model, address in asked:
-        for finding in _endpoint(plan.settings, name, model, address):
-            reachable &= finding.status != "FAIL"
-            yield finding
+    for endpoint in plan.endpoints():
+        finding = _endpoint(endpoint)
+        reachable &= finding.status != "FAIL"
+        yield finding
     if plan.reference is not None and plan.reference.kind == "file":
         plan.references("judge", {}, turns=1)
         yield Finding("ok", "reference", f"{plan.reference.value} holds answers")
-    yield from _store(settings.store_path)
+    yield from _store(plan.settings.store_path)
     if reachable and not args.free:
         yield from _ask(plan.settings, plan.reference_model)
 
 
-def _endpoint(settings: Any, name: str, model: str, address: str | None) -> Iterator[Finding]:
-    from lmkick_plugin.judge.probe import probe
-
-    where = address or "https://api.openai.com/v1"
-    found = probe(settings, address)
-    if found.problem is not None:
-        yield Finding("FAIL", "endpoint", found.problem)
-    elif found.lacks(model):
-        yield Finding("note", "endpoint", f"{where} answers, but does not list {name}={model}")
-    else:
-        listed = "lists" if found.models else "answers, and lists no models: nothing known of"
-        yield Finding("ok", "endpoint", f"{where} {listed} {name}={model}")
+def _endpoint(endpoint: Endpoint) -> Finding:
+    asked = f"{endpoint.name}={endpoint.model}"
+    if endpoint.problem is not None:
+        return Finding("FAIL", "endpoint", endpoint.problem)
+    if endpoint.lists_another:
+        text = f"{endpoint.address} answers, but does not list {asked}"
+        return Finding("note", "endpoint", text)
+    listed = "lists" if endpoint.models else "answers, and lists no models: nothing known of"
+    return Finding("ok", "endpoint", f"{endpoint.address} {listed} {asked}")
 
 
 def _store(path: Path) -> Iterator[Finding]:

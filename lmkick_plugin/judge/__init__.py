@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from lmkick_plugin.judge.client import Outcome
 from lmkick_plugin.judge.judge import LOWEST_SCORE, Item, Judge, Summary, Verdict, shared_judge
 from lmkick_plugin.judge.parsing.parser import (
     parse_aspect_grades,
@@ -12,7 +13,6 @@ from lmkick_plugin.judge.parsing.parser import (
 )
 from lmkick_plugin.judge.prompts import Prompts
 from lmkick_plugin.judge.reply_store import Reply, ReplyStore, StoreError
-from lmkick_plugin.judge.request_runner import Outcome
 from lmkick_plugin.judge.settings import JudgeSettings
 
 __all__ = [

@@ -1,47 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask an OpenAI-compatible endpoint many things, and never the same thing twice."""
+"""Many prompts to one model, each asked once: replies come from the store, or are bought for it.
+
+The first request goes alone: it finds out what the endpoint takes, and whether key and model are
+right. A process claims a request before sending it, so that two processes with the same items do
+not both pay.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from lmkick_plugin.judge.endpoint_errors import Dialect
-from lmkick_plugin.judge.reply_store import ReplyStore, StoreError, request_key
-from lmkick_plugin.judge.request_runner import Budget, Conversation, Outcome, Request, complaint
-from lmkick_plugin.judge.settings import KEY_VARIABLES, JudgeSettings, api_key
+from lmkick_plugin.judge.endpoint import Request, Sender, missing_requirement, open_client, quiet
+from lmkick_plugin.judge.endpoint_errors import EndpointCapabilities, Fault, completion_fault
+from lmkick_plugin.judge.limits import Budget, Limits
+from lmkick_plugin.judge.reply_store import Reply, ReplyStore, StoreError, request_key
+from lmkick_plugin.judge.settings import JudgeSettings, api_key, endpoint_address
 
-__all__ = ["ChatClient", "missing_requirement"]
+__all__ = ["ChatClient", "Outcome"]
 
 _LOGGER = logging.getLogger(__name__)
-_NO_KEY = "no-key"  # the client insists on one; servers without keys ignore it
+_FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
 
 
-def missing_requirement(base_url: str | None) -> str | None:
-    """What has to be there before anything can be asked.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a request.
 
-    Args:
-        base_url: The endpoint; None for OpenAI's own, which wants a key.
-
-    Returns:
-        What is missing and how to get it, or None.
+    Attributes:
+        reply: The reply that counts; None where none arrived.
+        reason: Why there is none, or what is wrong with it; None where all is well.
     """
-    try:
-        import openai  # noqa: F401
-    except ImportError:
-        return 'the package openai is missing: pip install "lmkick[judge]"'
-    if api_key() is None and base_url is None:
-        return (
-            f"there is no key: export {KEY_VARIABLES[0]} (or {KEY_VARIABLES[1]}), or give the "
-            "address of an endpoint that needs none as judge_base_url"
-        )
-    return None
+
+    reply: Reply | None
+    reason: str | None = None
 
 
 class ChatClient:
@@ -73,24 +72,26 @@ class ChatClient:
         self._store = store
         self._budget = budget
         self._concurrency = concurrency or settings.concurrency
-        self._dialect = Dialect(structured=settings.structured == "auto")
+        self._capabilities = EndpointCapabilities(structured=settings.structured == "auto")
 
-    @property
-    def endpoint(self) -> str:
-        """The host that is asked."""
-        return urlsplit(self.base_url).netloc if self.base_url else "api.openai.com"
-
-    def ask(self, requests: Sequence[Request], *, description: str = "judge") -> list[Outcome]:
+    def ask(
+        self,
+        requests: Sequence[Request],
+        *,
+        description: str = "judge",
+        repeat: int = 0,
+    ) -> list[Outcome]:
         """Ask all of them; what is in the store is not sent, what stands twice is sent once.
 
         Args:
             requests: What to ask.
             description: Stands on the progress bar.
+            repeat: Asks anew for another number, to see how much replies vary.
 
         Returns:
             One outcome for each request. Faults of endpoint and store are reasons in it.
         """
-        keys = [self._keys(request) for request in requests]
+        keys = [self._keys(request, repeat) for request in requests]
         outcomes: dict[str, Outcome] = {}
         missing: dict[str, tuple[Request, list[str]]] = {}
         for request, attempts in zip(requests, keys, strict=True):
@@ -108,19 +109,22 @@ class ChatClient:
                 outcomes[name] = stored
         self.stopped = self.stopped or (missing_requirement(self.base_url) if missing else None)
         if missing and not self.stopped:
-            self._in_own_thread(missing, outcomes, description)
+            self._ask_missing(missing, outcomes, description)
         if missing and self.stopped:
             _LOGGER.warning("Judging stopped: %s.", self.stopped.rstrip("."))
         unasked = Outcome(None, self.stopped)
         return [outcomes.get(attempts[0], unasked) for attempts in keys]
 
-    def _keys(self, request: Request) -> list[str]:
+    def _keys(self, request: Request, repeat: int) -> list[str]:
         """The stored reply's key, for each attempt at one that holds what is asked."""
-        shape = {
+        shape: dict[str, Any] = {
+            "endpoint": _normalised(self.base_url),
             "max_tokens": self.settings.max_tokens,
             "prompt": request.version,
             "temperature": self.settings.temperature,
         }
+        if repeat:
+            shape["repeat"] = repeat
         return [
             request_key(self.model, request.messages, {**shape, "attempt": attempt})
             for attempt in range(self.settings.reask + 1)
@@ -138,95 +142,133 @@ class ChatClient:
                 break
         return outcome
 
-    def _in_own_thread(
+    def _ask_missing(
         self,
-        missing: dict[str, tuple[Request, list[str]]],
+        missing: Mapping[str, tuple[Request, list[str]]],
         outcomes: dict[str, Outcome],
         description: str,
     ) -> None:
-        """Run an event loop in a thread: the caller may be inside one, as in a notebook."""
-        loop = asyncio.new_event_loop()
-        crashes: list[BaseException] = []
+        """Send what is not in the store; Ctrl-C waits for what is under way, and pays no more."""
+        parallel = min(self._concurrency, len(missing))
+        limits = Limits(self.settings, self._budget, secret=api_key(), parallel=parallel)
+        address = endpoint_address(self.base_url)
+        changes = len(self._capabilities.changes)
+        client = open_client(limits, address, completion_fault, retries=self.settings.retries)
+        with (
+            quiet("httpx", "httpx2", "openai"),
+            tqdm(total=len(missing), desc=description) as bar,
+            client,
+        ):
+            send = Sender(client, self.model, limits, self._capabilities)
 
-        def work() -> None:
-            try:
-                loop.run_until_complete(self._converse(missing, outcomes, description))
-            except asyncio.CancelledError:
-                return  # the caller was interrupted, and says so itself
-            except BaseException as error:  # noqa: BLE001 - raised in the caller's thread instead
-                crashes.append(error)
-            finally:
-                loop.run_until_complete(loop.shutdown_asyncgens())
-                loop.run_until_complete(loop.shutdown_default_executor())
-                loop.close()
-
-        thread = threading.Thread(target=work, name="lmkick-judge", daemon=True)
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(0.05)
-        except BaseException:
-            with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
-                loop.call_soon_threadsafe(_cancel_all, loop)
-            thread.join()
-            raise
-        if crashes:
-            raise crashes[0]
-
-    async def _converse(
-        self,
-        missing: dict[str, tuple[Request, list[str]]],
-        outcomes: dict[str, Outcome],
-        description: str,
-    ) -> None:
-        import openai
-
-        key = api_key()
-        client = openai.AsyncOpenAI(
-            api_key=key or _NO_KEY,
-            base_url=self.base_url,
-            max_retries=0,
-            timeout=self.settings.timeout,
-        )
-        with _quiet("httpx", "httpx2"), tqdm(total=len(missing), desc=description) as bar:
-            async with client:
-                conversation = Conversation(
-                    client,
-                    model=self.model,
-                    endpoint=self.endpoint,
-                    settings=self.settings,
-                    store=self._store,
-                    budget=self._budget,
-                    dialect=self._dialect,
-                    secret=key,
-                    parallel=min(self._concurrency, len(missing)),
-                )
-
-                async def one(name: str, request: Request, keys: list[str]) -> None:
-                    outcomes[name] = await conversation.ask(request, keys)
+            def one(name: str, *, patient: bool) -> None:
+                outcome = self._ask_one(*missing[name], send, limits, patient=patient)
+                if outcome is not None:
+                    outcomes[name] = outcome
                     bar.update(1)
 
-                changes = len(self._dialect.changes)
-                await asyncio.gather(*(one(name, *item) for name, item in missing.items()))
-        self.stopped = conversation.stopped
-        for change in self._dialect.changes[changes:]:
-            _LOGGER.warning("%s at %s: %s.", self.model, self.endpoint, change)
+            first, *others = missing
+            pool = ThreadPoolExecutor(parallel, "lmkick-judge")
+            try:
+                pool.submit(one, first, patient=True).result()
+                for patient in (False, True):  # what another process is asking for comes last
+                    left = [name for name in others if name not in outcomes]
+                    for future in [pool.submit(one, name, patient=patient) for name in left]:
+                        future.result()
+            except BaseException:
+                limits.stop("judging was interrupted")
+                raise
+            finally:
+                pool.shutdown(cancel_futures=True)
+        self.stopped = limits.stopped
+        for change in self._capabilities.changes[changes:]:
+            _LOGGER.warning("%s at %s: %s.", self.model, address, change)
+
+    def _ask_one(
+        self,
+        request: Request,
+        keys: Sequence[str],
+        send: Sender,
+        limits: Limits,
+        *,
+        patient: bool,
+    ) -> Outcome | None:
+        """Ask until a reply holds what was asked for, or the attempts are used up.
+
+        Returns:
+            The outcome; None where another process is asking, and nobody is patient.
+        """
+        outcome = Outcome(None, limits.stopped)
+        for key in keys:
+            try:
+                result = self._reply(request, key, send, limits, patient=patient)
+            except StoreError as error:
+                limits.stop(str(error))
+                result = Fault(str(error), "run")
+            if result is None:
+                return None
+            if isinstance(result, Fault):
+                # A reply that did arrive says more than a later fault.
+                return outcome if outcome.reply else Outcome(None, result.reason)
+            outcome = Outcome(result, complaint(request, result, self.settings))
+            if outcome.reason is None:
+                break
+        return outcome
+
+    def _reply(
+        self, request: Request, key: str, send: Sender, limits: Limits, *, patient: bool
+    ) -> Reply | Fault | None:
+        """One reply: from the store, from another process that is asking already, or bought."""
+        tries = self.settings.retries + 1
+        seconds = tries * (self.settings.timeout + self.settings.max_wait) + 60
+        poll = _FIRST_POLL
+        while not limits.stopped:
+            claimed = self._store.claim(key, seconds)
+            try:
+                # Looked up after the claim: another process may have answered just before.
+                reply = self._store.get(key)
+                if reply is not None:
+                    return reply
+                if claimed:
+                    result = send(request)
+                    if isinstance(result, Fault):
+                        return result
+                    claimed = False  # a reply in the store ends the claim
+                    self._store.put(key, result, model=self.model, endpoint=self.base_url or "")
+                    if self._store.failure:
+                        limits.stop(self._store.failure)
+                    return result
+            finally:
+                if claimed:
+                    self._store.release(key)
+            if not patient:
+                return None
+            time.sleep(poll)
+            poll = min(2 * poll, _LONGEST_POLL)
+        return Fault(limits.stopped, "run")
 
 
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
+def complaint(request: Request, reply: Reply, settings: JudgeSettings) -> str | None:
+    """What is wrong with a reply that arrived.
+
+    Args:
+        request: What was asked.
+        reply: What was answered.
+        settings: The run's.
+
+    Returns:
+        The reason why the reply does not count; None where it does.
+    """
+    if reply.finish != "refusal" and request.accepts(reply.text):
+        return None
+    if reply.finish == "refusal":
+        return "the judge refused"
+    if reply.finish == "length":
+        return f"the reply was cut off at judge_max_tokens={settings.max_tokens} before its scores"
+    return "no scores in the reply"
 
 
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Keep a library from writing a line for each request, unless its logger was set up to."""
-    loggers = [logging.getLogger(name) for name in names]
-    silenced = [logger for logger in loggers if logger.level == logging.NOTSET]
-    for logger in silenced:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger in silenced:
-            logger.setLevel(logging.NOTSET)
+def _normalised(base_url: str | None) -> str:
+    """The address for a key: host and scheme in lower case."""
+    parts = urlsplit(endpoint_address(base_url))
+    return f"{parts.scheme}://{parts.netloc}".lower() + parts.path.rstrip("/")

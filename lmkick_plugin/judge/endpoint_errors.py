@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What went wrong with a request, in words, and whether sending it again can help."""
+"""Faults of an endpoint in words, how long each lasts, and what of the interface it takes."""
 
 from __future__ import annotations
 
-import asyncio
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 
 from lmkick_plugin.judge.settings import KEY_VARIABLES, JudgeSettings
+from lmkick_plugin.terminal import plain
 
-__all__ = ["Dialect", "Fault", "classify", "read_reply"]
+__all__ = [
+    "EndpointCapabilities",
+    "Fault",
+    "completion_fault",
+    "listing_fault",
+    "quote",
+    "status_fault",
+]
 
 _QUOTA_WORDS = ("insufficient_quota", "exceeded your current quota", "billing", "credit balance")
 _SCHEMA_WORDS = ("response_format", "json_schema", "schema", "structured", "guided", "grammar")
 _LONGEST_QUOTE = 200
+_MOMENTARY = (408, 409, 425, 429)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,33 +38,32 @@ class Fault:
             ``moment``: it may next time.
         wait: Seconds that the endpoint asks to wait.
         status: The HTTP status, where there was one.
-        detail: All that the endpoint said.
+        detail: The endpoint's own words.
     """
 
     reason: str
-    lasting: str
+    lasting: Literal["run", "request", "moment"]
     wait: float | None = None
     status: int | None = None
     detail: str = ""
 
 
 @dataclass(slots=True)
-class Dialect:
-    """What of the chat-completions interface an endpoint takes; found out by its refusals.
+class EndpointCapabilities:
+    """Fields of a chat completion that an endpoint takes; learnt from its refusals.
 
     Attributes:
         structured: It takes a JSON schema.
-        token_field: What it calls the longest reply.
+        token_field: Its name for the longest reply.
         temperature: It takes a temperature.
-        proven: A request in this dialect was answered.
-        revision: Counts the changes.
+        proven: A request with these fields was answered.
+        changes: What was learnt, in words.
     """
 
     structured: bool
     token_field: str = "max_tokens"
     temperature: bool = True
     proven: bool = False
-    revision: int = 0
     changes: list[str] = field(default_factory=list)
 
     def options(self, settings: JudgeSettings, schema: dict[str, Any] | None) -> dict[str, Any]:
@@ -66,32 +75,31 @@ class Dialect:
             options["response_format"] = schema
         return options
 
-    def adapt(self, message: str) -> bool:
-        """Learn from a refusal (400 or 422).
+    def adapt(self, fault: Fault) -> bool:
+        """Learn from a refusal.
 
         Args:
-            message: What the endpoint said.
+            fault: What the endpoint answered.
 
         Returns:
             Whether a request now looks different, so that sending it again makes sense.
         """
-        text = message.lower()
+        text = fault.detail.lower()
+        if (fault.status or 0) >= 500 and not self.proven:
+            return self._drop_schema()  # some endpoints fall over it instead of refusing it
+        if fault.status not in (400, 422):
+            return False
         if self.token_field == "max_tokens" and "max_completion_tokens" in text:
             self.token_field = "max_completion_tokens"
             return self._changed("it wants max_completion_tokens")
         if self.temperature and "temperature" in text:
             self.temperature = False
             return self._changed("it takes no temperature: its own default is used")
-        if self.structured and (not self.proven or any(word in text for word in _SCHEMA_WORDS)):
-            return self.drop_schema()
+        if not self.proven or any(word in text for word in _SCHEMA_WORDS):
+            return self._drop_schema()
         return False
 
-    def drop_schema(self) -> bool:
-        """Go on without structured output; the scores are read from prose.
-
-        Returns:
-            Whether that changes anything.
-        """
+    def _drop_schema(self) -> bool:
         if not self.structured:
             return False
         self.structured = False
@@ -99,44 +107,33 @@ class Dialect:
 
     def _changed(self, what: str) -> bool:
         self.changes.append(what)
-        self.revision += 1
         return True
 
 
-def _quote(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + " ..."
+def quote(text: object) -> str:
+    """An endpoint's words for a message: one short line, nothing that a terminal obeys."""
+    return plain(" ".join(str(text)[: 4 * _LONGEST_QUOTE].split()), limit=_LONGEST_QUOTE)
 
 
-def classify(error: BaseException, settings: JudgeSettings, *, has_key: bool) -> Fault:
-    """Put an exception of the client into words.
+def status_fault(
+    status: int, headers: Mapping[str, str], body: bytes, settings: JudgeSettings, *, has_key: bool
+) -> Fault | None:
+    """Read an HTTP status.
 
     Args:
-        error: Raised by ``openai``, or a time-out.
+        status: Of the response.
+        headers: Of the response.
+        body: Of the response.
         settings: The run's.
         has_key: Whether a key was sent.
 
     Returns:
-        What happened and how long it lasts.
+        What went wrong; None for a success.
     """
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        return _status_fault(error, settings, has_key=has_key)
-    # asyncio's is another class before Python 3.11
-    if isinstance(error, TimeoutError | asyncio.TimeoutError | openai.APITimeoutError):
-        return Fault(f"no answer within judge_timeout={settings.timeout:g} s", "moment")
-    if isinstance(error, openai.APIConnectionError):
-        cause = error.__cause__
-        detail = f"{type(cause).__name__}: {cause}" if cause is not None else str(error)
-        return Fault(f"the connection failed ({_quote(detail)})", "moment")
-    return Fault(f"the answer is no chat completion ({_quote(str(error))})", "moment")
-
-
-def _status_fault(error: Any, settings: JudgeSettings, *, has_key: bool) -> Fault:
-    """A fault that came with an HTTP status."""
-    status: int = error.status_code
-    message = _quote(str(error))
+    if 200 <= status < 300:
+        return None
+    detail = _error_message(body)
+    message = quote(detail)
     if status in (401, 403):
         cure = (
             f"check {' or '.join(KEY_VARIABLES)}"
@@ -151,10 +148,10 @@ def _status_fault(error: Any, settings: JudgeSettings, *, has_key: bool) -> Faul
             "run",
             status=status,
         )
-    if status in (402, 429) and any(word in str(error).lower() for word in _QUOTA_WORDS):
+    if status in (402, 429) and any(word in detail.lower() for word in _QUOTA_WORDS):
         return Fault(f"the quota is used up ({message})", "run", status=status)
-    if status == 429 or status in (408, 409, 425) or status >= 500:
-        wait = _retry_after(error.response.headers)
+    if status in _MOMENTARY or status >= 500:
+        wait = _retry_after(headers)
         if wait is not None and wait > settings.max_wait:
             return Fault(
                 f"the endpoint asks to wait {wait:g} s ({message}); run again later, or raise "
@@ -162,54 +159,66 @@ def _status_fault(error: Any, settings: JudgeSettings, *, has_key: bool) -> Faul
                 "run",
                 status=status,
             )
-        return Fault(f"HTTP {status} ({message})", "moment", wait=wait, status=status)
+        text = f"HTTP {status} ({message})"
+        return Fault(text, "moment", wait=wait, status=status, detail=detail)
     if status == 402:
         return Fault(f"the endpoint wants payment ({message})", "run", status=status)
-    return Fault(f"HTTP {status} ({message})", "request", status=status, detail=str(error))
+    return Fault(f"HTTP {status} ({message})", "request", status=status, detail=detail)
 
 
-def _retry_after(headers: Any) -> float | None:
+def _error_message(body: bytes) -> str:
+    """The message of an error in OpenAI's form, with its code; else the beginning of the body."""
+    text = body[:20_000].decode("utf-8", "replace")
+    try:
+        error = json.loads(text)["error"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return text
+    if isinstance(error, dict):
+        parts = [error.get(name) for name in ("message", "code")]
+        return " ".join(part for part in parts if isinstance(part, str) and part)
+    return str(error)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, from ``retry-after-ms`` or ``Retry-After`` (seconds or a date)."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(name)
         if value is None:
             continue
         try:
-            return max(0.0, float(value) * unit)
+            seconds = float(value) * unit
         except ValueError:
-            pass
-        try:
-            date = parsedate_to_datetime(value)
-        except ValueError:
-            continue
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=timezone.utc)
-        return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
+            try:
+                date = parsedate_to_datetime(value)
+            except ValueError:
+                continue
+            if date.tzinfo is None:
+                date = date.replace(tzinfo=timezone.utc)
+            seconds = (date - datetime.now(timezone.utc)).total_seconds()
+        if seconds == seconds:  # not a NaN
+            return max(0.0, seconds)
     return None
 
 
-def read_reply(completion: Any, settings: JudgeSettings) -> tuple[str, str] | Fault:
-    """Take text and finish reason out of what an endpoint returned, whatever it is.
+def completion_fault(body: bytes, settings: JudgeSettings) -> Fault | None:
+    """Check that a successful response is a chat completion with a text in it.
 
     Args:
-        completion: What the client returned: a web page arrives as a plain string.
+        body: Of the response; a login page of a proxy is a success too.
         settings: The run's.
 
     Returns:
-        The reply's text and why it ended (``refusal`` for one), or a fault.
+        What is wrong, or None.
     """
-    if isinstance(completion, str):
-        return Fault(f"the answer is no chat completion ({_quote(completion)})", "moment")
     try:
-        choice = completion.choices[0]
-        message, finish = choice.message, str(choice.finish_reason or "")
-        text, refusal = message.content, getattr(message, "refusal", None)
-    except (AttributeError, IndexError, TypeError):
-        return Fault("the answer is no chat completion (no choices in it)", "moment")
-    if refusal:
-        return str(refusal), "refusal"
-    if isinstance(text, str) and text.strip():
-        return text, finish
+        choice = json.loads(body)["choices"][0]
+        message, finish = choice["message"], choice.get("finish_reason")
+        text, refusal = message.get("content"), message.get("refusal")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        seen = quote(body[:1000].decode("utf-8", "replace"))
+        return Fault(f"the answer is not a chat completion ({seen})", "moment")
+    if refusal or (isinstance(text, str) and text.strip()):
+        return None
     if finish == "length":
         return Fault(
             f"judge_max_tokens={settings.max_tokens} were used up before any text; raise it",
@@ -218,3 +227,23 @@ def read_reply(completion: Any, settings: JudgeSettings) -> tuple[str, str] | Fa
     if finish == "content_filter":
         return Fault("the endpoint's content filter holds the reply back", "request")
     return Fault("the reply is empty", "moment")
+
+
+def listing_fault(body: bytes, settings: JudgeSettings) -> Fault | None:  # noqa: ARG001
+    """Check that a successful response to ``/models`` is JSON.
+
+    Args:
+        body: Of the response.
+        settings: The run's.
+
+    Returns:
+        What is wrong, or None.
+    """
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        seen = quote(body[:1000].decode("utf-8", "replace"))
+        return Fault(
+            f"/models is not JSON ({seen}); check judge_base_url (which ends in /v1)", "run"
+        )
+    return None

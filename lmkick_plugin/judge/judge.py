@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lmkick_plugin.judge.client import ChatClient, missing_requirement
+from lmkick_plugin.judge.client import ChatClient, Outcome
+from lmkick_plugin.judge.endpoint import Request, missing_requirement
+from lmkick_plugin.judge.limits import Budget
 from lmkick_plugin.judge.parsing.parser import (
     parse_aspect_grades,
     parse_aspects,
@@ -19,7 +21,6 @@ from lmkick_plugin.judge.parsing.parser import (
 from lmkick_plugin.judge.parsing.tokens import ASPECTS
 from lmkick_plugin.judge.prompts import Prompts, response_format
 from lmkick_plugin.judge.reply_store import ReplyStore
-from lmkick_plugin.judge.request_runner import Budget, Outcome, Request
 from lmkick_plugin.judge.settings import JudgeSettings
 
 __all__ = ["LOWEST_SCORE", "Item", "Judge", "Summary", "Verdict", "shared_judge"]

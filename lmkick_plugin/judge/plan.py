@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run has to have before it can judge: settings, key, endpoint, prompts, reference answers.
+"""Checks before a run that judges: settings, key, endpoint, prompts, reference answers.
 
-All of it is looked at before the first answer is generated.
+An endpoint is asked for its list of models: that costs nothing, and shows a wrong key or address.
 """
 
 from __future__ import annotations
@@ -9,22 +9,67 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from compressors.errors import SettingsError
+from lmkick_plugin.judge.endpoint import missing_requirement, open_client
+from lmkick_plugin.judge.endpoint_errors import listing_fault
+from lmkick_plugin.judge.limits import Budget, Limits
 from lmkick_plugin.judge.llmkick_original import PROMPTS
-from lmkick_plugin.judge.probe import probe
 from lmkick_plugin.judge.prompts import Prompts
 from lmkick_plugin.judge.references import Reference, Turns, load_answers, read_reference
-from lmkick_plugin.judge.settings import JudgeSettings
+from lmkick_plugin.judge.settings import JudgeSettings, api_key, endpoint_address
 
-__all__ = ["JudgePlan", "match_references"]
+__all__ = ["Endpoint", "JudgePlan", "check_metadata", "match_references"]
 
 _LOGGER = logging.getLogger(__name__)
 _Key = TypeVar("_Key", bound=Hashable)
 _MOST_NAMES = 5
+_PROBE_SECONDS = 15.0
+_REFUSALS = (401, 403)
+
+
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Check the settings of a judge whatever the tasks: they end in results files.
+
+    Args:
+        metadata: A run's ``--metadata``.
+
+    Raises:
+        SettingsError: A setting is unknown, wrong or a key, or what judging needs is missing.
+    """
+    plan = JudgePlan.read(metadata)
+    if plan is not None and metadata.get("judge_model"):
+        Prompts.load(plan.settings.prompt)
+        missing = missing_requirement(plan.settings.base_url)
+        if missing is not None:
+            raise SettingsError(f"judge_model={plan.settings.model} cannot be asked: {missing}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A model that a run will ask, and what its endpoint says of itself.
+
+    Attributes:
+        name: The setting that names the model.
+        model: The model.
+        address: The endpoint.
+        problem: Why nothing can be asked there; None where nothing speaks against it.
+        models: The models that it lists; None where it lists none (that is optional).
+    """
+
+    name: str
+    model: str
+    address: str
+    problem: str | None
+    models: tuple[str, ...] | None = None
+
+    @property
+    def lists_another(self) -> bool:
+        """Whether there is a list of models, and the one to be asked is not on it."""
+        return bool(self.models) and self.model not in (self.models or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,25 +137,37 @@ class JudgePlan:
         Raises:
             SettingsError: Something is missing or wrong.
         """
-        settings = self.settings
         if needs_reference and self.reference is None:
             raise SettingsError(
                 f"{task} compares with a reference, GPT-3.5's answers in the released code, and "
                 "none is given. Give judge_reference=file:PATH or model:NAME."
             )
-        asked = [("judge_model", settings.model, settings.base_url)]
-        if self.reference_model is not None:
-            address = settings.reference_base_url or settings.base_url
-            asked.append(("judge_reference", self.reference_model, address))
-        for name, model, address in asked:
-            found = probe(settings, address)
-            if found.problem is not None:
+        Prompts.load(self.settings.prompt)
+        for endpoint in self.endpoints():
+            name, model = endpoint.name, endpoint.model
+            if endpoint.problem is not None:
                 raise SettingsError(
-                    f"{task}: {name}={model} cannot be asked: {found.problem}. To judge later, "
+                    f"{task}: {name}={model} cannot be asked: {endpoint.problem}. To judge later, "
                     "take the judge out and use lmkick judge on the saved answers."
                 )
-            if found.lacks(model):
-                _say_unlisted(name, model, address)
+            if endpoint.lists_another:
+                _say_unlisted(name, model, endpoint.address)
+
+    def endpoints(self) -> list[Endpoint]:
+        """Look at the endpoints of judge and reference model; asks no model anything."""
+        settings = self.settings
+        asked = [("judge_model", settings.model, settings.base_url)]
+        if self.reference_model is not None:
+            base_url = settings.reference_base_url or settings.base_url
+            asked.append(("judge_reference", self.reference_model, base_url))
+        found = []
+        for name, model, base_url in asked:
+            problem, models = _list_models(settings, base_url)
+            if problem is not None:
+                _list_models.cache_clear()
+            address = base_url if problem else endpoint_address(base_url)
+            found.append(Endpoint(name, model, address or "the default", problem, models))
+        return found
 
     def references(
         self, task: str, documents: Mapping[_Key, Sequence[str]], *, turns: int
@@ -145,9 +202,44 @@ class JudgePlan:
 
 
 @functools.lru_cache(maxsize=8)
-def _say_unlisted(name: str, model: str, address: str | None) -> None:
-    where = address or "the endpoint"
-    _LOGGER.warning("%s=%s is not among the models that %s lists.", name, model, where)
+def _say_unlisted(name: str, model: str, address: str) -> None:
+    _LOGGER.warning("%s=%s is not among the models that %s lists.", name, model, address)
+
+
+@functools.lru_cache(maxsize=8)
+def _list_models(
+    settings: JudgeSettings, base_url: str | None
+) -> tuple[str | None, tuple[str, ...] | None]:
+    """Why nothing can be asked at an endpoint, or None, and the models that it lists."""
+    missing = missing_requirement(base_url)
+    if missing is not None:
+        return missing, None
+    import openai
+
+    from lmkick_plugin.judge.http_client import fault_of
+
+    address = endpoint_address(base_url)
+    quick = replace(
+        settings,
+        timeout=min(_PROBE_SECONDS, settings.timeout),
+        backoff=min(1.0, settings.backoff),
+        max_wait=min(2.0, settings.max_wait),
+        give_up_after=2,
+    )
+    limits = Limits(quick, Budget(8), secret=api_key())
+    try:
+        with open_client(limits, address, listing_fault, retries=1) as client:
+            listed = getattr(client.models.list(), "data", None)
+    except (ValueError, TypeError, AttributeError, RecursionError):  # JSON of another form
+        return None, None
+    except openai.OpenAIError as error:
+        fault = fault_of(error)
+        unanswered = fault.status is None and fault.lasting != "request"
+        if unanswered or fault.status in _REFUSALS:
+            return f"{address}: {fault.reason}", None
+        return None, None
+    names = [getattr(model, "id", None) for model in listed] if isinstance(listed, list) else []
+    return None, tuple(name for name in names if isinstance(name, str)) or None
 
 
 def _dense_samples(spec: str, task: str) -> Path:

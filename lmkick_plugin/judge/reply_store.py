@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replies of the judge on disk: paid for once, whatever happens to the run.
+"""Replies of the judge on disk, each paid for once.
 
 SQLite, from the standard library, in write-ahead mode with full synchronisation: a reply is on the
 disk before anything else is done with it, so a killed process loses none that had arrived, and
@@ -16,7 +16,6 @@ import json
 import os
 import socket
 import sqlite3
-import tempfile
 import threading
 import time
 import uuid
@@ -71,9 +70,9 @@ def request_key(
     """Name a request by its content.
 
     Args:
-        model: The model asked. Its endpoint is left out: a server that moved is still the same.
+        model: The model asked.
         messages: The prompt, with the answers in it.
-        settings: What else shapes the reply: temperature, longest reply, which attempt.
+        settings: What else shapes the reply: endpoint, temperature, longest reply, which attempt.
 
     Returns:
         SHA-256 of the canonical JSON of all three, in hexadecimal.
@@ -87,8 +86,8 @@ class ReplyStore:
     """Replies by key, in one SQLite file that several processes may use at once.
 
     Nothing is opened before the first look-up. When a write fails (disk full, file read-only) the
-    reply stays in memory and goes to a rescue file in the temporary folder; :attr:`failure` then
-    says so, and the caller stops paying for replies that cannot be kept.
+    reply stays in memory; :attr:`failure` then says so, and the caller stops paying for replies
+    that cannot be kept. A claim is a write too, so that a disk without space is found out before.
 
     Args:
         path: The file; its folder is made.
@@ -97,7 +96,6 @@ class ReplyStore:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.failure: str | None = None
-        self.rescue: Path | None = None
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -187,13 +185,13 @@ class ReplyStore:
             )
 
     def put(self, key: str, reply: Reply, *, model: str, endpoint: str) -> None:
-        """Keep a reply: on the disk when this returns, or in memory and in the rescue file.
+        """Keep a reply: on the disk when this returns, or in memory alone, with :attr:`failure`.
 
         Args:
             key: From :func:`request_key`.
             reply: What arrived.
             model: The model that answered.
-            endpoint: Its host, for the record.
+            endpoint: Its address, for the record.
         """
         self._memory[key] = reply
         paid = (reply.prompt_tokens, reply.completion_tokens)
@@ -215,46 +213,7 @@ class ReplyStore:
         try:
             self._run(write, "write")
         except StoreError as error:
-            self._keep_elsewhere(key, reply, str(error))
-
-    def restore(self, path: Path) -> int:
-        """Take in a rescue file.
-
-        Args:
-            path: The file that an earlier failure names.
-
-        Returns:
-            How many replies it held.
-
-        Raises:
-            StoreError: The rescue file cannot be read, or the store not written.
-        """
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines if line.endswith("}")]
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: not a rescue file of replies ({error}).") from error
-        for row in rows:
-            self.put(row.pop("key"), Reply(**row), model="", endpoint="restored")
-        if self.failure:
-            raise StoreError(self.failure)
-        return len(rows)
-
-    def _keep_elsewhere(self, key: str, reply: Reply, problem: str) -> None:
-        """Append a reply that could not be stored to a file in the temporary folder."""
-        row = {"key": key, "text": reply.text, "finish": reply.finish}
-        failure = f"{problem} Replies that had arrived are used in this run's results"
-        with self._lock:  # two replies that fail at once belong in one file
-            try:
-                if self.rescue is None:
-                    handle, name = tempfile.mkstemp(prefix="lmkick_replies_", suffix=".jsonl")
-                    os.close(handle)
-                    self.rescue = Path(name)
-                with self.rescue.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                self.failure = f"{failure} and kept in {self.rescue}."
-            except OSError:
-                self.failure = f"{failure}."
+            self.failure = f"{error} What had arrived is used in this run, and not kept."
 
     def _run(self, action: Callable[[sqlite3.Connection], _Result], purpose: str) -> _Result:
         with self._lock:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run is judged: settings from ``--metadata`` or the environment, the key from there only.
+"""Settings of the judge, from ``--metadata`` or the environment; the key from the latter only.
 
 Every setting is called ``judge_<name>`` in the metadata and ``LMKICK_JUDGE_<NAME>`` in the
 environment; the metadata wins. The key is ``LMKICK_JUDGE_API_KEY`` or ``OPENAI_API_KEY``; it is
@@ -9,7 +9,8 @@ read when the client is made and kept in no setting, so that no record can hold 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,17 @@ from lmkick_plugin.recipe.readers import (
     read_text,
     suggest,
 )
+from lmkick_plugin.terminal import plain
 
-__all__ = ["KEY_VARIABLES", "JudgeSettings", "api_key", "default_store"]
+__all__ = ["KEY_VARIABLES", "JudgeSettings", "api_key", "default_store", "endpoint_address"]
 
 KEY_VARIABLES = ("LMKICK_JUDGE_API_KEY", "OPENAI_API_KEY")
 """Where the key is looked for, in this order."""
 
 _PREFIX = "judge_"
 _ENVIRONMENT_PREFIX = "LMKICK_JUDGE_"
-_SECRETS = {"api_key", "key", "token", "password"}
+_OPENAI = "https://api.openai.com/v1"
+_SECRET_WORDS = ("key", "token", "password", "passwd", "secret", "auth", "credential", "bearer")
 ORDERS = ("both", "reference_first", "answer_first")
 
 
@@ -61,9 +64,45 @@ def api_key(environment: Mapping[str, str] | None = None) -> str | None:
 
     Returns:
         The first of :data:`KEY_VARIABLES` that is set.
+
+    Raises:
+        SettingsError: It holds a character that no HTTP header may carry; the message does not
+            repeat it.
     """
     values = os.environ if environment is None else environment
-    return next((values[name].strip() for name in KEY_VARIABLES if values.get(name)), None)
+    for name in KEY_VARIABLES:
+        key = values.get(name, "").strip()
+        if not key:
+            continue
+        if not all("!" <= character <= "~" for character in key):
+            raise SettingsError(
+                f"{name} holds a space, line break or non-ASCII character (not shown here); export "
+                "the key alone."
+            )
+        return key
+    return None
+
+
+def endpoint_address(base_url: str | None, environment: Mapping[str, str] | None = None) -> str:
+    """The address that requests go to, and their key.
+
+    Args:
+        base_url: As in the settings.
+        environment: Instead of the process's own.
+
+    Returns:
+        ``base_url``, else ``OPENAI_BASE_URL``, else OpenAI's own address.
+
+    Raises:
+        SettingsError: ``OPENAI_BASE_URL`` is not an address.
+    """
+    if base_url:
+        return base_url
+    values = os.environ if environment is None else environment
+    given = values.get("OPENAI_BASE_URL", "").strip()
+    if given:
+        _check_url("OPENAI_BASE_URL", given)
+    return given.rstrip("/") or _OPENAI
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +165,11 @@ class JudgeSettings:
         if self.timeout <= 0:
             raise SettingsError(f"judge_timeout={self.timeout}: expected seconds, more than 0.")
         for name in ("base_url", "reference_base_url"):
-            _check_url(f"judge_{name}", getattr(self, name))
+            if getattr(self, name) is not None:
+                _check_url(f"judge_{name}", getattr(self, name))
+        for name in ("model", "reference", "prompt", "store"):
+            if not (getattr(self, name) or "").isprintable():
+                raise SettingsError(f"judge_{name} holds a control character; give plain text.")
 
     @property
     def store_path(self) -> Path:
@@ -142,7 +185,7 @@ class JudgeSettings:
         """Gather the settings of a run.
 
         Args:
-            metadata: A task's metadata; only names that begin with ``judge_`` are looked at.
+            metadata: A task's metadata; names that do not begin with ``judge_`` are ignored.
             environment: Instead of the process's own.
 
         Returns:
@@ -153,25 +196,17 @@ class JudgeSettings:
         """
         environment = os.environ if environment is None else environment
         given: dict[str, Any] = {}
-        for name in _READERS:
-            value = environment.get(_ENVIRONMENT_PREFIX + name.upper())
-            if value is not None and not is_unset(value):
-                given[name] = _read(f"{_ENVIRONMENT_PREFIX}{name.upper()}", name, value)
+        for full, value in environment.items():
+            if full.startswith(_ENVIRONMENT_PREFIX) and full not in KEY_VARIABLES:
+                name = full.removeprefix(_ENVIRONMENT_PREFIX).lower()
+                _check_name(full, name, [_ENVIRONMENT_PREFIX + one.upper() for one in _READERS])
+                if not is_unset(value):
+                    given[name] = _read(full, name, value)
         for full, value in (metadata or {}).items():
-            name = full.removeprefix(_PREFIX)
-            if name == full:
+            if not re.match(r"judge\W|judge_", full, re.IGNORECASE):
                 continue
-            if name in _SECRETS:
-                raise SettingsError(
-                    f"{full}: a key in the arguments ends in logs and results. Take it out (and "
-                    f"change it), and export {KEY_VARIABLES[0]} instead."
-                )
-            if name not in _READERS:
-                known = [_PREFIX + known for known in _READERS]
-                raise SettingsError(
-                    f"{full} is no setting of the judge. {suggest(full, known)}Known: "
-                    f"{', '.join(known)}."
-                )
+            name = full.removeprefix(_PREFIX)
+            _check_name(full, name, [_PREFIX + one for one in _READERS])
             given[name] = None if is_unset(value) else _read(full, name, value)
         if not given.get("model"):
             return None
@@ -179,16 +214,37 @@ class JudgeSettings:
         return cls(**{name: value for name, value in given.items() if name not in defaults})
 
 
-def _check_url(name: str, url: str | None) -> None:
-    if url is None:
+def _check_name(full: str, name: str, known: Sequence[str]) -> None:
+    """Refuse what is not a setting; what looks like a key is refused with advice of its own."""
+    if name in _READERS:
         return
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"{name}: expected an address such as http://127.0.0.1:8000/v1.")
-    if parts.username or parts.password or parts.query:
+    if any(word in full.lower() for word in _SECRET_WORDS):
         raise SettingsError(
-            f"{name}: an address with a name, password or query in it ends in logs. Give the bare "
-            f"address and export {KEY_VARIABLES[0]}."
+            f"{plain(full)}: a key in the arguments ends in logs and results. Take it out (and "
+            f"change it), and export {KEY_VARIABLES[0]} instead."
+        )
+    raise SettingsError(
+        f"{plain(full)} is not a setting of the judge. {suggest(full, known)}Known: "
+        f"{', '.join(known)}."
+    )
+
+
+def _check_url(name: str, url: str) -> None:
+    """Refuse what is not an address, without repeating it: a password may stand in it."""
+    expected = f"{name}: expected an address such as http://127.0.0.1:8000/v1"
+    if not url.isprintable() or not url.isascii() or " " in url:
+        raise SettingsError(f"{expected}, without spaces, line breaks or other characters.")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise SettingsError(f"{expected}; its host or port (1 to 65535) is wrong.") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise SettingsError(f"{expected}.")
+    if "@" in parts.netloc or "?" in url or "#" in url:
+        raise SettingsError(
+            f"{name}: an address with a name, password, query or fragment in it ends in logs. Give "
+            f"the bare address and export {KEY_VARIABLES[0]}."
         )
 
 

@@ -39,11 +39,13 @@ class FaultServer:
     """What the server does, and what it saw.
 
     ``answer(handler, body, number)`` answers request ``number`` (from 0). ``models`` is what it
-    lists: names, or the status with which it refuses to.
+    lists: names, or the status with which it refuses to; ``listing`` is that answer byte for byte.
     """
 
     answer: Answer
     models: list[str] | int = 404
+    listing: tuple[int, bytes] | None = None
+    location: str = ""
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -159,6 +161,11 @@ def serve(answer: Answer) -> Iterator[FaultServer]:
                 self.close_connection = True
 
         def do_GET(self) -> None:
+            if state.listing is not None:
+                status, content = state.listing
+                kind = "text/html" if content.startswith(b"<") else "application/json"
+                send(self, status, content, kind, Location=state.location)
+                return
             if isinstance(state.models, int):
                 send(self, state.models, b'{"error": {"message": "no list"}}')
                 return

@@ -31,10 +31,13 @@ def test_without_faults_every_item_is_judged_once_in_each_order(make_judge: Make
         assert [v.result for v in verdicts] == ["tie"] * 5
         assert all(v.replies == ("9 8\nBecause.",) * 2 for v in verdicts)
         assert set(server.keys) == {f"Bearer {KEY}"}
-        # a new process, as it were: nothing is asked again, not even with the server gone
-        again = make_judge("http://127.0.0.1:9/v1").grade(items(5))
-        assert again == verdicts
+        # a new process, as it were: nothing is asked again, not even of a server that refuses all
+        server.answer = fails(401)
+        assert make_judge(server.url + "/").grade(items(5)) == verdicts
         assert len(server.requests) == 10
+    with serve(FINE) as other:  # another endpoint's replies are another judge's
+        assert make_judge(other.url).grade(items(1))[0].scores == {"score": 8.5}
+        assert len(other.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -67,13 +70,13 @@ def test_lasting_faults_stop_the_run_at_the_first_request(
     [
         (fails(500, "broken"), "HTTP 500"),
         (fails(429, "slow down"), "HTTP 429"),
-        (page, "no chat completion"),
+        (page, "not a chat completion"),
         (replies(""), "empty"),
         (replies("  \n"), "empty"),
         (breaks_off, "connection failed"),
-        (lambda handler, body, number: send(handler, 200, b"[1, 2]"), "no chat completion"),
-        (lambda handler, body, number: send(handler, 200, b"{nonsense"), "no chat completion"),
-        (lambda handler, body, number: send(handler, 200, b"{}"), "no chat completion"),
+        (lambda handler, body, number: send(handler, 200, b"[1, 2]"), "not a chat completion"),
+        (lambda handler, body, number: send(handler, 200, b"{nonsense"), "not a chat completion"),
+        (lambda handler, body, number: send(handler, 200, b"{}"), "not a chat completion"),
     ],
     ids=["500", "429", "page", "empty", "blank", "cut", "list", "broken JSON", "no choices"],
 )

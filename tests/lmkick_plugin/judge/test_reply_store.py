@@ -9,7 +9,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,15 +130,16 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
 
 def test_two_processes_pay_each_reply_once(tmp_path: Path) -> None:
     def slow(handler: Any, body: dict[str, Any], number: int) -> None:
-        time.sleep(0.03)
+        time.sleep(0.1 if number else 4.0)  # the first goes alone, and the other process starts
         FINE(handler, body, number)
 
     with serve(slow) as server:
         pair = [_start(server.url, tmp_path / "r", 12, 3) for _ in range(2)]
         results = [process.communicate(timeout=60) for process in pair]
-        assert [out.strip() for out, _ in results] == ["12", "12"], results
-        assert len(server.requests) == 24
-        assert server.busiest > 3, "both were at work"
+        (judged, sent), (judged_too, sent_too) = (map(int, out.split()) for out, _ in results)
+        assert judged == judged_too == 12
+        assert sent + sent_too == len(server.requests) == 24
+        assert min(sent, sent_too) > 0, "both were at work"
         assert _stored(tmp_path / "r") == 24
 
 
@@ -172,7 +172,7 @@ def test_a_killed_process_loses_no_reply_that_arrived(
         assert 0 <= len(server.requests) - (sent + 200 - kept) <= 2
 
 
-def test_a_full_disk_stops_paying_and_loses_nothing(
+def test_a_full_disk_stops_paying(
     make_judge: MakeJudge, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = replies("9 8\n" + "because " * 300)
@@ -191,37 +191,13 @@ def test_a_full_disk_stops_paying_and_loses_nothing(
         assert any("full" in (reason or "") for reason in reasons)
         assert all("judge_store=PATH" in (reason or "") for reason in reasons)
         assert "judge_store=PATH" in caplog.text
-        rescue = judge.store.rescue
-        assert rescue is not None
-        assert str(rescue) in (judge.store.failure or "")
         kept = _stored(judge.store.path)
-        # with space again, the rescued replies are taken in and only the rest is asked for
-        roomy = make_judge(server.url)
-        assert judge.store.get("open") is None, "closed, and opened again at need"
-        judge.store.close()
-        assert roomy.store.restore(rescue) + kept == len(server.requests)
-        rescue.unlink()
-        assert all(verdict.scores for verdict in roomy.grade(items(20)))
-        assert len(server.requests) == 40
-
-
-def test_replies_that_fail_at_once_are_kept_in_one_file(tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    (tmp_path / "file").write_text("")
-    for _ in range(20):
-        store = ReplyStore(tmp_path / "file" / "r.sqlite3")  # no folder can be made there
-        start = threading.Barrier(4)
-
-        def put(number: int, store: ReplyStore = store, start: Any = start) -> None:
-            start.wait()
-            store.put(str(number), Reply("text"), model="m", endpoint="e")
-
-        with ThreadPoolExecutor(4) as threads:
-            list(threads.map(put, range(4)))
-        assert store.rescue is not None
-        assert len(store.rescue.read_text().splitlines()) == 4
-        store.rescue.unlink()
+        assert len(judged) * 2 > kept - 1, "what had arrived is used all the same"
+        assert "not kept" in (judge.store.failure or "")
+        # with space again, only what is not kept is asked for
+        before = len(server.requests)
+        assert all(verdict.scores for verdict in make_judge(server.url).grade(items(20)))
+        assert len(server.requests) == before + 40 - kept
 
 
 def test_a_store_that_cannot_be_made_buys_nothing(make_judge: MakeJudge, tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ def main() -> None:
         Item(question=f"Question {i}?", answer=f"My answer {i}.", reference=f"Other {i}.")
         for i in range(int(count))
     ]
-    verdicts = Judge(settings).grade(items)
-    print(sum(verdict.scores is not None for verdict in verdicts))
+    judge = Judge(settings)
+    verdicts = judge.grade(items)
+    print(sum(verdict.scores is not None for verdict in verdicts), judge.summary.sent)
 
 
 if __name__ == "__main__":
