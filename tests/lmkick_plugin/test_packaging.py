@@ -274,3 +274,34 @@ def test_editable_install(repository: Path, tmp_path: Path) -> None:
     environment.pip("uninstall", "--yes", "lmkick")
     assert environment.files() == before
     assert look(environment) == UNKNOWN
+
+
+DOWNSTREAM = """
+from pathlib import Path
+
+from compressors import NM, CompressionReport, Wanda, compress_model
+from lmkick_plugin.report import write_report
+
+def prune(model: object) -> CompressionReport:
+    report = compress_model(model, Wanda(pattern=NM(2, 4)))  # type: ignore[arg-type]
+    reveal_type(report.sparsity)
+    return report
+
+page: Path = write_report([Path("results")], Path("report"))
+Wanda(pattern=3)
+"""
+
+
+@pytest.mark.slow
+def test_a_downstream_project_sees_the_types(tmp_path: Path) -> None:
+    """py.typed is there and read: a right use passes, a wrong one is an error."""
+    script = tmp_path / "downstream.py"
+    script.write_text(DOWNSTREAM, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(script)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 'Revealed type is "float"' in done.stdout, done.stdout + done.stderr
+    errors = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 1, done.stdout
+    assert 'Argument "pattern" to "Wanda"' in errors[0]
