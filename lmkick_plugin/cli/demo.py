@@ -133,9 +133,8 @@ def main(options: argparse.Namespace) -> int:
     """
     started = time.monotonic()
     from compressors.errors import SettingsError
-    from lmkick_plugin.cli.demo_table import overview
-    from lmkick_plugin.report import write_report
-    from lmkick_plugin.report.writing import check_extra
+    from lmkick_plugin.report.summary import summaries_text
+    from lmkick_plugin.report.writing import check_extra, write
     from lmkick_plugin.results.results_file import ResultsError
     from lmkick_plugin.sweep import run_sweep
     from lmkick_plugin.terminal import emit
@@ -144,10 +143,10 @@ def main(options: argparse.Namespace) -> int:
         check_extra()
         runs = configuration(options.output / "runs", device=options.device)
         found = run_sweep(runs, retry_failed=True)
-        page = write_report([found.output], options.output, progress=True)
+        page, summaries = write([found.output], options.output, progress=True)
     except (SettingsError, ResultsError) as error:
         raise CommandError(str(error)) from error
-    emit(overview(found.cells) + "\n")
+    emit(summaries_text(summaries) + "\n")
     for cell in found.failures:
         emit(f"failed: {cell.name}: {'; '.join(cell.errors.values())}\n")
     minutes, seconds = divmod(round(time.monotonic() - started), 60)

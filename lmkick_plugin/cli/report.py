@@ -6,8 +6,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lmkick_plugin.report import write_report
+from lmkick_plugin.report.summary import summaries_text
+from lmkick_plugin.report.task_pairings import Settings
 from lmkick_plugin.report.verdict import DEFAULT_RESAMPLES, DEFAULT_TOLERANCE
+from lmkick_plugin.report.writing import write
 from lmkick_plugin.results.results_file import ResultsError
 from lmkick_plugin.terminal import emit, plain
 
@@ -21,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: The parser of ``lmkick report``.
     """
     parser.description = (
-        "Write a page that opens offline, with Markdown, CSV and plots beside it: every compressed"
-        " run against its dense one, how far each method still matches, and the published findings"
-        " with their verdicts. Works on results of any lm-eval model."
+        "Write a page that opens offline, with Markdown, CSV and plots beside it, and print its"
+        " first screen: which run to ship, and what each costs. Works on results of any lm-eval"
+        " model."
     )
     parser.add_argument(
         "results", nargs="+", type=Path, metavar="RESULTS", help="result folders or results files"
@@ -117,15 +119,14 @@ def main(args: argparse.Namespace) -> int:
     Returns:
         Exit status: 0, or 2 where there is nothing to report or it cannot be written.
     """
-    page = write_report(
-        args.results,
-        args.output,
-        labels=labels_of(args.label),
-        metrics=metrics_of(args.metric),
+    settings = Settings(
         tolerance=args.tolerance,
         resamples=args.resamples,
         seed=args.seed,
-        progress=True,
+        metrics=metrics_of(args.metric),
     )
-    emit(f"{page}")
+    page, summaries = write(
+        args.results, args.output, labels=labels_of(args.label), settings=settings, progress=True
+    )
+    emit(f"{summaries_text(summaries)}\n\nreport: {page}")
     return 0

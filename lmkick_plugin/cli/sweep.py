@@ -83,9 +83,11 @@ def main(args: argparse.Namespace) -> int:
         "gpus_per_cell", "ray_address", "retries",
     )  # fmt: skip
     config = read_config(args.config, **{name: getattr(args, name) for name in names})
-    status, _ = run_config(
+    status, found = run_config(
         config, dry_run=args.dry_run, retry_failed=args.retry_failed, place=f"{args.config}: "
     )
+    if found is not None and any(cell.state == "done" for cell in found.cells):
+        emit(_answer(found))
     return status
 
 
@@ -135,3 +137,14 @@ def _ending(found: SweepResult) -> Sequence[str]:
         lines.append("--retry-failed runs again what failed")
     lines.append(f"results: {found.output}")
     return lines
+
+
+def _answer(found: SweepResult) -> str:
+    """Which run to ship: the report's sentence and table."""
+    from lmkick_plugin.report.evidence import gather
+    from lmkick_plugin.report.models import collect
+    from lmkick_plugin.report.summary import summaries_text, summarise
+
+    evidence = gather(collect([found.output]), progress=True)
+    summaries = [summarise(evidence, model) for model in evidence.collection.models]
+    return f"\n{summaries_text(summaries)}\n\nas a page: lmkick report {found.output} -o report"

@@ -51,4 +51,5 @@ def write_report(
     settings = Settings(
         tolerance=tolerance, resamples=resamples, seed=seed, metrics=dict(metrics or {})
     )
-    return write(results, output, labels=labels, settings=settings, progress=progress)
+    page, _ = write(results, output, labels=labels, settings=settings, progress=progress)
+    return page

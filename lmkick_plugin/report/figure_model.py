@@ -1,25 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pictures show, before anything is drawn: points, bands, lines, and words for all of it.
-
-The same figures are drawn twice: into the page as SVG that follows its colours
-(:mod:`lmkick_plugin.report.svg`), and into files (:mod:`lmkick_plugin.report.plots`).
-"""
+"""A figure before it is drawn: points, lines, panels, and how lines look."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = [
-    "STYLES",
-    "Figure",
-    "Line",
-    "Panel",
-    "Point",
-    "style_of",
-]
+from lmkick_plugin.recipe.methods import METHODS
+from lmkick_plugin.report.curves import Curve
 
-STYLES = ("magnitude", "wanda", "sparsegpt", "gptq", "rtn", "random", "other")
-"""Methods with a colour, marker and dash of their own."""
+__all__ = ["SPARE", "Figure", "Line", "Look", "Panel", "Point", "looks_of"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and dash of a line, as matplotlib names them."""
+
+    color: str
+    marker: str
+    dash: Any
+
+
+# Of methods that have no row, of further settings of one method, and of tasks in one panel.
+SPARE = (
+    Look("#0072b2", "o", "-"),
+    Look("#c24e00", "s", "--"),
+    Look("#00795a", "^", ":"),
+    Look("#a8447f", "D", "-."),
+    Look("#7a4a2b", "P", (0, (8, 3))),
+    Look("#5f6774", "X", (0, (3, 2, 1, 2, 1, 2))),
+)
 
 
 @dataclass(frozen=True)
@@ -27,9 +38,9 @@ class Point:
     """One mark.
 
     Attributes:
-        x, y: Where.
+        x, y: Its place.
         low, high: Ends of its interval; None where there is none.
-        label: What it is, with where it comes from.
+        label: The run, its numbers and the results file.
     """
 
     x: float
@@ -45,14 +56,14 @@ class Line:
 
     Attributes:
         name: In the legend.
-        style: Index into a palette of colours, markers and dashes.
+        look: How it is drawn.
         points: From left to right.
         joined: Whether a line joins them; N:M patterns stand alone.
         hollow: Whether marks are outlines, as those of N:M patterns are.
     """
 
     name: str
-    style: int
+    look: Look
     points: tuple[Point, ...]
     joined: bool = True
     hollow: bool = False
@@ -64,10 +75,12 @@ class Panel:
 
     Attributes:
         title: Above it.
-        x_label, y_label: Along the axes.
+        x_label, y_label: Along the axes, with units.
         lines: What is drawn.
-        reference: The dense model's value, drawn across.
-        band: What counts as matching, shaded.
+        star: The dense model.
+        edge: Where matching begins; what lies on its better side is shaded.
+        chance: The score of a guesser.
+        lower_is_better: Whether the better side is below.
         percent_x, percent_y: Whether an axis counts in percent.
         log_y: Whether the y axis is logarithmic.
         y_range: What the y axis shows at least: the same for panels to be compared.
@@ -77,8 +90,10 @@ class Panel:
     x_label: str
     y_label: str
     lines: tuple[Line, ...]
-    reference: float | None = None
-    band: tuple[float, float] | None = None
+    star: Point | None = None
+    edge: float | None = None
+    chance: float | None = None
+    lower_is_better: bool = False
     percent_x: bool = False
     percent_y: bool = False
     log_y: bool = False
@@ -90,22 +105,33 @@ class Figure:
     """Panels under one heading.
 
     Attributes:
-        name: Safe as a file's and an anchor's.
+        name: Safe as the name of a file and an anchor.
         title: The heading.
-        text: What there is to see, in a sentence; also for those who cannot see it.
-        panels: Side by side.
-        section: Which part of a page it belongs to.
-        notes: What to know of it.
+        text: What there is to see, in words.
+        panels: In order.
+        section: ``overview``, or ``task`` and others that a page folds.
     """
 
     name: str
     title: str
     text: str
     panels: tuple[Panel, ...]
-    section: str = "tasks"
-    notes: tuple[str, ...] = field(default=())
+    section: str = "task"
 
 
-def style_of(method: str) -> int:
-    """The style of a method's line."""
-    return STYLES.index(method) if method in STYLES else len(STYLES) - 1
+def looks_of(curves: Sequence[Curve]) -> dict[str, Look]:
+    """A look per curve: its method's; for further settings of a method one that is not taken."""
+    rows = {name: Look(row.color, row.marker, row.dash) for name, row in METHODS.items()}
+    taken = {rows[curve.method].color for curve in curves if curve.method in rows}
+    spare = [look for look in SPARE if look.color not in taken] or list(SPARE)
+    looks: dict[str, Look] = {}
+    seen: set[tuple[str, str]] = set()
+    for curve in curves:
+        first = (curve.method, curve.kind) not in seen
+        seen.add((curve.method, curve.kind))
+        if curve.method in rows and first:
+            looks[curve.name] = rows[curve.method]
+        else:
+            looks[curve.name] = spare[0]
+            spare = [*spare[1:], spare[0]]
+    return looks

@@ -4,8 +4,21 @@
 from __future__ import annotations
 
 import math
+import re
 
-__all__ = ["NOTHING", "SYMBOLS", "interval", "number", "percent", "size"]
+__all__ = [
+    "NOTHING",
+    "OUTCOMES",
+    "SYMBOLS",
+    "interval",
+    "number",
+    "percent",
+    "plural",
+    "size",
+    "task_name",
+    "visible",
+    "with_names",
+]
 
 NOTHING = "\N{EN DASH}"
 """Where there is no number."""
@@ -13,10 +26,82 @@ NOTHING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 
 SYMBOLS = {
-    "match": "✓", "holds": "✓", "fail": "✗", "fails": "✗", "inconclusive": "~",
-    "not measured": NOTHING,
+    "match": "✓", "keeps": "✓", "holds": "✓", "confirmed": "✓",
+    "fail": "✗", "loses": "✗", "fails": "✗", "refuted": "✗",
+    "inconclusive": "~", "cannot tell": "~", "open": "~",
+    "too few": "?", "not measured": NOTHING, "not tested": NOTHING,
 }  # fmt: skip
 """Beside the colour and the word of a verdict."""
+
+
+_LONGEST = 40  # characters of a task's name in a heading
+
+OUTCOMES = {
+    "holds": "confirmed", "fails": "refuted", "inconclusive": "open", "not measured": "not tested",
+}  # fmt: skip
+"""Words of readers for what became of a published claim."""
+
+_TASK_NAMES = {
+    "kick_freebaseqa": "FreebaseQA",
+    "kick_mmlu": "MMLU",
+    "kick_triviaqa_closed": "TriviaQA closed book",
+    "kick_triviaqa_open": "TriviaQA open book",
+    "kick_wikitext": "WikiText perplexity",
+    "kickonly_perplexity": "WikiText token perplexity",
+    "mmlu_kick_stem": "STEM",
+    "mmlu_kick_humanities": "humanities",
+    "mmlu_kick_social_sciences": "social sciences",
+    "mmlu_kick_other": "other subjects",
+}
+
+
+def task_name(task: str) -> str:
+    """A task as people call it.
+
+    >>> task_name("kick_mmlu"), task_name("kick_summarization_small"), task_name("hellaswag")
+    ('MMLU', 'summarization small', 'hellaswag')
+    """
+    if task in _TASK_NAMES:
+        return _TASK_NAMES[task]
+    for prefix in ("kickonly_", "kick_"):
+        if task.startswith(prefix):
+            task = task.removeprefix(prefix).replace("_", " ")
+    return task if len(task) <= _LONGEST else task[: _LONGEST - 1] + "…"
+
+
+def with_names(text: str) -> str:
+    """A sentence with tasks as people call them, not their identifiers.
+
+    >>> with_names("kick_mmlu recovery, wanda 50 %")
+    'MMLU recovery, wanda 50 %'
+    """
+    return re.sub(r"\b(?:kick|kickonly|mmlu_kick)_\w+", lambda found: task_name(found[0]), text)
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "run"), plural(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def visible(text: object, *, limit: int) -> str:
+    r"""Untrusted text with everything that is not printable written out.
+
+    Args:
+        text: A model's answer, a question.
+        limit: Longest result; a longer text ends in an ellipsis.
+
+    >>> print(visible("two\nlines \x1b[31m\u202e", limit=40))
+    two↵lines \x1b[31m\u202e
+    """
+    shown = str(text).strip().replace("\n", "↵")
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown
+    )
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def number(value: float | None, *, sign: bool = False) -> str:
@@ -31,21 +116,25 @@ def number(value: float | None, *, sign: bool = False) -> str:
     return text.replace("-", _MINUS) if "e" not in text else text
 
 
-def percent(value: float | None, *, sign: bool = False) -> str:
+def percent(value: float | None, *, sign: bool = False, digits: int = 1) -> str:
     """A share in percent."""
     if value is None:
         return NOTHING
     if not math.isfinite(value):
         return "NaN"
-    return f"{100 * value:{'+' if sign else ''}.1f} %".replace("-", _MINUS)
+    return f"{100 * value:{'+' if sign else ''}.{digits}f} %".replace("-", _MINUS)
 
 
 def interval(ends: tuple[float, float] | None, *, shares: bool = False, sign: bool = False) -> str:
-    """An interval in square brackets."""
-    if ends is None:
+    """An interval in square brackets; of shares in percent, without the sign.
+
+    >>> interval((0.894, 1.011), shares=True)
+    '[89.4, 101.1]'
+    """
+    if ends is None or any(map(math.isnan, ends)):
         return ""
     show = percent if shares else number
-    return f"[{show(ends[0], sign=sign)}, {show(ends[1], sign=sign)}]".replace(" %,", ",")
+    return f"[{', '.join(show(end, sign=sign).removesuffix(' %') for end in ends)}]"
 
 
 def size(count: float | None) -> str:
@@ -54,5 +143,6 @@ def size(count: float | None) -> str:
         return NOTHING
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
-            return f"{count / factor:.3g} {unit}"
+            shown = count / factor
+            return f"{shown:.{2 if shown < 9.995 else 1 if shown < 99.95 else 0}f} {unit}"
     return f"{count:.0f} B"

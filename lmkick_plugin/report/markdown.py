@@ -6,8 +6,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from lmkick_plugin.report.formatting import NOTHING, SYMBOLS, interval, number
-from lmkick_plugin.report.page_content import ClaimRow, Content, ModelContent
+from lmkick_plugin.report.formatting import (
+    NOTHING,
+    SYMBOLS,
+    interval,
+    number,
+    task_name,
+    with_names,
+)
+from lmkick_plugin.report.page_content import Content, ModelContent, RunPart
+from lmkick_plugin.report.summary import COLUMNS, Summary
 from lmkick_plugin.terminal import plain
 
 __all__ = ["escaped", "render_markdown", "table"]
@@ -40,119 +48,143 @@ def render_markdown(content: Content) -> str:
         content: What it says.
 
     Returns:
-        Markdown; pictures are those in ``plots/``.
+        Markdown, in the page's order; pictures are those in ``plots/``.
     """
-    parts = [
-        f"# What compression took from {escaped(content.title)}",
-        f"Made by lmkick {content.version} from results up to {escaped(content.newest)}. A run"
-        f" matches where the 95 % interval over paired resamples of the questions keeps"
-        f" {100 * (1 - content.evidence.settings.tolerance):g} % of the dense score, fails where it"
-        " does not, and is inconclusive otherwise. Every score, with the file it stands in:"
-        " [cells.csv](cells.csv).",
-    ]
-    remarks = [f"- Skipped: {escaped(line)}" for line in content.skipped]
-    remarks += [f"- {escaped(note)}" for note in content.notes]
-    if remarks:
-        parts += ["## Before reading", "\n".join(remarks)]
+    several = len(content.models) > 1
+    parts = [f"# What compression took from {escaped(content.title)}"]
     for part in content.models:
-        parts += _model(part, several=len(content.models) > 1)
+        parts += _first_screen(part.summary, several=several)
+    parts += ["\n".join(f"> {escaped(line)}" for line in content.banner)] if content.banner else []
+    parts.append(
+        "A run *keeps* where it matches on every task: where the whole 95 % interval keeps"
+        f" {100 * (1 - content.evidence.settings.tolerance):g} % of the dense score. It *loses*"
+        " where it surely does not on one. Every score, with the file it stands in:"
+        f" [cells.csv](cells.csv). Made by lmkick {content.version} from results up to"
+        f" {escaped(content.newest)}."
+    )
+    if content.notes:
+        notes = (f"- {escaped(with_names(note))}" for note in content.notes)
+        parts += ["## Before reading", "\n".join(notes)]
+    for part in content.models:
+        parts += _model(part, several=several)
     if content.across:
         parts += ["## A large sparse model or a small dense one", _across(content)]
+    for part in content.models:
+        parts += _published(part, several=several)
     return "\n\n".join(parts) + "\n"
+
+
+def _first_screen(summary: Summary, *, several: bool) -> list[str]:
+    parts = [f"## {escaped(summary.model.name)}"] if several else []
+    parts.append(f"**{escaped(summary.sentence)}**")
+    if summary.command:
+        parts.append("\n".join(("```bash", summary.command.replace("`", "'"), "```")))
+    return [*parts, table(COLUMNS, [line.shown() for line in summary.lines])]
 
 
 def _model(part: ModelContent, *, several: bool) -> list[str]:
     name = f": {escaped(part.model.name)}" if several else ""
-    parts = []
-    if part.claims:
-        rows = [
-            (f"{r.claim.number}. {r.claim.statement}", _mark(r), r.shown, r.finding.reason)
-            for r in part.claims
-        ]
-        parts += [
-            f"## Published findings{name}",
-            table(("claim", "verdict", "interval", "why"), rows),
-        ]
-    if part.matching:
-        parts += [
-            f"## How far it still matches{name}",
-            table(
-                ("task", "metric", "method", "levels", "largest matching", "first failing"),
-                [
-                    (
-                        row.task,
-                        row.metric,
-                        row.curve,
-                        ", ".join(
-                            f"{SYMBOLS[verdict or 'not measured']} {level}"
-                            for level, verdict, _ in row.levels
-                        ),
-                        row.largest,
-                        row.first_failing,
-                    )
-                    for row in part.matching
-                ],
-            ),
-        ]
-    parts += [
-        f"## Recovery{name}",
+    header = (
+        escaped(task_name(task)) + ("" if n is None else f" (n = {n})") for task, _, n in part.tasks
+    )
+    parts = [
+        f"## Every run on every task{name}",
+        "Percent of the dense score; perplexity as dense / compressed. "
+        + ", ".join(f"{SYMBOLS[v]} {v}" for v in ("match", "inconclusive", "fail", "too few")),
         table(
-            ("run", *(escaped(task) for task, _ in part.tasks)),
+            ("run", *header),
             [
-                (
-                    cell.label,
-                    *(f"{SYMBOLS[o.verdict]} {o.shown}" if o.verdict else o.shown for o in row),
-                )
-                for cell, row in part.recovery
+                (line.cell.short, *(f"{o.shown} {SYMBOLS.get(o.verdict or '', '')}" for o in row))
+                for line, row in part.heat
             ],
         ),
     ]
+    if part.figures:
+        parts.append(f"## Curves{name}")
     for figure in part.figures:
         parts.append(
             f"### {escaped(figure.title)}\n\n![{escaped(figure.text)}](plots/{figure.name}.png)"
         )
-    if part.published:
-        parts += [f"## Beside published numbers{name}", _published(part)]
-    parts += [
-        f"## Runs{name}",
-        table(
-            ("run", "zeros", "bits a weight", "size", "weights", "files"),
-            [
-                (
-                    run.label,
-                    run.sparsity,
-                    run.bits_per_weight,
-                    run.size,
-                    run.weights,
-                    ", ".join(source.path for source, _ in run.sources),
-                )
-                for run in part.runs
-            ],
-        ),
-    ]
+    if part.matching:
+        parts += [
+            f"### How far each method matches{name}",
+            table(
+                ("task", "method", "levels", "largest matching", "first failing"),
+                [
+                    (
+                        task_name(task),
+                        found.curve.name,
+                        ", ".join(
+                            f"{SYMBOLS[verdict or 'not measured']} {level.name}"
+                            for level, verdict in zip(
+                                found.curve.levels, found.verdicts, strict=True
+                            )
+                        ),
+                        found.largest.name if found.largest else "none",
+                        found.first_failing.name if found.first_failing else "none",
+                    )
+                    for task, found in part.matching
+                ],
+            ),
+        ]
+    parts.append(f"## Run by run{name}")
+    for run in part.runs:
+        parts += _run(run)
     return parts
 
 
-def _mark(row: ClaimRow) -> str:
-    return f"{SYMBOLS[row.finding.outcome]} {row.finding.outcome}"
+def _run(run: RunPart) -> list[str]:
+    line = run.line
+    parts = [f"### {escaped(line.cell.short)}: {line.word}"]
+    if line.verdict is not None:
+        parts.append(escaped(with_names(line.verdict.sentence)))
+    if run.examples:
+        parts.append(
+            table(
+                ("", "task", "question", "reference", "dense", "this run"),
+                [
+                    (
+                        "won" if one.won else "lost",
+                        task_name(one.task),
+                        one.question,
+                        one.wanted,
+                        one.dense,
+                        one.run,
+                    )
+                    for one in run.examples
+                ],
+            )
+        )
+    facts = [f"{name}: {escaped(value)}" for name, value in run.facts]
+    files = [f"file: {escaped(source.path)}" for source, _ in run.sources]
+    return [*parts, "\n".join(f"- {fact}" for fact in [*facts, *files])]
 
 
-def _published(part: ModelContent) -> str:
-    return table(
-        ("task", "metric", "run", "here", "published", "on", "source"),
-        [
+def _published(part: ModelContent, *, several: bool) -> list[str]:
+    name = f": {escaped(part.model.name)}" if several else ""
+    parts = []
+    if part.claims:
+        rows = [
+            (row.outcome, row.claim.statement, f"{row.reason} {row.interval}".strip())
+            for row in part.claims
+        ]
+        parts += [f"## Published claims{name}", table(("", "claim", "why"), rows)]
+    if part.published:
+        rows_beside = [
             (
-                row.published.task,
+                task_name(row.published.task),
                 row.published.metric,
-                row.cell.label,
+                row.cell.short,
                 number(row.score.value),
                 number(row.published.value),
                 row.published.model,
                 row.published.source,
             )
             for row in part.published
-        ],
-    )
+        ]
+        header = ("task", "metric", "run", "here", "published", "on", "source")
+        parts += [f"## Beside published numbers{name}", table(header, rows_beside)]
+    return parts
 
 
 def _across(content: Content) -> str:
@@ -166,7 +198,7 @@ def _across(content: Content) -> str:
                 number(found.dense),
                 f"{number(found.difference, sign=True)} {interval(found.interval, sign=True)}",
             ]
-        rows.append((row.large.label, row.small.label, row.task, *shown, source.path))
+        rows.append((row.large.label, row.small.label, task_name(row.task), *shown, source.path))
     return table(
         ("large, sparse", "small, dense", "task", "large", "small", "large minus small", "file"),
         rows,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything a report says, in words and formatted numbers: what the page and report.md share."""
+"""Everything a report says, in words and formatted numbers: shared by the page and report.md."""
 
 from __future__ import annotations
 
@@ -10,40 +10,37 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lmkick_plugin import __version__
-from lmkick_plugin.report.claims import Claim, Finding, Part, evaluate
-from lmkick_plugin.report.curves import Level, curves_of, matching
+from lmkick_plugin.report.banner import banner
+from lmkick_plugin.report.claims import Claim, Finding, evaluate
+from lmkick_plugin.report.curves import Matching, curves_of, matching
 from lmkick_plugin.report.evidence import Evidence, Pairing
+from lmkick_plugin.report.examples import Example, examples_of
 from lmkick_plugin.report.figure_model import Figure
 from lmkick_plugin.report.figures import model_figures
-from lmkick_plugin.report.formatting import NOTHING, interval, number, percent, size
+from lmkick_plugin.report.formatting import (
+    NOTHING,
+    OUTCOMES,
+    interval,
+    number,
+    percent,
+    task_name,
+    with_names,
+)
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.published import Beside, beside
-from lmkick_plugin.report.scores import Score
 from lmkick_plugin.report.size_pairs import Across, compare_across, size_pairs
+from lmkick_plugin.report.summary import RunLine, Summary, summarise
 from lmkick_plugin.terminal import plain
 
-__all__ = [
-    "ClaimRow",
-    "Content",
-    "MatchRow",
-    "ModelContent",
-    "PairRow",
-    "RecoveryCell",
-    "RunRow",
-    "Source",
-    "build",
-]
+__all__ = ["ClaimRow", "Content", "HeatCell", "ModelContent", "PairRow", "RunPart", "build"]
+
+_HEAT_EDGES = (0.5, 0.7, 0.8, 0.9, 0.95, 1.05)
+"""Shares at which the heat map's colour changes."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A results file.
-
-    Attributes:
-        name: Of the file.
-        href: Where it lies, from the page.
-        path: Where it lies.
-    """
+    """A results file: its name, address from the page, and path."""
 
     name: str
     href: str
@@ -51,81 +48,68 @@ class Source:
 
 
 @dataclass(frozen=True)
-class RunRow:
-    """A run, as the table of runs shows it."""
+class HeatCell:
+    """A run on a task in the heat map.
 
-    cell: Cell
-    label: str
-    sparsity: str
-    bits_per_weight: str
-    size: str
-    calibration: str
-    weights: str
-    versions: str
-    sources: tuple[tuple[Source, str], ...]
-
-
-@dataclass(frozen=True)
-class RecoveryCell:
-    """A run on a task: share kept, verdict, and where it comes from."""
+    Attributes:
+        shown: The recovery in percent; a score where there is no recovery.
+        verdict: Of the run on the task; None where there is none.
+        heat: Its colour, 0 (least kept) to 6 (better than dense); None where not compared.
+        title: Score, interval, n and results file.
+    """
 
     shown: str
     verdict: str | None
+    heat: int | None
     title: str
-    sort: float | None
-
-
-@dataclass(frozen=True)
-class MatchRow:
-    """A curve on a task."""
-
-    task: str
-    metric: str
-    curve: str
-    levels: tuple[tuple[str, str | None, str], ...]
-    largest: str
-    first_failing: str
-    by_point: str
 
 
 @dataclass(frozen=True)
 class PairRow:
     """A run against the dense one on a task and metric."""
 
-    cell: Cell
     task: str
     metric: str
+    headline: bool
     pairing: Pairing
-    source: Source
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """Details of one run: recipe, statistics, answers and files."""
+
+    line: RunLine
+    facts: tuple[tuple[str, str], ...]
+    pairs: tuple[PairRow, ...]
+    examples: tuple[Example, ...]
+    sources: tuple[tuple[Source, str], ...]
 
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """A claim and what became of it."""
+    """A published claim and what became of it: *confirmed*, *refuted*, *open*, *not tested*."""
 
     claim: Claim
     finding: Finding
-    shown: str
+    outcome: str
+    reason: str
+    interval: str
 
 
 @dataclass(frozen=True)
 class ModelContent:
-    """What is said of one model; claims are of its compressed runs, where it has some."""
+    """Everything said of one model."""
 
     model: Model
     anchor: str
-    claims: tuple[ClaimRow, ...]
+    summary: Summary
+    tasks: tuple[tuple[str, str, int | None], ...]
+    heat: tuple[tuple[RunLine, tuple[HeatCell, ...]], ...]
     figures: tuple[Figure, ...]
-    matching: tuple[MatchRow, ...]
-    tasks: tuple[tuple[str, str], ...]
-    recovery: tuple[tuple[Cell, tuple[RecoveryCell, ...]], ...]
-    pairs: tuple[PairRow, ...]
+    matching: tuple[tuple[str, Matching], ...]
+    runs: tuple[RunPart, ...]
+    claims: tuple[ClaimRow, ...]
     published: tuple[Beside, ...]
-    runs: tuple[RunRow, ...]
-
-    def count(self, outcome: str) -> int:
-        """How many claims came to an outcome."""
-        return sum(row.finding.outcome == outcome for row in self.claims)
 
 
 @dataclass(frozen=True)
@@ -136,10 +120,15 @@ class Content:
     evidence: Evidence
     models: tuple[ModelContent, ...]
     across: tuple[tuple[Across, Source], ...]
+    banner: tuple[str, ...]
     notes: tuple[str, ...]
-    skipped: tuple[str, ...]
     version: str
     newest: str
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """The first screen of every model."""
+        return [part.summary for part in self.models]
 
 
 def build(evidence: Evidence, output: Path) -> Content:
@@ -154,181 +143,166 @@ def build(evidence: Evidence, output: Path) -> Content:
     """
     models = evidence.collection.models
     several = len(models) > 1
-    parts = []
-    for index, model in enumerate(models, start=1):
-        parts.append(_model(evidence, model, output, index if several else None))
-    across = []
-    for large, small in size_pairs(evidence):
-        for found in compare_across(evidence, large, small, evidence.tasks):
-            across.append((found, _source(found.files[-1], output)))
-    names = ", ".join(model.name for model in models)
+    across = [
+        (found, _source(found.files[-1], output))
+        for large, small in size_pairs(evidence)
+        for found in compare_across(evidence, large, small, evidence.tasks)
+    ]
+    skipped = [f"skipped: {line}" for line in evidence.collection.skipped]
     stamps = [file.stamp for cell in evidence.collection.cells for file in cell.run.files]
     return Content(
-        title=plain(names, limit=120),
+        title=plain(", ".join(model.name for model in models), limit=120),
         evidence=evidence,
-        models=tuple(parts),
+        models=tuple(
+            _model(evidence, model, output, index if several else None)
+            for index, model in enumerate(models, start=1)
+        ),
         across=tuple(across),
-        notes=tuple(plain(note, limit=700) for note in evidence.notes),
-        skipped=tuple(plain(line, limit=400) for line in evidence.collection.skipped),
+        banner=tuple(banner(evidence)),
+        notes=tuple(plain(note, limit=700) for note in [*skipped, *evidence.notes]),
         version=__version__,
         newest=max(stamps, default="")[:10],
     )
 
 
 def _model(evidence: Evidence, model: Model, output: Path, index: int | None) -> ModelContent:
-    prefix = "" if index is None else f"m{index}-"
-    cells = {cell.name for cell in model.all}
-    scored = [
-        task
-        for task in evidence.tasks
-        if any(score.task == task for name in cells for score in evidence.scores[name])
-    ]
+    summary = summarise(evidence, model)
+    tasks = _heat_tasks(evidence, model)
+    answers = examples_of(evidence, model)
     return ModelContent(
         model=model,
         anchor=f"model-{index or 1}",
+        summary=summary,
+        tasks=tuple(
+            (task, evidence.keys[task][0], _items(evidence, model, task)) for task in tasks
+        ),
+        heat=tuple(
+            (line, tuple(_heat(evidence, model, line.cell, task) for task in tasks))
+            for line in summary.lines
+        ),
+        figures=tuple(model_figures(evidence, model, prefix=f"m{index}-" if index else "")),
+        matching=tuple(
+            (task, found)
+            for task in evidence.tasks
+            for curve in curves_of(model)
+            if (found := matching(evidence, curve, task)) is not None
+        ),
+        runs=tuple(
+            _run(evidence, line, answers.get(line.cell.name, ()), output) for line in summary.lines
+        ),
         claims=tuple(
-            ClaimRow(claim, found, _deciding(found.deciding))
+            _claim(claim, found)
             for claim, found in (evaluate(evidence, model) if model.cells else ())
         ),
-        figures=tuple(model_figures(evidence, model, prefix=prefix)),
-        matching=tuple(_matching(evidence, model)),
-        tasks=tuple((task, evidence.keys[task][0]) for task in scored),
-        recovery=tuple(
-            (cell, tuple(_recovery(evidence, model, cell, task) for task in scored))
-            for cell in model.all
-        ),
-        pairs=tuple(_pairs(evidence, model, output)),
         published=tuple(beside(evidence, model)),
-        runs=tuple(_run(cell, output) for cell in model.all),
     )
 
 
-def _deciding(part: Part | None) -> str:
-    if part is None or part.value is None:
-        return ""
-    show = percent if part.percent else number
-    return f"{show(part.value)} {interval(part.interval, shares=part.percent)}"
+def _heat_tasks(evidence: Evidence, model: Model) -> list[str]:
+    """Tasks with a recovery; without a dense run, all that were evaluated."""
 
-
-def _matching(evidence: Evidence, model: Model) -> list[MatchRow]:
-    rows = []
-    for task in evidence.tasks:
-        for curve in curves_of(model):
-            found = matching(evidence, curve, task)
-            if found is None:
-                continue
-            levels = tuple(
-                (level.name, verdict, _level_title(evidence, level, task))
-                for level, verdict in zip(curve.levels, found.verdicts, strict=True)
-            )
-            rows.append(
-                MatchRow(
-                    task=task,
-                    metric=evidence.keys[task][0],
-                    curve=curve.name,
-                    levels=levels,
-                    largest=found.largest.name if found.largest else "none",
-                    first_failing=found.first_failing.name if found.first_failing else "none",
-                    by_point=found.point_largest.name if found.point_largest else "none",
-                )
-            )
-    return rows
-
-
-def _level_title(evidence: Evidence, level: Level, task: str) -> str:
-    parts = []
-    for cell in level.cells:
+    def has(cell: Cell, task: str) -> bool:
         pairing = evidence.pairing(cell, task)
-        if pairing is not None:
-            found = pairing.statistics
-            parts.append(
-                f"{cell.label}: {number(found.compressed)} against {number(found.dense)} dense,"
-                f" {percent(found.recovery)}, n = {found.n}; {pairing.files[1].path.name}"
-            )
-    return " | ".join(parts) or "not compared"
+        return pairing is not None and pairing.statistics.recovery is not None
+
+    compared = [t for t in evidence.tasks if any(has(cell, t) for cell in model.cells)]
+    return compared or [t for t in evidence.tasks if any(evidence.score(c, t) for c in model.all)]
 
 
-def _recovery(evidence: Evidence, model: Model, cell: Cell, task: str) -> RecoveryCell:
+def _items(evidence: Evidence, model: Model, task: str) -> int | None:
+    """Items of a task: those compared, else those scored."""
+    pairings = [evidence.pairing(cell, task) for cell in model.cells]
+    counts = [pairing.statistics.n for pairing in pairings if pairing is not None]
+    scores = [evidence.score(cell, task) for cell in model.all]
+    return max([*counts, *(s.n for s in scores if s and s.n and not counts)], default=None)
+
+
+def _heat(evidence: Evidence, model: Model, cell: Cell, task: str) -> HeatCell:
     score = evidence.score(cell, task)
     if score is None:
-        return RecoveryCell(NOTHING, None, "not evaluated", None)
-    title = _score_title(score)
-    if cell is model.dense:
-        return RecoveryCell(number(score.value), None, title, score.value)
-    pairing = evidence.pairing(cell, task)
-    if pairing is None:
-        return RecoveryCell(number(score.value), None, f"not compared; {title}", None)
-    found = pairing.statistics
-    kept = found.recovery
-    if kept is None:
-        return RecoveryCell(number(found.compressed), found.verdict, title, found.compressed)
-    cut = evidence.truncated(cell, task)
-    mark = "*" if cut else ""
-    title += f"; {cut} prompts cut to the context" if cut else ""
-    return RecoveryCell(percent(kept) + mark, found.verdict, title, kept)
-
-
-def _score_title(score: Score) -> str:
+        return HeatCell(NOTHING, None, None, "not evaluated")
     n = "" if score.n is None else f", n = {score.n}"
-    error = "" if score.stderr is None else f" ± {number(score.stderr)}"
-    return f"{score.metric} {number(score.value)}{error}{n}; {score.file.name}"
+    title = f"{score.metric} {number(score.value)}{n}; {score.file.name}"
+    pairing = evidence.pairing(cell, task)
+    if cell is model.dense:
+        return HeatCell(number(score.value), None, None, f"dense: {title}")
+    if pairing is None or pairing.statistics.recovery is None:
+        return HeatCell(number(score.value), None, None, f"not compared: {title}")
+    one = pairing.statistics
+    ends = interval(one.recovery_interval, shares=True)
+    cut = evidence.truncated(cell, task)
+    said = [f"{percent(one.recovery)} of dense {ends}", one.verdict or one.reason, one.settling]
+    said += [f"{cut} prompts cut to the context"] if cut else []
+    return HeatCell(
+        percent(one.recovery, digits=0).removesuffix(" %") + ("*" if cut else ""),
+        one.verdict,
+        sum((one.recovery or 0.0) >= edge for edge in _HEAT_EDGES),
+        "; ".join(filter(None, [*said, title])),
+    )
 
 
-def _pairs(evidence: Evidence, model: Model, output: Path) -> list[PairRow]:
-    rows = []
+def _run(evidence: Evidence, line: RunLine, examples: tuple[Example, ...], output: Path) -> RunPart:
+    cell = line.cell
+    pairs = []
     for task in evidence.tasks:
-        for cell in model.cells:
-            for metric, filter_name in evidence.metrics(task):
-                pairing = evidence.pairings.get((cell.name, task, (metric, filter_name)))
-                if pairing is not None:
-                    shown = metric if filter_name == "none" else f"{metric},{filter_name}"
-                    source = _source(pairing.files[1].path, output)
-                    rows.append(PairRow(cell, task, shown, pairing, source))
-    return rows
-
-
-def _run(cell: Cell, output: Path) -> RunRow:
-    record = cell.record
+        for key in evidence.metrics(task):
+            pairing = evidence.pairings.get((cell.name, task, key))
+            if pairing is not None:
+                shown = key[0] if key[1] == "none" else ",".join(key)
+                pairs.append(PairRow(task, shown, key == evidence.keys[task], pairing))
     tasks: dict[Path, list[str]] = {file.path: [] for file in cell.run.files}
     for task, file in cell.run.tasks.items():
         tasks[file.path].append(task)
-    achieved = cell.number("achieved_sparsity")
-    versions = record.get("versions")
-    known = versions if isinstance(versions, dict) else {}
-    samples, length = cell.number("nsamples"), cell.number("seqlen")
-    calibration = plain(record.get("calibration") or NOTHING, limit=60)
-    if samples and length:
-        calibration += f", {samples:g} x {length:g}"
-    bits = cell.bits_per_weight
-    return RunRow(
-        cell=cell,
-        label=cell.label,
-        sparsity=percent(achieved) if achieved is not None else percent(cell.sparsity),
-        bits_per_weight=NOTHING if bits is None else f"{bits:.2f}",
-        size=size(cell.bytes),
-        calibration=calibration,
-        weights=plain(record.get("weights_sha256") or NOTHING)[:12],
-        versions=plain(
-            ", ".join(f"{k} {known[k]}" for k in ("lmkick", "lm_eval", "torch") if known.get(k))
-            or NOTHING,
-            limit=80,
-        ),
+    return RunPart(
+        line=line,
+        facts=tuple(_facts(cell)),
+        pairs=tuple(pairs),
+        examples=examples,
         sources=tuple(
             (_source(path, output), _listed(names)) for path, names in tasks.items() if names
         ),
     )
 
 
+def _facts(cell: Cell) -> list[tuple[str, str]]:
+    """The recipe and sizes of a run, with their names."""
+    record, bits = cell.record, cell.bits_per_weight
+    samples, length = cell.number("nsamples"), cell.number("seqlen")
+    calibration = plain(record.get("calibration") or "", limit=60)
+    if calibration and samples and length:
+        calibration += f", {samples:g} samples of {length:g} tokens"
+    versions = record.get("versions")
+    known = versions if isinstance(versions, dict) else {}
+    achieved = cell.number("achieved_sparsity")
+    facts = [
+        ("zeros", percent(achieved if achieved is not None else cell.sparsity)),
+        ("bits per weight", "" if bits is None else f"{bits:.2f}"),
+        ("calibration", calibration),
+        ("weights (SHA-256)", plain(record.get("weights_sha256") or "")[:12]),
+        (
+            "versions",
+            ", ".join(f"{name} {plain(known[name], limit=30)}" for name in list(known)[:6]),
+        ),
+    ]
+    return [(name, value) for name, value in facts if value not in ("", NOTHING)]
+
+
 def _listed(names: Sequence[str]) -> str:
     """Task names in a line, the many subjects of MMLU as one."""
     short: dict[str, int] = {}
     for name in names:
-        shown = "MMLU" if name.startswith(("mmlu_kick_", "mmlu_llmkick_", "mmlu_")) else name
+        shown = "MMLU" if name.startswith("mmlu_") else task_name(name)
         short[shown] = short.get(shown, 0) + 1
-    return plain(
-        ", ".join(n if count == 1 else f"{n} ({count} subjects)" for n, count in short.items()),
-        limit=400,
-    )
+    parts = (n if count == 1 else f"{n} ({count} subjects)" for n, count in short.items())
+    return plain(", ".join(parts), limit=400)
+
+
+def _claim(claim: Claim, found: Finding) -> ClaimRow:
+    part, shown = found.deciding, ""
+    if part is not None and part.value is not None:
+        show = percent if part.percent else number
+        shown = f"{show(part.value)} {interval(part.interval, shares=part.percent)}"
+    return ClaimRow(claim, found, OUTCOMES[found.outcome], with_names(found.reason), shown)
 
 
 def _source(path: Path, output: Path) -> Source:

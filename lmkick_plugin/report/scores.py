@@ -3,16 +3,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from lmkick_plugin.record.fields import RECORD_FIELDS
 from lmkick_plugin.report.models import Cell
 from lmkick_plugin.results.results_file import ResultsFile
 from lmkick_plugin.results.task_facts import TaskFacts, facts_in, task_order
@@ -21,7 +16,6 @@ from lmkick_plugin.terminal import plain
 
 __all__ = [
     "Score",
-    "cells_csv",
     "headline",
     "scores_of",
     "shown_tasks",
@@ -176,57 +170,6 @@ def headline(
             if key[0] == metric:
                 return key
     return available[0]
-
-
-def cells_csv(cells: Sequence[Cell], extra: Mapping[str, Sequence[Score]]) -> str:
-    """One line a cell, task and metric.
-
-    Args:
-        cells: The cells.
-        extra: Their scores, by the cell's name.
-
-    Returns:
-        CSV: label and model, every field of the record, then task, metric, filter, value, stderr,
-        n and the results file. Fields that hold several values are JSON, but for
-        ``truncated_prompts``: that of the row's task. The table of layers is
-        left out: ``lmkick layers`` unpacks it.
-    """
-    unknown = sorted({str(k) for cell in cells for k in cell.record} - {*RECORD_FIELDS, "layers"})
-    fields = [*RECORD_FIELDS, *unknown]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["label", "model", *fields, "task", "metric", "filter", "value", "stderr", "n", "results"]
-    )
-    for cell in cells:
-        base = [cell.label, cell.model, *(_field(cell.record.get(f)) for f in fields)]
-        children = children_of(cell.run)
-        cut = 2 + fields.index("truncated_prompts")
-        for score in extra[cell.name]:
-            counts = [cell.truncated(leaf) for leaf in leaves_of(score.task, children)]
-            known = [count for count in counts if count is not None]
-            base[cut] = str(sum(known)) if len(known) == len(counts) else ""
-            writer.writerow(
-                [
-                    *map(spreadsheet_safe, base),
-                    spreadsheet_safe(score.task),
-                    spreadsheet_safe(score.metric),
-                    spreadsheet_safe(score.filter),
-                    repr(score.value),
-                    "" if score.stderr is None else repr(score.stderr),
-                    "" if score.n is None else score.n,
-                    spreadsheet_safe(str(score.file)),
-                ]
-            )
-    return text.getvalue()
-
-
-def _field(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, dict | list):
-        return json.dumps(value, sort_keys=True)
-    return str(value)
 
 
 def spreadsheet_safe(text: str) -> str:

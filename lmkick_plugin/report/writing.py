@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from compressors.files import write_atomically
+from lmkick_plugin.report.cells_csv import cells_csv
 from lmkick_plugin.report.evidence import gather
-from lmkick_plugin.report.figure_model import Figure
 from lmkick_plugin.report.markdown import render_markdown
 from lmkick_plugin.report.models import collect
 from lmkick_plugin.report.page import render_page
 from lmkick_plugin.report.page_content import build
-from lmkick_plugin.report.scores import cells_csv
+from lmkick_plugin.report.summary import Summary
 from lmkick_plugin.report.task_pairings import Settings
 from lmkick_plugin.results.results_file import ResultsError
 
@@ -39,19 +39,23 @@ def write(
     labels: Mapping[Path, str] | None = None,
     settings: Settings | None = None,
     progress: bool = False,
-) -> Path:
-    """Read results and write everything; see :func:`lmkick_plugin.report.write_report`."""
+) -> tuple[Path, list[Summary]]:
+    """Read results and write everything; see :func:`lmkick_plugin.report.write_report`.
+
+    Returns:
+        The page, and the sentence and table of every model.
+    """
     check_extra()
-    from lmkick_plugin.report.plots import write_plots
+    from lmkick_plugin.report.plots import draw_all
 
     collection = collect(results, labels=labels)
     output.mkdir(parents=True, exist_ok=True)
     evidence = gather(collection, settings, progress=progress)
     content = build(evidence, output)
-    write_atomically(output / "cells.csv", cells_csv(collection.cells, evidence.scores))
-    figures: list[Figure] = [figure for part in content.models for figure in part.figures]
-    write_plots(figures, output / "plots", progress=progress)
+    write_atomically(output / "cells.csv", cells_csv(evidence, content.summaries))
+    figures = [figure for part in content.models for figure in part.figures]
+    drawings = draw_all(figures, output / "plots", progress=progress)
     write_atomically(output / "report.md", render_markdown(content))
     page = output / "report.html"
-    write_atomically(page, render_page(content))
-    return page
+    write_atomically(page, render_page(content, drawings))
+    return page, content.summaries

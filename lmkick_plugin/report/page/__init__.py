@@ -9,32 +9,35 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.resources import files
 from itertools import groupby
 
-from lmkick_plugin.report.figure_model import Figure, Panel
-from lmkick_plugin.report.formatting import NOTHING, SYMBOLS, interval, number, percent
+from lmkick_plugin.report.formatting import (
+    NOTHING,
+    SYMBOLS,
+    interval,
+    number,
+    percent,
+    size,
+    task_name,
+    with_names,
+)
+from lmkick_plugin.report.page.inline_svg import keys_of, panels_of
 from lmkick_plugin.report.page_content import Content
-from lmkick_plugin.report.svg import marker_symbols, panel_svg
+from lmkick_plugin.report.plots import Drawing
+from lmkick_plugin.report.summary import recovery_of
 from lmkick_plugin.terminal import plain
 
 __all__ = ["render_page"]
 
 
-@dataclass(frozen=True)
-class _Entry:
-    name: str
-    style: int
-    joined: bool
-    hollow: bool
-
-
-def render_page(content: Content) -> str:
+def render_page(content: Content, drawings: Sequence[Drawing]) -> str:
     """Render the page.
 
     Args:
         content: What it says.
+        drawings: Its figures, drawn.
 
     Returns:
         HTML.
@@ -47,38 +50,38 @@ def render_page(content: Content) -> str:
 
     here = files(__package__)
     texts = {name: (here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_clean)
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_clean,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["tight"] = lambda text: Markup(
         str(escape(plain(text))).replace(" %", "&nbsp;%")
     )
-    environment.filters["groupby_task"] = lambda rows: [
-        (task, list(members)) for task, members in groupby(rows, key=lambda row: row.task)
+    environment.filters["by_task"] = lambda rows: [
+        (task, [found for _, found in members])
+        for task, members in groupby(rows, key=lambda row: row[0])
     ]
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
-
-    def svg(figure: Figure, index: int, panel: Panel) -> Markup:
-        return Markup(panel_svg(panel, name=f"{figure.name}-{index}", text=figure.text))
-
+    drawn = {drawing.figure.name: drawing for drawing in drawings}
     return template.render(
         content=content,
         several=len(content.models) > 1,
-        cells=content.evidence.collection.cells,
-        compared=len({(name, task) for name, task, _ in content.evidence.pairings}),
         tolerance=content.evidence.settings.tolerance,
-        count=lambda outcome: sum(model.count(outcome) for model in content.models),
-        claims_total=sum(len(model.claims) for model in content.models),
+        resamples=content.evidence.settings.resamples,
         symbols=SYMBOLS,
         nothing=NOTHING,
         number=number,
         percent=percent,
         interval=interval,
-        short=_short,
-        svg=svg,
-        legend=_legend,
-        caption=_caption,
-        dashed=lambda figure: any(panel.reference is not None for panel in figure.panels),
-        banded=lambda figure: any(panel.band is not None for panel in figure.panels),
-        markers=Markup(marker_symbols()),
+        size=size,
+        task_name=task_name,
+        with_names=with_names,
+        recovery_of=recovery_of,
+        panels=lambda figure: map(Markup, panels_of(drawn[figure.name])),
+        keys=lambda figure: [(Markup(svg), name) for svg, name in keys_of(drawn[figure.name])],
         style=Markup(texts["page.css"]),
         script=Markup(texts["page.js"]),
         style_hash=_hash(texts["page.css"]),
@@ -96,29 +99,3 @@ def _clean(value: object) -> object:
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-def _legend(figure: Figure) -> list[_Entry]:
-    """Every line of a figure once."""
-    entries: dict[str, _Entry] = {}
-    for panel in figure.panels:
-        for line in panel.lines:
-            known = entries.get(line.name)
-            joined = line.joined or (known is not None and known.joined)
-            entries[line.name] = _Entry(line.name, line.style, joined, line.hollow)
-    return list(entries.values())
-
-
-def _caption(figure: Figure) -> str:
-    """What to say below a heading: the figure's first sentence, or all of it where it is short."""
-    if figure.section == "tasks":
-        return figure.text.removeprefix(f"{figure.title}, ").split(". ")[0]
-    return figure.text
-
-
-def _short(task: str) -> str:
-    """A task's name where its prefix goes without saying."""
-    for prefix in ("kickonly_", "kick_"):
-        if task.startswith(prefix):
-            return task.removeprefix(prefix).replace("_", " ")
-    return task

@@ -19,6 +19,16 @@
   dark.addEventListener("change", name);
   name();
 
+  const unfold = () => {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (target instanceof HTMLDetailsElement) {
+      target.open = true;
+      target.scrollIntoView();
+    }
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
   const value = (row, column) => {
     const cell = row.cells[column];
     const raw = cell.dataset.v ?? cell.textContent.trim();
@@ -52,18 +62,20 @@
   }
 
   for (const input of document.querySelectorAll("input[data-filter]")) {
-    const table = document.getElementById(input.dataset.filter);
+    const tables = input.dataset.filter.split(" ").map((id) => document.getElementById(id)).filter(Boolean);
     const said = document.getElementById(`${input.id}-said`);
     input.closest(".tools").hidden = false;
     input.addEventListener("input", () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-      let shown = 0;
-      for (const row of table.tBodies[0].rows) {
-        const text = row.textContent.toLowerCase();
+      const rows = tables.map((table) => [...table.tBodies[0].rows]);
+      const found = new Set();
+      for (const row of rows[0]) {
+        const text = row.textContent.toLowerCase().replaceAll("\u00a0", " ");
         row.hidden = !words.every((word) => text.includes(word));
-        shown += !row.hidden;
+        if (!row.hidden) found.add(row.querySelector("a").hash);
       }
-      said.textContent = words.length ? `${shown} rows` : "";
+      for (const row of rows.slice(1).flat()) row.hidden = !found.has(row.querySelector("a").hash);
+      said.textContent = words.length ? `${found.size} runs` : "";
     });
   }
 })();

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits of a whole report: a limit, cut prompts, missing samples, runs that were not compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from lmkick_plugin.report.evidence import Evidence
+from lmkick_plugin.report.formatting import plural, task_name
+from lmkick_plugin.report.models import Cell, Model
+from lmkick_plugin.results.task_groups import leaves_of
+from lmkick_plugin.terminal import plain
+
+__all__ = ["banner"]
+
+
+def banner(evidence: Evidence) -> list[str]:
+    """Sentences for the first screen.
+
+    Args:
+        evidence: What is known.
+
+    Returns:
+        None of them where whole tasks were asked, uncut, with samples logged.
+    """
+    said = [_limit(evidence), _cut(evidence), _unpaired(evidence), _apart(evidence)]
+    failed = sum(" failed" in note for note in evidence.collection.notes)
+    if failed:
+        said.append(f"{plural(failed, 'evaluation')} of a sweep failed and is missing here.")
+    return [line for line in said if line]
+
+
+def _scored(evidence: Evidence) -> Iterator[tuple[Model, Cell, str]]:
+    """Every run with a score on a task shown."""
+    for model in evidence.collection.models:
+        for cell in model.all:
+            for task in evidence.tasks:
+                if evidence.score(cell, task) is not None:
+                    yield model, cell, task
+
+
+def _limit(evidence: Evidence) -> str:
+    counts = set()
+    for _, cell, task in _scored(evidence):
+        score = evidence.score(cell, task)
+        if score is not None and score.n and _is_limited(evidence, cell, task):
+            counts.add(score.n)
+    if not counts:
+        return ""
+    reach = f"{min(counts):,}" + (f" to {max(counts):,}" if len(counts) > 1 else "")
+    return f"A limit was used: {reach} items per task."
+
+
+def _is_limited(evidence: Evidence, cell: Cell, task: str) -> bool:
+    for leaf in leaves_of(task, evidence.children):
+        file = cell.run.tasks.get(leaf)
+        counts = None if file is None else file.mapping("n-samples").get(leaf)
+        if isinstance(counts, dict) and counts.get("effective") != counts.get("original"):
+            return True
+    return False
+
+
+def _cut(evidence: Evidence) -> str:
+    most: dict[str, int] = {}
+    for _, cell, task in _scored(evidence):
+        most[task] = max(most.get(task, 0), evidence.truncated(cell, task))
+    listed = ", ".join(f"{task_name(task)} {count:,}" for task, count in most.items() if count)
+    return f"Prompts cut to the context, at most per run: {listed}." if listed else ""
+
+
+def _unpaired(evidence: Evidence) -> str:
+    pairings = ((cell, evidence.pairing(cell, task)) for _, cell, task in _scored(evidence))
+    labels = {cell.label for cell, one in pairings if one is not None and not one.paired}
+    if not labels:
+        return ""
+    said = "samples were not logged (--log_samples), so intervals are wider, from standard errors"
+    return f"{_names(labels)}: {said}."
+
+
+def _apart(evidence: Evidence) -> str:
+    labels = {
+        cell.label
+        for model, cell, task in _scored(evidence)
+        if model.dense not in (None, cell)
+        and evidence.score(model.dense, task) is not None
+        and evidence.pairing(cell, task) is None
+    }
+    if not labels:
+        return ""
+    said = "not compared where asked otherwise than dense (shots, limit, template, data; see notes)"
+    return f"{_names(labels)}: {said}."
+
+
+def _names(names: Iterable[str], most: int = 3) -> str:
+    shown = [plain(name, limit=60) for name in sorted(names)]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The answer to "which of these can I ship, and what would it cost?": a sentence and a table.
+
+Page, ``report.md``, ``cells.csv`` and what `lmkick sweep` prints all take it from here.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmkick_plugin.report.evidence import Evidence
+from lmkick_plugin.report.formatting import (
+    NOTHING,
+    interval,
+    percent,
+    plural,
+    size,
+    task_name,
+)
+from lmkick_plugin.report.models import Cell, Model
+from lmkick_plugin.report.paired_statistics import PairedStatistics
+from lmkick_plugin.report.run_verdict import RunVerdict
+from lmkick_plugin.terminal import plain, render_table
+
+__all__ = ["COLUMNS", "RunLine", "Summary", "summaries_text", "summarise"]
+
+COLUMNS = (
+    "run", "size", "of dense", "knowledge kept", "worst task", "match", "open", "fail", "verdict",
+)  # fmt: skip
+"""Of the table; *open* counts tasks that are inconclusive or have too few items."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunLine:
+    """A run in the table.
+
+    Attributes:
+        cell: The run.
+        word: *keeps*, *loses*, *cannot tell*; *dense*; *not compared*.
+        share: Size as a share of the dense model's; None where one is not known.
+        tasks: Statistics of the headline metrics, by task.
+        verdict: All tasks together; None for the dense run and where nothing was compared.
+    """
+
+    cell: Cell
+    word: str
+    share: float | None
+    tasks: dict[str, PairedStatistics]
+    verdict: RunVerdict | None
+
+    @property
+    def worst(self) -> tuple[str, PairedStatistics] | None:
+        """The task of lowest recovery."""
+        name = None if self.verdict is None else self.verdict.worst
+        return None if name is None else (name, self.tasks[name])
+
+    @property
+    def worst_name(self) -> str:
+        """That task as people call it."""
+        return "" if self.worst is None else task_name(self.worst[0])
+
+    def tasks_with(self, *verdicts: str) -> list[str]:
+        """Tasks that have one of the verdicts."""
+        return [task for task, one in self.tasks.items() if one.verdict in verdicts]
+
+    @property
+    def open(self) -> int:
+        """Number of tasks with a verdict that is neither match nor fail."""
+        return len(self.tasks_with("inconclusive", "too few"))
+
+    def shown(self) -> list[str]:
+        """The line as text, by `COLUMNS`."""
+        found, worst = self.verdict, self.worst
+        return [
+            self.cell.short,
+            size(self.cell.bytes),
+            percent(self.share, digits=0),
+            NOTHING if found is None else percent(found.mean_recovery),
+            NOTHING if worst is None else f"{self.worst_name} {recovery_of(worst[1])}",
+            *(
+                NOTHING if found is None else str(len(self.tasks_with(*verdicts)))
+                for verdicts in (("match",), ("inconclusive", "too few"), ("fail",))
+            ),
+            self.word,
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """The first screen of a model.
+
+    Attributes:
+        model: The model.
+        sentence: The answer.
+        chosen: The run that it names; None where there is none to name.
+        lines: Runs by size, the smallest first.
+        knowledge: Tasks whose mean is *knowledge kept*.
+        command: What makes a missing dense run; empty where there is one.
+    """
+
+    model: Model
+    sentence: str
+    chosen: RunLine | None
+    lines: tuple[RunLine, ...]
+    knowledge: tuple[str, ...]
+    command: str
+
+    def text(self) -> str:
+        """Sentence and table in plain text."""
+        table = render_table(list(COLUMNS), [line.shown() for line in self.lines])
+        command = f"\n{self.command}" if self.command else ""
+        return f"{plain(self.sentence)}{command}\n\n{table}"
+
+
+def recovery_of(one: PairedStatistics) -> str:
+    """A recovery with its interval."""
+    ends = interval(one.recovery_interval, shares=True)
+    return f"{percent(one.recovery)} {ends}".strip()
+
+
+def summaries_text(summaries: Sequence[Summary]) -> str:
+    """Sentence and table of every model, in plain text."""
+    several = len(summaries) > 1
+    return "\n\n".join(
+        (f"{plain(one.model.name)}\n" if several else "") + one.text() for one in summaries
+    )
+
+
+def summarise(evidence: Evidence, model: Model) -> Summary:
+    """Judge every run of a model and say which to ship.
+
+    Args:
+        evidence: What is known.
+        model: The model.
+
+    Returns:
+        Sentence and lines.
+    """
+    whole = model.dense
+    scores = {t: evidence.score(cell, t) for cell in model.all for t in evidence.tasks}
+    knowledge = tuple(
+        task
+        for task in evidence.tasks
+        if any(evidence.facts(cell, task).knowledge for cell in model.all)
+    )
+    lines = [_line(evidence, model, cell) for cell in model.all]
+    lines.sort(key=lambda line: (line.cell.bytes or math.inf, line.cell is whole, -_mean(line)))
+    sentence, chosen = _answer(evidence, model, lines, knowledge)
+    return Summary(
+        model=model,
+        sentence=sentence,
+        chosen=chosen,
+        lines=tuple(lines),
+        knowledge=knowledge,
+        command="" if whole is not None else _command(model, [t for t in scores if scores[t]]),
+    )
+
+
+def _line(evidence: Evidence, model: Model, cell: Cell) -> RunLine:
+    whole = model.dense
+    share = None
+    if whole is not None and whole.bytes and cell.bytes:
+        share = cell.bytes / whole.bytes
+    tasks = evidence.statistics(cell)
+    if not tasks:
+        return RunLine(cell, "dense" if cell is whole else "not compared", share, {}, None)
+    found = evidence.verdict(cell, cell.short)
+    return RunLine(cell, found.word, share, tasks, found)
+
+
+def _answer(
+    evidence: Evidence, model: Model, lines: Sequence[RunLine], knowledge: Sequence[str]
+) -> tuple[str, RunLine | None]:
+    """The sentence, and the run that it names."""
+    bound = f"{100 * (1 - evidence.settings.tolerance):g} % of the dense score"
+    judged = [line for line in lines if line.verdict is not None]
+    if model.dense is None:
+        return (
+            f"Without a dense run of {plain(model.name)} there is nothing to compare with: scores"
+            " have no verdict. This command makes one:",
+            None,
+        )
+    if not model.cells:
+        return "Only the dense model was evaluated: nothing to compare it with.", None
+    if not judged:
+        return "No run was asked the dense model's questions, so none has a verdict.", None
+    unlost = [line for line in judged if line.word != "loses"]
+    if not unlost:
+        chosen = max(judged, key=_mean)
+        said = f"Every run loses more than it may; {_named(chosen)} loses least"
+        return f"{said}, at worst {_worst(chosen)}.", chosen
+    keeping = [line for line in unlost if line.word == "keeps"]
+    knowing = [line for line in unlost if _knows(line, knowledge)]
+    if keeping:
+        chosen = keeping[0]
+        count = plural(len(chosen.tasks_with("match")), "task")
+        said = f"{_named(chosen)} is the smallest run that keeps at least {bound} on all {count}"
+        said += f", at worst {_worst(chosen)}"
+    elif knowing:
+        chosen = knowing[0]
+        said = (
+            f"{_named(chosen)} is the smallest run that keeps at least {bound} on all"
+            f" {plural(len(knowledge), 'knowledge task')} and loses on no other"
+            f" ({_still_open(chosen)})"
+        )
+    else:
+        chosen = max(unlost, key=lambda line: (len(line.tasks_with("match")), _mean(line)))
+        said = (
+            f"No run is shown to keep {bound} on all tasks: {_named(chosen)} comes closest, it"
+            f" matches on {plural(len(chosen.tasks_with('match')), 'task')} and loses on none"
+            f" ({_still_open(chosen)})"
+        )
+    return f"{said}; {_others(judged, chosen)}.", chosen
+
+
+def _others(judged: Sequence[RunLine], chosen: RunLine) -> str:
+    """What the next smaller run loses; else that none is settled, and which run loses most."""
+    smaller = judged[: judged.index(chosen)]
+    losing = [line for line in judged if line.word == "loses"]
+    if smaller and smaller[-1].word == "loses":
+        return f"the next smaller, {_named(smaller[-1])}, keeps only {_worst(smaller[-1])}"
+    said = ["smaller runs are not settled"] if smaller else []
+    if losing:
+        most = min(losing, key=_lowest)
+        said.append(f"{_named(most)} keeps only {_worst(most)}")
+    return ", and ".join(said) or "no smaller run was evaluated"
+
+
+def _mean(line: RunLine) -> float:
+    found = None if line.verdict is None else line.verdict.mean_recovery
+    return _lowest(line) if found is None else found
+
+
+def _knows(line: RunLine, knowledge: Sequence[str]) -> bool:
+    """Whether a run matches on every knowledge task."""
+    return bool(knowledge) and {*knowledge} <= {*line.tasks_with("match")}
+
+
+def _lowest(line: RunLine) -> float:
+    worst = line.worst
+    return -math.inf if worst is None or worst[1].recovery is None else worst[1].recovery
+
+
+def _named(line: RunLine) -> str:
+    facts = [size(line.cell.bytes)] if line.cell.bytes else []
+    facts += [f"{percent(line.share, digits=0)} of dense"] if line.share else []
+    name = plain(line.cell.short, limit=80)
+    return f"{name} ({', '.join(facts)})" if facts else name
+
+
+def _worst(line: RunLine) -> str:
+    """Where a run loses most."""
+    return "its tasks" if line.worst is None else f"{percent(_lowest(line))} of {line.worst_name}"
+
+
+def _still_open(line: RunLine) -> str:
+    few, unclear = len(line.tasks_with("too few")), len(line.tasks_with("inconclusive"))
+    said = [f"{unclear} inconclusive"] if unclear else []
+    said += [f"{few} with too few items"] if few else []
+    return ", ".join(said) or "not all have a verdict"
+
+
+def _command(model: Model, tasks: Sequence[str]) -> str:
+    """What evaluates the dense model as these runs were."""
+    config = model.all[0].run.files[0].mapping("config")
+    base = shlex.quote(plain(model.key))
+    parts = [
+        f"lmkick run --model kick --model_args pretrained={base}",
+        f"--tasks {shlex.quote(plain(','.join(tasks)))}",
+    ]
+    if config.get("limit") is not None:
+        parts.append(f"--limit {shlex.quote(plain(config['limit']))}")
+    return " ".join([*parts, "--output_path results --log_samples"])
