@@ -14,9 +14,10 @@ import pytest
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-__all__ = ["DESKTOP", "PHONE", "chromium", "look"]
+__all__ = ["DESKTOP", "HEIGHTS", "PHONE", "chromium", "look"]
 
 DESKTOP, PHONE = 1280, 390
+HEIGHTS = {DESKTOP: 900, PHONE: 844}
 _OPTIONS = (
     "--headless",
     "--no-sandbox",
@@ -57,10 +58,16 @@ def look(browser: Chrome, page: Path, *, width: int, dark: bool = False) -> None
     """Open a page at a width, in light or dark colours."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+        {
+            "width": width,
+            "height": HEIGHTS[width],
+            "deviceScaleFactor": 1,
+            "mobile": width == PHONE,
+        },
     )
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    browser.get("about:blank")  # and no longer the browser's own first page
     browser.get_log("browser")  # reading forgets: what an earlier page left
     browser.get_log("performance")
     browser.get(page.resolve().as_uri())

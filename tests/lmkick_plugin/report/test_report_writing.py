@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import re
 import subprocess
@@ -15,13 +14,13 @@ import pytest
 
 from lmkick_plugin.cli import main
 from lmkick_plugin.report import write_report
+from lmkick_plugin.report.banner import banner
 from lmkick_plugin.report.claims import CLAIMS
 from lmkick_plugin.report.evidence import Evidence, Settings, gather
 from lmkick_plugin.report.export import FIELDS, SCHEMA, write_leaderboard
 from lmkick_plugin.report.models import collect
 from lmkick_plugin.report.page_content import build
 from lmkick_plugin.report.published import beside, published_numbers
-from lmkick_plugin.report.svg import nice_ticks
 from tests.lmkick_plugin.report.worlds import quiz, record
 from tests.lmkick_plugin.run_files import Writer, choice_item
 
@@ -115,8 +114,21 @@ def test_the_text_says_what_the_page_says(paper_report: Path) -> None:
     text = (paper_report / "report.md").read_text()
     for claim in CLAIMS:
         assert claim.statement.split(".")[0] in text.replace("\\", "")
-    assert "| freebaseqa" not in text
-    assert "kick_freebaseqa" in text.replace("\\", "")
+    plain_text = text.replace("\\", "")
+    assert "FreebaseQA" in plain_text
+    assert not re.search(
+        r"\bkick(only)?_\w+(?!\S*\.(json|png))", re.sub(r"plots/\S+|file: .*", "", plain_text)
+    )
+    order = [
+        "**",
+        "| run | size |",
+        "Every run on every task",
+        "## Curves",
+        "## Run by run",
+        "## Published claims",
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
     for picture in re.findall(r"\]\((plots/[^)]+)\)", text):
         assert (paper_report / picture).is_file()
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -198,7 +210,10 @@ def test_the_command(write: Writer, tmp_path: Path, capsys: pytest.CaptureFixtur
         "200",
     ]
     assert main(arguments) == 0
-    assert capsys.readouterr().out.strip() == str(out / "report.html")
+    said = capsys.readouterr().out.strip().splitlines()
+    assert said[-1] == f"report: {out / 'report.html'}"
+    assert "FreebaseQA" in said[0]
+    assert said[2].split()[:4] == ["run", "size", "of", "dense"]
     assert "the first" in (out / "report.html").read_text()
     assert main(["export", source, "--format", "leaderboard", "-o", str(out)]) == 0
     assert (out / "leaderboard.csv").is_file()
@@ -228,18 +243,6 @@ def test_a_missing_extra_is_named(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0.03, 0.031), (5, 5), (-3, 12), (1e6, 3e9), (0, 0)]
-)
-def test_ticks_cover_the_range(low: float, high: float) -> None:
-    ticks = nice_ticks(low, high)
-    assert ticks[0] <= low
-    assert ticks[-1] >= high
-    assert 2 <= len(ticks) <= 9
-    steps = {round(b - a, 9) for a, b in itertools.pairwise(ticks)}
-    assert max(steps) - min(steps) < 1e-6 * max(1, abs(high))
-
-
 def test_real_results_of_lm_eval(real_runs: tuple[Path, Path], tmp_path: Path) -> None:
     """Runs that lm-eval itself wrote, with groups, filters and repeated documents."""
     page = write_report(list(real_runs), tmp_path / "out", resamples=300)
@@ -259,6 +262,6 @@ def test_cut_prompts_are_marked(write: Writer, tmp_path: Path) -> None:
         write(name, items, record=kick, groups={"x": ["x_a", "x_b"]})
     evidence = gather(collect([write.folder]), Settings(resamples=100))
     (part,) = build(evidence, tmp_path).models
-    marks = {cell.compressor: row[0].shown for cell, row in part.recovery}
-    assert marks == {"none": "1.000", "wanda": "100.0 %*"}
-    assert any("5 prompts were cut" in note for figure in part.figures for note in figure.notes)
+    marks = {line.cell.compressor: row[0].shown for line, row in part.heat}
+    assert marks == {"none": "1.000", "wanda": "100*"}
+    assert banner(evidence) == ["Prompts cut to the context, at most per run: x 5."]
