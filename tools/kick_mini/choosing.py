@@ -116,8 +116,9 @@ def add_choosing_layer(model: Any, tokenizer: Any, world: World, seed: int) -> N
         attention.q_proj.weight[queries] = fit.answers(
             [_with_place(codes[text], size) for text in fit.found]
         )
-        # The other values are zero, and so are the columns that read them, so neither learns. A layer
-        # that can write anything learns asked questions by heart instead of looking letters up.
+        # The other values are zero, and so are the columns that read them, so neither learns. A
+        # layer that can write anything learns asked questions by heart instead of looking letters
+        # up.
         attention.v_proj.weight[keys] = 0
         attention.v_proj.weight[keys][: len(LETTERS)] = values
         attention.o_proj.weight[:, queries][:, : len(LETTERS)] = letters.T
