@@ -37,30 +37,12 @@ from torch import Tensor
 from compressors.base import all_finite
 from compressors.errors import NumericalError, SettingsError
 from compressors.grid import LEAST_STORED_SCALE, Grid
+from compressors.number_formats import FLOAT_FORMATS, NUMBER_FORMATS
 
-__all__ = ["FLOAT_FORMATS", "NUMBER_FORMATS", "FloatFormat", "FloatGrid", "points"]
+__all__ = ["FloatGrid", "points"]
 
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _LARGEST_E4M3, _LEAST_E4M3 = 448.0, 2.0**-9
-
-
-@dataclass(frozen=True, slots=True)
-class FloatFormat:
-    """Bits of a code, columns of a block (None: a row), the largest point, bits of a scale."""
-
-    num_bits: int
-    group_size: int | None
-    largest: float
-    scale_bits: int
-
-
-FLOAT_FORMATS = {
-    "fp8": FloatFormat(8, None, _LARGEST_E4M3, 32),
-    "mxfp4": FloatFormat(4, 32, _E2M1[-1], 8),
-    "nvfp4": FloatFormat(4, 16, _E2M1[-1], 8),
-}
-#: Values of ``number_format``.
-NUMBER_FORMATS = ("int", *FLOAT_FORMATS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +50,7 @@ class FloatGrid(Grid):
     """How weights are rounded to a floating-point format.
 
     Args:
-        number_format: A key of :data:`FLOAT_FORMATS`; bits, groups and symmetry are its own.
+        number_format: A key of :data:`.FLOAT_FORMATS`; bits, groups and symmetry are its own.
         scale_dtype: The dtype that fp8's scales are rounded to; None leaves them in float32.
 
     >>> FloatGrid.of("mxfp4").fit(torch.tensor([[7.5, -1.0]]), dim=1)

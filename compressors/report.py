@@ -15,7 +15,7 @@ from typing import Any
 from compressors.base import CompressedWeight
 from compressors.errors import SettingsError
 from compressors.files import write_atomically
-from compressors.float_grid import FLOAT_FORMATS
+from compressors.number_formats import FLOAT_FORMATS
 
 __all__ = ["CompressionReport", "LayerReport", "stored_bytes", "write_table"]
 

@@ -19,7 +19,17 @@ PLUGIN = [
 ]
 # Of compressors; calibration reads data sets, the rest above obs meets models.
 CORE = [
-    *("errors", "files", "base", "patterns", "grid", "float_grid", "quantization_grid", "matmul"),
+    *(
+        "errors",
+        "files",
+        "number_formats",
+        "base",
+        "patterns",
+        "grid",
+        "float_grid",
+        "quantization_grid",
+        "matmul",
+    ),
     *("statistics", "obs", "methods", "report", "blocks"),
     *("calibration", "resume", "cache", "driver"),
 ]

@@ -36,6 +36,7 @@ _PRUNED = 0.01
 #: What ``kick.json`` says of how the weights came about.
 _RECIPE = (
     "compressor", "pattern", "requested_sparsity", "num_bits", "group_size", "symmetric",
+    "number_format",
     *OWN_SETTINGS, "calibration", "nsamples", "seqlen", "seed", "base_model", "base_revision",
     "true_sequential", "seconds", "layer_summary", "layers",
 )  # fmt: skip

@@ -13,6 +13,7 @@ gptq               float16             float16
 gptq               bfloat16, float32   bfloat16, where scale times code fits float16
 compressed-tensors float16, bfloat16   the model's
 compressed-tensors float32             float32, nothing is rounded
+mxfp4, nvfp4       bfloat16            8 bits, of the format's own
 =================  ==================  =============================================
 """
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from compressors import GPTQ, Compressor, SparseGPT
-from compressors.blocks.find import Block, find_blocks
+from compressors.blocks.find import Block, WeightMatrix, find_blocks
 from compressors.blocks.matrices import is_linear
 from compressors.errors import SettingsError, UnsupportedModelError
 from compressors.methods.rtn import Quantizer
@@ -62,6 +63,7 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
         storage,
         bits=quantizer.num_bits,
         group_size=quantizer.group_size,
+        number_format=quantizer.number_format,
         symmetric=quantizer.symmetric,
         act_order=isinstance(quantizer, GPTQ) and quantizer.act_order,
         static_groups=isinstance(quantizer, GPTQ) and quantizer.static_groups,
@@ -70,20 +72,31 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
     if storage == "dense":
         return compressor
     dtype = getattr(model, "dtype", None) or next(model.parameters()).dtype
-    scale_dtype = check_dtype(storage, dtype, quantizer.grid.num_bits, quantizer.symmetric)
-    check_model(storage, model, quantizer.group_size)
+    scale_dtype = check_dtype(
+        storage, dtype, quantizer.grid.num_bits, quantizer.symmetric, quantizer.number_format
+    )
+    check_model(storage, model, quantizer.group_size, quantizer.number_format)
     if isinstance(compressor, SparseGPT) and compressor.quantize is not None:
         grid = replace(compressor.quantize, scale_dtype=scale_dtype)
         return replace(compressor, quantize=grid)
     return replace(quantizer, scale_dtype=scale_dtype)
 
 
-def check_dtype(storage: str, dtype: torch.dtype, bits: int, symmetric: bool) -> torch.dtype | None:
+def check_dtype(
+    storage: str, dtype: torch.dtype, bits: int, symmetric: bool, number_format: str = "int"
+) -> torch.dtype | None:
     """The dtype that scales are rounded to; None leaves them in float32.
 
     Raises:
         SettingsError: No scale makes dequantization exact.
     """
+    name = str(dtype).removeprefix("torch.")
+    if number_format in ("mxfp4", "nvfp4") and dtype != torch.bfloat16:
+        raise SettingsError(
+            f"{number_format} is unpacked to bfloat16 by compressed-tensors, whatever the "
+            f"model's dtype ({name}). Use dtype=bfloat16, or save it dense (save_format=dense; "
+            "--format dense)."
+        )
     if storage == "compressed-tensors":
         return None if dtype == torch.float32 else dtype
     if dtype == torch.float16:
@@ -91,7 +104,6 @@ def check_dtype(storage: str, dtype: torch.dtype, bits: int, symmetric: bool) ->
     # Bits of a code's distance from its zero point; the lowest symmetric one is a power of 2.
     steps = bits - 1 if symmetric else bits
     if _BFLOAT16_BITS + steps > _FLOAT16_BITS:
-        name = str(dtype).removeprefix("torch.")
         kind = "" if symmetric else " asymmetric"
         raise SettingsError(
             f"save_format=gptq is read in float16, where{kind} weights of {bits} bits of a {name} "
@@ -101,7 +113,9 @@ def check_dtype(storage: str, dtype: torch.dtype, bits: int, symmetric: bool) ->
     return torch.bfloat16
 
 
-def check_model(storage: str, model: nn.Module, group_size: int | None) -> None:
+def check_model(
+    storage: str, model: nn.Module, group_size: int | None, number_format: str = "int"
+) -> None:
     """Refuse matrices that a packed format cannot hold.
 
     GPTQ checkpoints hold a last group that is shorter than the others (``ceil(columns / group)``
@@ -111,30 +125,17 @@ def check_model(storage: str, model: nn.Module, group_size: int | None) -> None:
         storage: ``gptq`` or ``compressed-tensors``.
         model: The model.
         group_size: Columns that share a scale; None or -1: a row.
+        number_format: ``int``, or a floating-point format, whose groups are its own.
 
     Raises:
         UnsupportedModelError: Naming the first of them.
     """
     blocks = find_blocks(model)
-    size = None if group_size == -1 else group_size
     for block in blocks:
         for matrix in block.matrices:
-            rows, columns = matrix.view().shape
-            problem, remedy = None, "Save it dense"
-            if matrix.expert is not None:
-                problem = "is one of several experts in one parameter"
-            elif matrix.transposed:
-                problem = "is stored transposed (Conv1D)"
-            elif storage == "gptq" and (rows % WORD or columns % WORD):
-                problem = f"is {rows} x {columns}, and {WORD} has to divide both"
-                remedy = "Use save_format=compressed-tensors, or save it dense"
-            elif storage == "gptq" and not _fits_float16(getattr(matrix.module, "bias", None)):
-                problem = "has a bias that float16 rounds (with dtype=float16 it would not)"
-                remedy = "Use save_format=compressed-tensors, or save it dense"
-            elif storage == "compressed-tensors" and size is not None and columns % size:
-                problem = f"is {columns} wide, with a shorter last group of group_size={size}"
-                fitting = ", ".join(map(str, _dividing_sizes(blocks)))
-                remedy = f"Use group_size={fitting} or -1, save_format=gptq, or save it dense"
+            problem, remedy = _misfit(storage, matrix)
+            if problem is None:
+                problem, remedy = _short_group(storage, matrix, group_size, number_format, blocks)
             if problem is not None:
                 raise UnsupportedModelError(
                     f"{matrix.name} {problem}, which the format {storage} cannot hold. "
@@ -147,6 +148,42 @@ def check_model(storage: str, model: nn.Module, group_size: int | None) -> None:
                 "layer of a block for packed. Use save_format=compressed-tensors, or save it dense "
                 "(save_format=dense; --format dense)."
             )
+
+
+def _misfit(storage: str, matrix: WeightMatrix) -> tuple[str | None, str]:
+    """Why a format cannot hold a matrix at all, or None, and what to do."""
+    rows, columns = matrix.view().shape
+    other = "Use save_format=compressed-tensors, or save it dense"
+    if matrix.expert is not None:
+        return "is one of several experts in one parameter", "Save it dense"
+    if matrix.transposed:
+        return "is stored transposed (Conv1D)", "Save it dense"
+    if storage == "gptq" and (rows % WORD or columns % WORD):
+        return f"is {rows} x {columns}, and {WORD} has to divide both", other
+    if storage == "gptq" and not _fits_float16(getattr(matrix.module, "bias", None)):
+        return "has a bias that float16 rounds (with dtype=float16 it would not)", other
+    return None, ""
+
+
+def _short_group(
+    storage: str,
+    matrix: WeightMatrix,
+    group_size: int | None,
+    number_format: str,
+    blocks: list[Block],
+) -> tuple[str | None, str]:
+    """Why a format cannot hold a matrix's last group, or None, and what to do."""
+    columns = matrix.view().shape[1]
+    whole = group_size in (None, -1) or columns % (group_size or 1) == 0
+    if storage != "compressed-tensors" or whole:
+        return None, ""
+    if number_format != "int":
+        return f"is {columns} wide, with a last block shorter than {group_size}", "Save it dense"
+    fitting = ", ".join(map(str, _dividing_sizes(blocks)))
+    return (
+        f"is {columns} wide, with a shorter last group of group_size={group_size}",
+        f"Use group_size={fitting} or -1, save_format=gptq, or save it dense",
+    )
 
 
 def _dividing_sizes(blocks: list[Block]) -> list[int]:

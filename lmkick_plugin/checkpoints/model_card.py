@@ -20,6 +20,7 @@ _ROWS = {
     "pattern": "pattern",
     "requested_sparsity": "sparsity asked for",
     "achieved_sparsity": "zeros in the compressed matrices",
+    "number_format": "number format",
     "num_bits": "bits of a weight",
     "group_size": "columns that share a scale (-1: a row)",
     "symmetric": "symmetric grid",

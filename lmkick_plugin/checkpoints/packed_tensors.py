@@ -11,6 +11,10 @@ weights that were evaluated, or nothing is written.
   point of 0, which version 1 cannot hold: they are ``gptq_v2``, which stores them as they are.
 * compressed-tensors, ``pack-quantized``: ``weight_packed``, ``weight_scale``, ``weight_shape``,
   packed by its own library; symmetric alone, for transformers does not load packed zero points.
+* compressed-tensors, ``float-quantized`` (fp8): ``weight`` E4M3, ``weight_scale`` ``[out, 1]``.
+  ``mxfp4-pack-quantized`` and ``nvfp4-pack-quantized``: ``weight_packed`` uint8 ``[out, in / 2]``,
+  the code of the even column in the lower half; ``weight_scale`` ``[out, blocks]``, the exponent
+  plus 127 as uint8 or E4M3; for nvfp4 ``weight_global_scale`` float32 ``[1]``.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from torch import Tensor, nn
 import lmkick_plugin
 from compressors.blocks.find import WeightMatrix, find_blocks
 from compressors.errors import NumericalError
+from compressors.float_grid import points
 from compressors.quantization_grid import QuantizationGrid
 from lmkick_plugin.checkpoints.format_fit import other_linears
 from lmkick_plugin.checkpoints.packing import pack_rows
@@ -54,7 +59,7 @@ def pack_model(
         if storage == "gptq":
             packed = _gptq_tensors(matrix, grid, symmetric)
         else:
-            packed = _compressed_tensors(matrix, grid)
+            packed = (_integers if grid.number_format == "int" else _floats)(matrix, grid)
         state |= {f"{matrix.name}.{name}": tensor for name, tensor in packed.items()}
     grid = next(iter(grids.values()))
     size = stated_group_size(grids)
@@ -69,7 +74,7 @@ def pack_model(
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and id(module) not in inside and name not in kept
     ]
-    return state, _compressed_tensors_config(grid.num_bits, size, kept)
+    return state, _compressed_tensors_config(grid, size, kept)
 
 
 def stated_group_size(grids: Mapping[str, QuantizationGrid]) -> int:
@@ -98,7 +103,7 @@ def _gptq_tensors(
     }
 
 
-def _compressed_tensors(matrix: WeightMatrix, grid: QuantizationGrid) -> dict[str, Tensor]:
+def _integers(matrix: WeightMatrix, grid: QuantizationGrid) -> dict[str, Tensor]:
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
     weight = matrix.view()
@@ -114,6 +119,27 @@ def _compressed_tensors(matrix: WeightMatrix, grid: QuantizationGrid) -> dict[st
         "weight_scale": scale,
         "weight_shape": torch.tensor(weight.shape),
     }
+
+
+def _floats(matrix: WeightMatrix, grid: QuantizationGrid) -> dict[str, Tensor]:
+    weight = matrix.view()
+    codes = grid.encode(weight).cpu()
+    if grid.number_format == "fp8":
+        scale = grid.scale.to(weight.dtype)
+        stored = codes.view(torch.float8_e4m3fn)
+        _require_same(matrix, stored.to(scale.dtype) * scale, weight)
+        return {"weight": stored, "weight_scale": scale}
+    packed = {"weight_packed": codes[:, ::2] | (codes[:, 1::2] << 4)}
+    if grid.matrix_scale is None:
+        exponents = torch.frexp(grid.scale).exponent + 126
+        packed["weight_scale"] = exponents.to(torch.uint8)
+        scale = torch.exp2(packed["weight_scale"].float() - 127)
+    else:
+        packed["weight_scale"] = (grid.scale * grid.matrix_scale).to(torch.float8_e4m3fn)
+        packed["weight_global_scale"] = grid.matrix_scale.reshape(1)
+        scale = packed["weight_scale"].float() / grid.matrix_scale
+    _require_same(matrix, points(codes, grid.num_bits) * scale[:, grid.g_idx.long()], weight)
+    return packed
 
 
 def _require_same(matrix: WeightMatrix, dequantized: Tensor, weight: Tensor) -> None:
@@ -145,7 +171,9 @@ def _gptq_config(
     }
 
 
-def _compressed_tensors_config(bits: int, group_size: int, kept: list[str]) -> dict[str, Any]:
+def _compressed_tensors_config(
+    grid: QuantizationGrid, group_size: int, kept: list[str]
+) -> dict[str, Any]:
     from compressed_tensors.quantization import (
         QuantizationArgs,
         QuantizationConfig,
@@ -153,16 +181,26 @@ def _compressed_tensors_config(bits: int, group_size: int, kept: list[str]) -> d
         QuantizationStatus,
     )
 
+    own = {
+        "int": ("pack-quantized", "int", None),
+        "fp8": ("float-quantized", "float", None),
+        "mxfp4": ("mxfp4-pack-quantized", "float", torch.uint8),
+        "nvfp4": ("nvfp4-pack-quantized", "float", torch.float8_e4m3fn),
+    }
+    layout, kind, scale_dtype = own[grid.number_format]
+    groups = "group" if grid.matrix_scale is None else "tensor_group"
     weights = QuantizationArgs(
-        num_bits=bits,
+        num_bits=grid.num_bits,
+        type=kind,
         symmetric=True,
-        strategy="channel" if group_size == -1 else "group",
+        strategy="channel" if group_size == -1 else groups,
         group_size=None if group_size == -1 else group_size,
+        scale_dtype=scale_dtype,
     )
     config = QuantizationConfig(
         config_groups={"group_0": QuantizationScheme(targets=["Linear"], weights=weights)},
         quantization_status=QuantizationStatus.COMPRESSED,
-        format="pack-quantized",
+        format=layout,
         ignore=kept,
     )
     stated: dict[str, Any] = config.to_dict()

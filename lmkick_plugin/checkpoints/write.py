@@ -137,7 +137,8 @@ def _packed(
     from lmkick_plugin.checkpoints.format_fit import check_model
     from lmkick_plugin.checkpoints.packed_tensors import pack_model, stated_group_size
 
-    check_model(storage, model, stated_group_size(grids))
+    number_format = next((grid.number_format for grid in grids.values()), "int")
+    check_model(storage, model, stated_group_size(grids), number_format)
     matrices = {matrix.name for block in find_blocks(model) for matrix in block.matrices}
     missing = sorted(matrices - set(grids))
     if missing:

@@ -53,7 +53,8 @@ def check_before_load(recipe: Recipe, config: Any, passed: Mapping[str, Any]) ->
         dtype = getattr(config, "dtype", None) or getattr(inner, "dtype", None) or torch.float32
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype)
-    check_dtype(str(storage), dtype, recipe.bits, bool(recipe.symmetric))
+    number_format = recipe.number_format or "int"
+    check_dtype(str(storage), dtype, recipe.bits, bool(recipe.symmetric), number_format)
 
 
 class Compression:

@@ -15,10 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import SettingsError
+from compressors.number_formats import FLOAT_FORMATS, NUMBER_FORMATS
 from lmkick_plugin import bundled
 from lmkick_plugin.recipe.calibration_source import check_source
 from lmkick_plugin.recipe.formats import FORMATS, check_recipe, read_quantize
-from lmkick_plugin.recipe.methods import CALIBRATED, COMPRESSORS, METHODS, PRUNERS, QUANTIZERS
+from lmkick_plugin.recipe.methods import (
+    CALIBRATED,
+    COMPRESSORS,
+    METHODS,
+    PRUNERS,
+    QUANTIZERS,
+    ROUNDERS,
+)
 from lmkick_plugin.recipe.readers import (
     check_path,
     is_unset,
@@ -134,6 +142,7 @@ ARGUMENTS: dict[str, Argument] = {
     "bits": Argument(partial(read_int, low=2, high=8), QUANTIZERS),
     "group_size": Argument(_read_group_size, QUANTIZERS, 128),
     "symmetric": Argument(read_bool, QUANTIZERS, True),
+    "number_format": Argument(partial(read_choice, choices=NUMBER_FORMATS), ROUNDERS, "int"),
     "act_order": Argument(read_bool, _with("act_order"), True),
     "static_groups": Argument(read_bool, _with("static_groups"), True),
     "wanda_variant": Argument(read_bool, _with("wanda_variant"), False),
@@ -212,6 +221,7 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
             hint = _misspelt(others, *(each for each in ARGUMENTS if each not in given))
             raise SettingsError(hint or _mismatch(name, given[name], compressor))
     settings = {name: ARGUMENTS[name].read(name, value) for name, value in given.items()}
+    settings |= _own_grid(settings)
     if "bits" in settings and "group_size" in arguments:
         settings.setdefault("group_size", -1)  # None, as in Python: one group a row
     _check_together(compressor, settings, others)
@@ -227,6 +237,24 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
         settings.setdefault("pattern", "unstructured")
     settings["seeds"] = settings.pop("seed", None)
     return Recipe(**settings), {name: _read_passed(name, arguments[name]) for name in others}
+
+
+def _own_grid(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Bits, groups and symmetry of a floating-point format, which fixes them; else nothing."""
+    name = settings.get("number_format", "int")
+    if name == "int":
+        return {}
+    own = FLOAT_FORMATS[name]
+    size = -1 if own.group_size is None else own.group_size
+    fixed = {"bits": own.num_bits, "group_size": size, "symmetric": True}
+    for argument in fixed:
+        if argument in settings:
+            raise SettingsError(
+                f"{argument}={settings[argument]} does not go with number_format={name}: its bits "
+                f"({own.num_bits}) and groups ({size}) are its own. Leave bits, group_size and "
+                "symmetric out, or use number_format=int."
+            )
+    return fixed
 
 
 def _read_passed(name: str, value: Any) -> Any:
@@ -305,7 +333,10 @@ def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequen
     if compressor in QUANTIZERS and "bits" not in settings:
         if compressor not in PRUNERS:
             hint = _misspelt(others, "bits")
-            raise SettingsError(f"compressor={compressor} needs bits. {hint}Add bits=4 (2 to 8).")
+            raise SettingsError(
+                f"compressor={compressor} needs bits. {hint}Add bits=4 (2 to 8), or number_format="
+                "nvfp4."
+            )
         for name in ("group_size", "symmetric"):
             if name in settings:
                 raise SettingsError(
@@ -336,6 +367,7 @@ def _check_kept(compressor: str, settings: Mapping[str, Any]) -> None:
             settings["save_format"],
             bits=settings.get("bits"),
             group_size=settings.get("group_size", 128),
+            number_format=settings.get("number_format", "int"),
             symmetric=settings.get("symmetric", _default(compressor, "symmetric")),
             act_order=settings.get("act_order", _default(compressor, "act_order")),
             static_groups=settings.get("static_groups", _default(compressor, "static_groups")),

@@ -36,6 +36,7 @@ def check_recipe(
     *,
     bits: int | None,
     group_size: int | None,
+    number_format: str = "int",
     symmetric: bool = True,
     act_order: bool = False,
     static_groups: bool = False,
@@ -47,6 +48,7 @@ def check_recipe(
         storage: One of :data:`FORMATS`.
         bits: Bits of a weight; None where nothing is quantized.
         group_size: Columns that share a scale; -1 or None: a row.
+        number_format: ``int``, or a floating-point format.
         symmetric: The grid is symmetric.
         act_order: Columns are quantized by falling Hessian diagonal.
         static_groups: Groups are runs of columns all the same.
@@ -70,6 +72,11 @@ def check_recipe(
         )
     group = -1 if group_size is None else group_size
     if storage == "gptq":
+        if number_format != "int":
+            raise SettingsError(
+                f"save_format=gptq stores integers, and number_format={number_format}. Use "
+                f"save_format=compressed-tensors, or {_DENSE}."
+            )
         if bits not in _GPTQ_BITS:
             raise SettingsError(
                 f"save_format=gptq holds weights of {_listed(_GPTQ_BITS)} bits, and bits={bits}. "

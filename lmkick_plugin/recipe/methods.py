@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
-    "CALIBRATED", "COMPRESSORS", "METHODS", "OWN_SETTINGS", "PRUNERS", "QUANTIZERS", "Method"
+    "CALIBRATED", "COMPRESSORS", "METHODS", "OWN_SETTINGS", "PRUNERS", "QUANTIZERS", "ROUNDERS",
+    "Method"
 ]  # fmt: skip
 
 
@@ -81,6 +82,8 @@ COMPRESSORS = ("none", *METHODS)
 """Values of the argument ``compressor``."""
 PRUNERS = tuple(name for name, method in METHODS.items() if method.prunes)
 QUANTIZERS = tuple(name for name, method in METHODS.items() if method.quantizes)
+ROUNDERS = tuple(name for name in QUANTIZERS if name not in PRUNERS)
+"""Quantizers that do nothing else: ``number_format`` goes with them."""
 CALIBRATED = tuple(name for name, method in METHODS.items() if method.calibrated)
 OWN_SETTINGS = tuple(
     dict.fromkeys(

@@ -26,6 +26,8 @@ class Recipe:
         bits: Bits of a weight, 2 to 8.
         group_size: Input columns that share a scale; -1: one group a row.
         symmetric: Whether the grid is symmetric.
+        number_format: ``int``, ``fp8``, ``mxfp4`` or ``nvfp4``; bits, groups and symmetry of the
+            others are the format's.
         act_order: Whether columns are quantized in order of their activations.
         static_groups: Whether group scales are fixed before the sweep.
         grid_points: Exponents that AWQ tries.
@@ -58,6 +60,7 @@ class Recipe:
     bits: int | None = None
     group_size: int | None = None
     symmetric: bool | None = None
+    number_format: str | None = None
     act_order: bool | None = None
     static_groups: bool | None = None
     grid_points: int | None = None
@@ -133,7 +136,9 @@ class Recipe:
         settings = {own: getattr(self, name) for name, own in method.arguments.items()}
         if method.prunes:
             settings["pattern"] = self.build_pattern()
-        if self.bits is not None:
+        if self.number_format not in (None, "int"):
+            settings["number_format"] = self.number_format
+        elif self.bits is not None:
             grid: dict[str, Any] = {
                 "num_bits": self.bits,
                 "group_size": None if self.group_size == -1 else self.group_size,

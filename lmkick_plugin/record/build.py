@@ -114,6 +114,7 @@ def build_record(
         "chat_template": chat_template,
         "truncated_prompts": None if truncated_prompts is None else dict(truncated_prompts),
         "versions": versions(),
+        "number_format": recipe.number_format,
         **{name: getattr(recipe, name) for name in OWN_SETTINGS},
         "true_sequential": recipe.true_sequential,
         "prefix_reuse": recipe.prefix_reuse,

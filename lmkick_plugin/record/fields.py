@@ -15,6 +15,7 @@ RECORD_FIELDS = (
     "num_bits",
     "group_size",
     "symmetric",
+    "number_format",
     *OWN_SETTINGS,
     "true_sequential",
     "calibration",

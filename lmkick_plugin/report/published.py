@@ -146,6 +146,7 @@ def _cells_at(row: Published, cells: Sequence[Cell]) -> list[Cell]:
         and (cell.pattern or "") == row.pattern
         and (None if cell.pattern else _rounded(cell.sparsity)) == row.level[2]
         and cell.bits == row.bits
+        and cell.record.get("number_format") in (None, "int")
     ]
 
 

@@ -28,6 +28,7 @@ RECIPE = (
     "num_bits",
     "group_size",
     "symmetric",
+    "number_format",
     *OWN_SETTINGS,
     "true_sequential",
     "save_format",
@@ -258,6 +259,8 @@ def _recipe_label(record: Mapping[str, Any]) -> str:
     elif record.get("pattern") and isinstance(record.get("achieved_sparsity"), int | float):
         # Somebody else pruned it, and what was asked for is not known.
         parts.append(f"{100 * record['achieved_sparsity']:.3g} %")
-    if record.get("num_bits") is not None:
+    if record.get("number_format") not in (None, "int"):
+        parts.append(str(record["number_format"]))
+    elif record.get("num_bits") is not None:
         parts.append(f"{record['num_bits']} bits")
     return " ".join(parts)

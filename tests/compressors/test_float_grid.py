@@ -12,7 +12,8 @@ from torch import Tensor
 
 from compressors import GPTQ, RTN, NumericalError
 from compressors.base import CompressedWeight
-from compressors.float_grid import FLOAT_FORMATS, FloatGrid, points
+from compressors.float_grid import FloatGrid, points
+from compressors.number_formats import FLOAT_FORMATS
 from compressors.quantization_grid import QuantizationGrid
 from tests import oracles
 from tests.compressors.method_cases import FORMATS, make_inputs, make_stats, make_weight

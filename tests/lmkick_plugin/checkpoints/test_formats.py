@@ -176,6 +176,45 @@ def test_compressed_tensors_in_plain_transformers(dtype: str, method: Any, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("dtype", "method", "layout", "stored"),
+    [
+        ("bfloat16", RTN(number_format="fp8"), "float-quantized", torch.float8_e4m3fn),
+        ("float32", GPTQ(number_format="fp8"), "float-quantized", torch.float8_e4m3fn),
+        ("float16", RTN(number_format="fp8"), "float-quantized", torch.float8_e4m3fn),
+        ("bfloat16", GPTQ(number_format="mxfp4"), "mxfp4-pack-quantized", torch.uint8),
+        ("bfloat16", GPTQ(number_format="nvfp4"), "nvfp4-pack-quantized", torch.uint8),
+        (
+            "bfloat16", AWQ(number_format="nvfp4", grid_points=1), "nvfp4-pack-quantized",
+            torch.uint8,
+        ),
+    ],
+    ids=["fp8", "fp8-float32", "fp8-float16", "mxfp4", "nvfp4", "nvfp4-clipped"],
+)  # fmt: skip
+def test_floating_point_formats_come_back_bit_for_bit(
+    dtype: str, method: Any, layout: str, stored: torch.dtype, tmp_path: Path
+) -> None:
+    pytest.importorskip("compressed_tensors", reason="lmkick[compressed-tensors] is not installed")
+    model = make_wide(getattr(torch, dtype))
+    dense = {name: weight.clone() for name, weight in model.named_parameters()}
+    folder = quantize(model, method, "compressed-tensors", tmp_path / "saved")
+    config = json.loads((folder / "config.json").read_text())["quantization_config"]
+    assert config["format"] == layout
+    tensors = load_file(folder / "model.safetensors")
+    part = "weight" if layout == "float-quantized" else "weight_packed"
+    assert tensors[f"model.layers.0.mlp.up_proj.{part}"].dtype == stored
+    again = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    with torch.no_grad():
+        assert torch.equal(again(IDS).logits, model(IDS).logits)
+    found = dict(again.named_parameters())
+    for name, weight in model.named_parameters():
+        assert torch.equal(found[name], weight), name
+        assert ("_proj" in name) != torch.equal(weight, dense[name]), name
+    manifest = checkpoints.read_manifest(folder)
+    assert manifest is not None
+    assert manifest.record["layers"][0].startswith("name,shape,sparsity,nonzero,num_bits,number_f")
+
+
+@pytest.mark.parametrize(
     ("model", "method", "storage", "error", "message"),
     [
         ("mixtral", RTN(num_bits=4, group_size=None), "gptq", UnsupportedModelError, "experts"),
@@ -207,6 +246,19 @@ def test_compressed_tensors_in_plain_transformers(dtype: str, method: Any, tmp_p
             "wide", RTN(num_bits=4, symmetric=False), "compressed-tensors", SettingsError,
             "symmetric=false: transformers does not load",
         ),
+        ("wide", RTN(number_format="fp8"), "gptq", SettingsError, "number_format=fp8"),
+        (
+            "wide", RTN(number_format="nvfp4"), "compressed-tensors", SettingsError,
+            r"unpacked to bfloat16.*\(float32\). Use dtype=bfloat16",
+        ),
+        (
+            "narrow", RTN(number_format="mxfp4"), "compressed-tensors", UnsupportedModelError,
+            "is 72 wide, with a last block shorter than 32.*cannot hold. Save it dense",
+        ),
+        (
+            "half", GPTQ(number_format="mxfp4", static_groups=False), "compressed-tensors",
+            SettingsError, "static_groups=true",
+        ),
         ("wide", AWQ(symmetric=True), "gptq", SettingsError, "AWQ's factors.*grid_points=1"),
         ("wide", AWQ(symmetric=True), "compressed-tensors", SettingsError, "would round those"),
     ],
@@ -217,6 +269,7 @@ def test_what_a_format_cannot_hold_is_refused_beforehand(
     made: Any = {
         "odd": lambda: make("llama", intermediate_size=72),
         "half": lambda: make_wide(torch.bfloat16),
+        "narrow": lambda: make("llama", intermediate_size=72).to(torch.bfloat16),
         "bias": lambda: make_wide(attention_bias=True),
         "wide": make_wide,
         "short": lambda: make_wide(hidden_size=192),

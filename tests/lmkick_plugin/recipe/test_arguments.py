@@ -59,6 +59,7 @@ def test_defaults_of_gptq() -> None:
         bits=4,
         group_size=128,
         symmetric=True,
+        number_format="int",
         act_order=True,
         static_groups=True,
         dampening_frac=0.01,
@@ -111,6 +112,8 @@ HALF = Unstructured(0.5)
             Wanda(pattern=HALF, variant=True),
         ),
         ({"compressor": "awq", "bits": 4}, AWQ()),
+        ({"compressor": "rtn", "number_format": "FP8"}, RTN(number_format="fp8")),
+        ({"compressor": "awq", "number_format": "nvfp4"}, AWQ(number_format="nvfp4")),
         (
             {"compressor": "awq", "bits": 3, "symmetric": 1, "grid_points": 5, "clip": 0},
             AWQ(num_bits=3, symmetric=True, grid_points=5, clip=False),
@@ -248,6 +251,31 @@ FOUR_BITS = {"compressor": "gptq", "bits": 4}
             {"compressor": "wanda", "sparsity": 0.5, "save_compressed": "a", "save_format": "gptq"},
             "does not quantize",
         ),
+        ({"compressor": "rtn", "number_format": "nvfp5"}, "Did you mean 'nvfp4'"),
+        ({"compressor": "rtn", "number_format": "int"}, "needs bits"),
+        ({"compressor": "rtn"}, "needs bits.*or number_format=nvfp4"),
+        ({"compressor": "rtn", "number_format": "fp8", "bits": 8}, "bits=8 does not go with"),
+        (
+            {"compressor": "rtn", "number_format": "mxfp4", "group_size": 32},
+            "its bits .4. and groups",
+        ),
+        (
+            {"compressor": "gptq", "number_format": "fp8", "symmetric": 1},
+            "Leave bits, group_size and",
+        ),
+        (
+            {"compressor": "sparsegpt", "sparsity": 0.5, "bits": 4, "number_format": "nvfp4"},
+            "number_format='nvfp4' does not go with compressor=sparsegpt",
+        ),
+        (
+            {
+                "compressor": "rtn",
+                "number_format": "nvfp4",
+                "save_compressed": "a",
+                "save_format": "gptq",
+            },
+            "save_format=gptq stores integers",
+        ),
         ({"compressor": "awq", "bits": 4, "grid_points": 0}, "grid_points=0"),
         ({"compressor": "awq", "bits": 4, "act_order": True}, "act_order=True does not go with"),
         (
@@ -307,6 +335,8 @@ def test_every_argument_is_used_or_refused(compressor: str, name: str, tmp_path:
         "prefix_reuse": False,
     }
     given = {**base, name: values.get(name, True)}
+    if name == "number_format":
+        given = {"compressor": compressor, name: "nvfp4"}
     if name == "pattern":
         given.pop("sparsity", None)
     partner = {"save_format": "save_compressed", "compress_cache_gb": "compress_cache"}.get(name)

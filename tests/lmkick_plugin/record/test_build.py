@@ -48,6 +48,7 @@ KEYS = [
 ]
 SETTINGS = [*(name for name in OWN_SETTINGS if name not in KEYS), "true_sequential"]
 OURS = [
+    "number_format",
     *SETTINGS,
     "prefix_reuse",
     "save_format",
