@@ -145,7 +145,7 @@ def test_calibrated(make: Any, calibration_file: str) -> None:
         ({"compressor": "rtn", "bits": 4, "group_size": 32}, [4, 32, True, None]),
         (
             {"compressor": "gptq", "bits": 3, "group_size": -1, "symmetric": False},
-            [3, -1, False, 0],
+            [3, -1, False, 1],
         ),
         (
             {"compressor": "sparsegpt", "sparsity": 0.5, "bits": 4, "group_size": 64},
