@@ -4,17 +4,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compressors.blocks.capture import BlockInputs, Stop, run_block
 from compressors.blocks.find import Block, WeightMatrix
 from compressors.blocks.input_hooks import Collector, collecting
-from compressors.matmul import linear_road
 from compressors.statistics import NoStatistic
 
 __all__ = ["Passes", "keep_hidden"]
@@ -70,10 +66,6 @@ class Passes:
         Returns:
             ``stop_after`` for blocks of the same structure.
         """
-        with _fast_linears(self._block.module):
-            return self._gather(collector, stop_after)
-
-    def _gather(self, collector: Collector, stop_after: str | None) -> str:
         names = {module: name for name, module in self._block.module.named_modules()}
         for batch in range(len(self._inputs.hidden)):
             if stop_after:
@@ -118,10 +110,9 @@ class Passes:
     def propagate(self) -> None:
         """Replace the hidden states by the block's outputs."""
         storage = self._inputs.storage
-        with _fast_linears(self._block.module):
-            for batch in range(len(self._inputs.hidden)):
-                output = self._run(batch)
-                self._inputs.hidden[batch] = output if storage is None else output.to(storage)
+        for batch in range(len(self._inputs.hidden)):
+            output = self._run(batch)
+            self._inputs.hidden[batch] = output if storage is None else output.to(storage)
 
     def _run(self, batch: int) -> Tensor:
         hidden = self._inputs.hidden[batch].to(self.device, non_blocking=True)
@@ -129,37 +120,6 @@ class Passes:
         return run_block(self._block.module, args, kwargs)
 
 
-@contextmanager
-def _fast_linears(block: nn.Module) -> Iterator[None]:
-    """Send a block's float32 products on a CPU down the fastest road there; else change nothing."""
-    linears = [
-        module
-        for module in block.modules()
-        if type(module) is nn.Linear
-        and module.weight.device.type == "cpu"
-        and module.weight.dtype == torch.float32
-        # Where something else has replaced the forward pass already, it stays.
-        and "forward" not in module.__dict__
-    ]
-    road = linear_road() if linears else None
-    if road is None:
-        yield
-        return
-    try:
-        for module in linears:
-            module.forward = partial(_linear_forward, module, road)  # type: ignore[method-assign]
-        yield
-    finally:
-        for module in linears:
-            module.__dict__.pop("forward", None)
-
-
-def _linear_forward(
-    module: nn.Linear, road: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor
-) -> Tensor:
-    return road(x, module.weight, module.bias)
-
-
 def _role(name: str) -> str:
-    """Say what a matrix is, whichever of a list of experts it belongs to."""
+    """Name a matrix by its place, whichever of a list of experts it belongs to."""
     return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)

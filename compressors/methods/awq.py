@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compressors.base import CompressedWeight, is_integer, require_finite_weight
 from compressors.errors import SettingsError
-from compressors.matmul import add_product, full_precision
+from compressors.matmul import full_precision
 from compressors.methods.rtn import Quantizer, round_to_nearest
 from compressors.statistics import HessianAndMagnitude
 
@@ -158,9 +158,7 @@ class AWQ(Quantizer):
     def _output_error(self, weight: Tensor, scale: Tensor, hessian: Tensor) -> float:
         """tr(D H D^T) with D what is lost when a matrix is rounded under these factors."""
         lost = weight - round_to_nearest(weight * scale, self.grid).weight / scale
-        product = torch.empty_like(lost)
-        add_product(product, lost, hessian, beta=0)
-        return float(torch.dot(product.flatten(), lost.flatten()))
+        return float(torch.dot((lost @ hessian).flatten(), lost.flatten()))
 
     def _weight_scale(self, weight: Tensor) -> Tensor:
         """Mean over the rows of a weight's magnitude in proportion to its group's largest."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from compressors.errors import NumericalError
-from compressors.matmul import add_product
 
 __all__ = ["Factor", "factorize"]
 
@@ -80,7 +79,7 @@ def _factorize_in_place(lower: Tensor, block_size: int) -> tuple[list[Tensor], b
         stop = min(start + block_size, columns)
         rows = lower[start:stop, :stop]
         if stop < columns:
-            add_product(rows, lower[stop:, start:stop].t(), lower[stop:, :stop], alpha=-1)
+            rows.addmm_(lower[stop:, start:stop].t(), lower[stop:, :stop], alpha=-1)
         # With the order reversed, H = X^T X is the usual Cholesky factorization.
         square = rows[:, start:]
         reversed_factor, info = torch.linalg.cholesky_ex(square.flip(0, 1), upper=True)

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from compressors.base import CompressedWeight, require_finite_weight
 from compressors.grid import Grid
-from compressors.matmul import add_product, full_precision, transpose
+from compressors.matmul import full_precision, transpose
 from compressors.obs.buffers import ColumnBuffers
 from compressors.obs.cholesky import factorize
 from compressors.obs.columns import ColumnPass
@@ -170,7 +170,7 @@ class _Solver:
         scratch = self.scratch[:count]
         current.copy_(original)
         if start:
-            add_product(current, inverse, self.pending[start:stop])
+            current.addmm_(inverse, self.pending[start:stop])
         block.feedback[:count, :count] = inverse * self.factor.lower.diagonal()[start:stop]
         block.importance[:count] = self.importance[start:stop]
         if isinstance(self.plan.pattern, Unstructured):
@@ -186,7 +186,7 @@ class _Solver:
         original.copy_(current)
         if stop < self.columns:
             asked = self.factor.lower[stop:, start:stop]
-            add_product(self.pending[stop:], asked, changes, beta=1 if start else 0)
+            self.pending[stop:].addmm_(asked, changes, beta=1 if start else 0)
 
     def _select(self, pattern: Unstructured, start: int, stop: int) -> None:
         """Choose what stays of a block, matrix by matrix; ties by row, then column."""

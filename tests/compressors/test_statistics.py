@@ -100,24 +100,6 @@ def test_wrong_widths_are_refused() -> None:
         HessianAndMagnitude(96).merge(Hessian(96))  # type: ignore[arg-type]
 
 
-def test_every_road_multiplies_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_LARGE", 1)
-    a, b = make_inputs(40, tokens=30), make_inputs(50, tokens=40)
-    roads = [False, True] if hasattr(torch.ops.mkldnn, "_linear_pointwise") else [False]
-    for onednn in roads:
-        monkeypatch.setattr(products, "_prefers_onednn", lambda onednn=onednn: onednn)
-        for left, right in ((a, b), (a.t().contiguous().t(), b.t().contiguous().t())):
-            target = torch.ones(30, 50)
-            products.add_product(target, left, right, alpha=-2)
-            torch.testing.assert_close(target, 1 - 2 * (a @ b), rtol=1e-4, atol=1e-4)
-            target.fill_(3.0)
-            products.add_product(target, left, right, beta=0)
-            torch.testing.assert_close(target, a @ b, rtol=1e-4, atol=1e-4)
-        stats = Hessian(40)
-        stats.update(a)
-        torch.testing.assert_close(stats.matrix, oracles.hessian(a), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("shape", [(3, 5), (40, 300), (1, 128)])
 def test_transposed_in_strips(shape: tuple[int, int]) -> None:
     source = torch.randn(shape[0], shape[1] + 7, generator=torch.Generator().manual_seed(0))
@@ -125,28 +107,6 @@ def test_transposed_in_strips(shape: tuple[int, int]) -> None:
         target = torch.empty(shape[1], shape[0])
         products.transpose(part, target)
         assert torch.equal(target, part.float().t())
-
-
-@pytest.mark.skipif(
-    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch without oneDNN's operator"
-)
-def test_the_processor_chooses_the_road(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        raise AttributeError("no such operator")
-
-    def preferred(vendor: str) -> bool:
-        monkeypatch.setattr(products, "_processor_vendor", lambda: vendor)
-        products._prefers_onednn.cache_clear()
-        return products._prefers_onednn()
-
-    try:
-        assert preferred("AuthenticAMD")
-        assert not preferred("GenuineIntel")
-        assert not preferred("")
-        monkeypatch.setattr(products, "_onednn_product", absent)
-        assert not preferred("AuthenticAMD")
-    finally:
-        products._prefers_onednn.cache_clear()
 
 
 def test_a_callers_precision_comes_back() -> None:
