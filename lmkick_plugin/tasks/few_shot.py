@@ -8,12 +8,12 @@ same with and without this class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lm_eval.api.task import ConfigurableTask
 
-from lmkick_plugin.data.shots import Shot, freebaseqa_shots, triviaqa_shots
+from lmkick_plugin.data.shots import freebaseqa_shots, triviaqa_shots
 
 __all__ = ["FreebaseQATask", "TriviaQATask"]
 
@@ -23,7 +23,7 @@ class FewShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no typ
 
     INTRO: ClassVar[str] = ""
     FORM: ClassVar[str]
-    load_shots: ClassVar[Callable[[int, str | None, Collection[str]], list[Shot]]]
+    load_shots: ClassVar[Any]  # (count, data_dir, questions that are scored) -> list of Shot
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
