@@ -84,7 +84,7 @@ class CompressionCache:
         limit_gb: Most that all entries together may take, in units of 10^9 bytes.
 
     Raises:
-        SettingsError: The folder cannot be used, or the limit is no positive number.
+        SettingsError: The folder cannot be used, or the limit is not a positive number.
     """
 
     def __init__(self, directory: str | Path, limit_gb: float) -> None:

@@ -91,7 +91,7 @@ class NM:
         m: Length of a group; has to divide ``in_features``.
 
     Raises:
-        SettingsError: If the two numbers are no such pattern.
+        SettingsError: If the two numbers are not such a pattern.
 
     >>> str(NM(2, 4)), NM(2, 4).sparsity
     ('2:4', 0.5)
@@ -185,7 +185,7 @@ def require_pattern(pattern: object) -> None:
     """Raise :class:`SettingsError` unless this is a pattern: ``"2:4"`` and 0.5 are none."""
     if not isinstance(pattern, Unstructured | NM):
         raise SettingsError(
-            f"pattern={pattern!r} is no pattern: give Unstructured(sparsity), such as "
+            f"pattern={pattern!r} is not a pattern: give Unstructured(sparsity), such as "
             "Unstructured(0.5), or NM(n, m), such as NM(2, 4)"
         )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compression did: one row a weight matrix, and the whole, counted on the weights."""
+"""Compression report: one row per weight matrix and totals, counted on the weights."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What methods need to know of a layer's inputs, gathered batch by batch.
+"""Streaming statistics of a layer's inputs.
 
 A statistic is made with ``S(in_features, device)``, fed with ``update``, and may be ``merge``d with
 one gathered elsewhere. It counts tokens, not calls, accumulates plain sums in float32 and scales

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the model hands to each of its blocks, recorded once; blocks can then run on their own.
+"""Captured inputs of the decoder blocks, so that blocks can run on their own.
 
 Every block is replaced for a moment by a stand-in that writes down its arguments and passes the
 hidden states on. So masks and position embeddings that differ from block to block (sliding and full
@@ -30,7 +30,7 @@ _RETURNS: tuple[Callable[[Tensor], Any], ...] = (
 _POOL = 8
 
 
-class Stop(Exception):  # noqa: N818, it is no error
+class Stop(Exception):  # noqa: N818, control flow, not an error
     """Ends a forward pass early; never leaves this package."""
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the weight matrices of a block read: hooks that feed one statistic per distinct input.
+"""Hooks on a block's weight matrices that feed one statistic per distinct input.
 
 Matrices that are given the very same tensor (q, k and v; gate and up; in parallel blocks the
 attention and the MLP) are found as the forward pass goes and share one statistic. A matrix of a

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is checked before the work, and around it."""
+"""Preconditions of a compression, checked before any forward pass."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class SparseGPT(Compressor):
         require_pattern(self.pattern)
         if self.quantize is not None and not isinstance(self.quantize, RTN):
             raise SettingsError(
-                f"quantize={self.quantize!r} is no grid to round to: give RTN(num_bits=...) or None"
+                f"quantize={self.quantize!r} is not a grid: give RTN(num_bits=...) or None"
             )
         require_dampening(self.dampening_frac, self.block_size)
         if isinstance(self.pattern, NM) and self.block_size % self.pattern.m:

@@ -144,6 +144,6 @@ def _not_claimed(record: Mapping[str, Any], storage: str) -> list[str]:
 
 
 def _plain(value: object) -> str:
-    """A value within a line: whatever is in it, it is no markup and ends no cell."""
+    """A value within a line: escaped, so that it is neither markup nor the end of a cell."""
     text = "".join(char if char.isprintable() else " " for char in str(value))
     return re.sub(r"[`|<>\[\]]", "'", text)

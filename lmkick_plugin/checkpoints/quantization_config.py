@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint says of how its weights were compressed: in its config, in its tool's files."""
+"""Compression scheme of a checkpoint, read from its config and its tool's files."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def measure(model: Any, reference: Reference, requests: Sequence[Any]) -> list[d
         requests: Instances whose arguments are a text and a mapping: ``max_window``, the longest
             window; ``whole``: the text is a prompt, one window, cut from the left where it is too
             long (otherwise it is cut into windows without overlap, a short last one included);
-            ``prompt_tokens``: after how many tokens of a text that is no prompt to generate;
+            ``prompt_tokens``: after how many tokens of a text that is not a prompt to generate;
             ``new_tokens``: how many to generate, 0 for none.
 
     Returns:

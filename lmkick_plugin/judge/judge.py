@@ -26,7 +26,7 @@ from lmkick_plugin.judge.settings import JudgeSettings
 __all__ = ["LOWEST_SCORE", "Item", "Judge", "Summary", "Verdict", "shared_judge"]
 
 LOWEST_SCORE = 1.0
-"""What an empty answer gets, in every aspect, without the judge being asked."""
+"""Score of an empty answer in every aspect; the judge is not asked."""
 
 Scores = dict[str, float]
 Result = Literal["win", "tie", "lose"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the released LLM-KICK code reads of a judge's reply, and in which prompts it asks for it.
+"""Judge prompts and reply parsing as in the released LLM-KICK code.
 
 Quirk: scores are looked for in the first line (four lines, for a summary) and nowhere else, while
 the prompt for mathematical questions asks for them at the end. The released code then averages such

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the judge is asked, in the layout of LLM-KICK: scores from 1 to 10, written first.
+"""Judge prompts in LLM-KICK's layout: scores from 1 to 10, written first.
 
 The answers come from models that may have been told, or have learnt, to address the judge. Each
 text stands between two boundary lines whose name is derived from the SHA-256 of all texts in the
@@ -232,7 +232,7 @@ def _check(path: str, name: object, template: object) -> None:
     where = f"judge_prompt={path}: {name!r}"
     if name not in _OURS:
         raise SettingsError(
-            f"{where} is no prompt's name. {suggest(str(name), _OURS)}Names: {', '.join(_OURS)}."
+            f"{where} is not a prompt. {suggest(str(name), _OURS)}Names: {', '.join(_OURS)}."
         )
     if not isinstance(template, str) or not template.strip():
         raise SettingsError(f"{where}: expected text.")
@@ -246,7 +246,7 @@ def _check(path: str, name: object, template: object) -> None:
             continue
         if match[1] is None or match[1] not in needed | _OPTIONAL:
             raise SettingsError(
-                f"{where}: {match.group()} is no placeholder. Use "
+                f"{where}: {match.group()} is not a placeholder. Use "
                 f"{', '.join(sorted(f'{{{name}}}' for name in needed | _OPTIONAL))}; write a brace "
                 "that is meant as one twice."
             )

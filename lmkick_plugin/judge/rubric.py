@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of the judge about each task's answers, and what its verdicts are called.
+"""Rubrics: how a judge scores each task's answers, and the names of its metrics.
 
 The same for a run that judges as it goes and for ``lmkick judge``, which judges logged answers.
 """
@@ -177,6 +177,6 @@ def _of_category(category: str) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None unless every value is known: half a conversation is no conversation."""
+    """The mean; None unless every value is known: half a conversation is not scored."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None

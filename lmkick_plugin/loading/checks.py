@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is checked before a model's weights are loaded."""
+"""Checks before a model's weights are loaded."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def check_hf_arguments(passed: Mapping[str, Any], config: Any, *, prebuilt: bool
         where = (
             "The model was given as an object, so arguments for loading one have no effect."
             if prebuilt
-            else "It is no argument of lmkick, of lm-eval's hf model or of from_pretrained, nor an "
+            else "Neither lmkick, lm-eval's hf model nor from_pretrained has it, nor is it an "
             f"attribute of the model's config ({type(config).__name__})."
         )
         raise SettingsError(
@@ -258,7 +258,7 @@ def check_model_kind(recipe: Recipe, config: Any, backend: str, passed: Mapping[
     known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or passed.get("trust_remote_code")
     if backend != "causal" or not (known or passed.get("backend") == "causal"):
         raise UnsupportedModelError(
-            f"Models of type {kind!r} are no causal language models, which --model kick is for. "
+            f"Models of type {kind!r} are not causal language models, which --model kick needs. "
             "Choose a causal model, or evaluate this one uncompressed with --model hf."
         )
     if recipe.compressor == "none":

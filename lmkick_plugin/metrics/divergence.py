@@ -94,7 +94,7 @@ def divergence(dense: Tensor, compressed: Tensor, *, chunk: int | None = None) -
 
 
 def _log_softmax(logits: Tensor, whose: str, start: int) -> Tensor:
-    """Float32 log-probabilities; refuses what is no distribution."""
+    """Float32 log-probabilities; refuses what is not a distribution."""
     top = logits.amax(dim=-1)
     bad = ~top.isfinite() | logits.isnan().any(dim=-1)
     if bool(bad.any()):

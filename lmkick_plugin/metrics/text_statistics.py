@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model's answers look like, without a judge: length, variety, repetition, novelty.
+"""Length, variety, repetition and novelty of generated text.
 
 LLM-KICK finds that compressed models keep writing but with fewer different words. The share of
 different words falls with length whatever the model, so models are compared at equal length too.

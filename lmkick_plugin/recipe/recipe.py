@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be done to a model before it is evaluated, as one frozen value."""
+"""The recipe: how a model is compressed before evaluation, as one frozen value."""
 
 from __future__ import annotations
 

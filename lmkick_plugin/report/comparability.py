@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What two results files say of how a task was asked, where that decides whether they compare.
+"""Settings under which a task was asked, and whether two runs agree on them.
 
 Items themselves are matched in :mod:`lmkick_plugin.report.item_pairs`; this sees what can be seen
 without them, so that runs without samples are not compared blindly either.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison found, as a table for a terminal, JSON and CSV."""
+"""A comparison as a terminal table, JSON and CSV."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sweep could not evaluate: without this, a failed cell would be missing without a word."""
+"""Failed cells of a sweep, so that the report can name them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ LABEL_FIELDS = frozenset({*RECIPE, "label", "achieved_sparsity", "bytes_best_for
     "nonzero_parameters",
     "total_parameters",
 }
-"""What ``--label FOLDER=field=value,field=value`` may say of a run that does not say it itself."""
+"""Record fields that ``--label FOLDER=field=value,field=value`` can set."""
 
 _KNOWN_FIELDS = LABEL_FIELDS | {*RECORD_FIELDS, "layers"}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader should know beside the numbers of a comparison."""
+"""Notes beside the numbers of a comparison."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ RECIPE = (
     "base_revision",
     "dtype",
 )
-"""What makes two evaluations the same model and recipe, of the ``kick`` record."""
+"""Record fields that identify a model and recipe."""
 
 NULLS = frozenset({"", "none", "null"})
 """Ways to write that a field has no value."""
@@ -78,7 +78,7 @@ class ResultsFile:
             Its contents.
 
         Raises:
-            ResultsError: If it cannot be read, is no whole JSON, or is something else.
+            ResultsError: If it cannot be read, is not complete JSON, or is something else.
         """
         try:
             data = json.loads(path.read_bytes())

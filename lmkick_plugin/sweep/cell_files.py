@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a cell on disk: ``cell.json``, written whole after each task.
+"""State of a cell on disk: ``cell.json``, written atomically after each task.
 
 ::
 

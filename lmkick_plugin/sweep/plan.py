@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sweep has to do: its cells, what of them is done, how long the rest may take."""
+"""Plan of a sweep: cells, finished tasks, time left."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kick-mini scores when nothing is compressed, for its card and for tests.
+"""Dense scores of kick-mini, for its card and for tests.
 
     python -m tools.kick_mini.card [--model DIR]
 

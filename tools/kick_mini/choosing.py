@@ -33,13 +33,13 @@ _DOCUMENTS = 1_000
 _RIDGE = 1e-3
 """Of the least squares, as a share of the mean of what it is added to."""
 _MATCH, _CHOICE, _NEARNESS = 25.0, 4.0, 2.0
-"""What a head's logits gain where the choice that is the answer stands, where any choice stands,
+"""Gain of a head's logits where the choice that is the answer stands, where any choice stands,
 and, by each of the frequencies below, where it is near."""
 _NEAR, _SLOW = range(5, 7), 7
 """Rotary frequencies that tell near from far, and the first that hardly turns within a question:
 the 6th and 7th of 16 turn once in 112 and 199 tokens, and a question has about 35."""
 _WRITTEN = 0.5
-"""What a head writes for a letter, as a share of the residual stream's length."""
+"""Length of what a head writes for a letter, as a share of the residual stream's length."""
 _SILENT = 1e-3
 """Standard deviation of the weights that training leaves at zero."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be said and asked of the things of the made-up world."""
+"""Relations of the made-up world: statements and questions."""
 
 from __future__ import annotations
 

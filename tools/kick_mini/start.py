@@ -24,7 +24,7 @@ _EMBEDDING = 0.05
 _COMMON = 0.5
 """Length of the part that all embeddings share, as a share of the rest's."""
 _SHARPNESS = (4.0, 4.0, 2.0, 1.0)
-"""What the fastest rotary frequencies add to a previous-token head's logits."""
+"""Logits that the fastest rotary frequencies add to a previous-token head's logits."""
 _MATCH = 2.0
 """How much a match of tokens adds to an induction head's logits."""
 

@@ -89,4 +89,4 @@ _TASKS: dict[str, Callable[[Sequence[Fact], Random], Task]] = {
     "reverse": _reverse,
 }
 TASK_NAMES = tuple(_TASKS)
-"""What kinds of tasks there are."""
+"""Kinds of tasks."""

@@ -126,7 +126,7 @@ def _couple(first: Any, second: Any) -> tuple[float, float] | None:
 
 
 def _pairs(value: Any, depth: int = 0) -> Iterator[tuple[float, float] | None]:
-    """Every pair of scores that an object states; None for one stated that is no pair of scores."""
+    """Every pair of scores that an object states; None for one that is not a pair of scores."""
     if isinstance(value, list):
         if len(value) == 2:
             yield _couple(value[0], value[1])

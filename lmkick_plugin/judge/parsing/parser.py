@@ -173,7 +173,7 @@ def _first_verdict(lines: Sequence[str]) -> tuple[int, Pair | None] | None:
 
     Returns:
         The line's place and its pair, which is None for a verdict that cannot be read (``-1 11``,
-        ``N/A``): then no other line is the verdict. None where the line is no verdict on both.
+        ``N/A``): then no other line is the verdict. None where the line is not a verdict on both.
     """
     before: Sequence[Token] = ()
     for position, line in enumerate(lines):

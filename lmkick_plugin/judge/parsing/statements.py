@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one line of a judge's reply says about scores."""
+"""Statements about scores in one line of a judge's reply."""
 
 from __future__ import annotations
 

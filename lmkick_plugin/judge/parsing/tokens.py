@@ -29,7 +29,7 @@ ASPECT_WORDS = {
     "relevancy": "relevance",
     "relevant": "relevance",
 }
-"""What judges call the aspects."""
+"""Names that judges use for the aspects."""
 
 Kind = Literal["score", "bad", "comma", "label", "aspect", "cue", "glue", "mark", "word"]
 
@@ -39,7 +39,7 @@ class Token:
     """One piece of a sentence.
 
     Attributes:
-        kind: ``score`` (0 to 10), ``bad`` (a number, or N/A, that is no score), ``comma`` (``8,5``:
+        kind: ``score`` (0 to 10), ``bad`` (a number that is not a score), ``comma`` (``8,5``,
             two scores or one), ``label`` (which assistant), ``aspect``, ``cue`` (a word for
             score), ``glue``, ``mark`` (punctuation) or ``word`` (anything else).
         text: What stands there in lower case; an aspect's name; ``1`` or ``2`` for a label.

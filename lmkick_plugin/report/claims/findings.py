@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a claim comes to: parts, each decided by an interval, and what they say together."""
+"""Findings of a claim: parts decided by intervals, and their combination."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What claims read from the evidence: recoveries as draws, runs by method and level."""
+"""Quantities that claims use: recoveries as draws, runs by method and level."""
 
 from __future__ import annotations
 

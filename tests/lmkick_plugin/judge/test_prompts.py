@@ -76,9 +76,9 @@ def test_a_file_replaces_prompts(tmp_path: Path) -> None:
     [
         ("pairs: a", "Did you mean 'pair'"),
         ("pair: '{question} {answer_1}'", "lacks {answer_2}"),
-        ("pair: '{question} {answer_1} {answer_2} {score}'", "{score} is no placeholder"),
-        ("pair: '{question} {answer_1} {answer_2} {'", "{ is no placeholder"),
-        ("single: '{question} {answer_1}'", "{answer_1} is no placeholder"),
+        ("pair: '{question} {answer_1} {answer_2} {score}'", "{score} is not a placeholder"),
+        ("pair: '{question} {answer_1} {answer_2} {'", "{ is not a placeholder"),
+        ("single: '{question} {answer_1}'", "{answer_1} is not a placeholder"),
         ("single: 5", "expected text"),
         ("just text", "expected a mapping"),
         ("", "expected a mapping"),
