@@ -7,10 +7,10 @@ Page, ``report.md``, ``cells.csv`` and what `lmkick sweep` prints all take it fr
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lmkick_plugin.report.dense_command import dense_commands
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.formatting import (
     NOTHING,
@@ -140,7 +140,6 @@ def summarise(evidence: Evidence, model: Model) -> Summary:
         Sentence and lines.
     """
     whole = model.dense
-    scores = {t: evidence.score(cell, t) for cell in model.all for t in evidence.tasks}
     knowledge = tuple(
         task
         for task in evidence.tasks
@@ -155,7 +154,7 @@ def summarise(evidence: Evidence, model: Model) -> Summary:
         chosen=chosen,
         lines=tuple(lines),
         knowledge=knowledge,
-        command="" if whole is not None else _command(model, [t for t in scores if scores[t]]),
+        command="" if whole is not None else dense_commands(model),
     )
 
 
@@ -180,7 +179,7 @@ def _answer(
     if model.dense is None:
         return (
             f"Without a dense run of {plain(model.name)} there is nothing to compare with: scores"
-            " have no verdict. This command makes one:",
+            " have no verdict. This makes one:",
             None,
         )
     if not model.cells:
@@ -196,14 +195,14 @@ def _answer(
     knowing = [line for line in unlost if _knows(line, knowledge)]
     if keeping:
         chosen = keeping[0]
-        count = plural(len(chosen.tasks_with("match")), "task")
-        said = f"{_named(chosen)} is the smallest run that keeps at least {bound} on all {count}"
+        count = _all(len(chosen.tasks_with("match")), "task")
+        said = f"{_named(chosen)} is the smallest run that keeps at least {bound} on {count}"
         said += f", at worst {_worst(chosen)}"
     elif knowing:
         chosen = knowing[0]
         said = (
-            f"{_named(chosen)} is the smallest run that keeps at least {bound} on all"
-            f" {plural(len(knowledge), 'knowledge task')} and loses on no other"
+            f"{_named(chosen)} is the smallest run that keeps at least {bound} on"
+            f" {_all(len(knowledge), 'knowledge task')} and loses on no other"
             f" ({_still_open(chosen)})"
         )
     else:
@@ -256,21 +255,12 @@ def _worst(line: RunLine) -> str:
     return "its tasks" if line.worst is None else f"{percent(_lowest(line))} of {line.worst_name}"
 
 
+def _all(count: int, noun: str) -> str:
+    return f"the one {noun}" if count == 1 else f"all {plural(count, noun)}"
+
+
 def _still_open(line: RunLine) -> str:
     few, unclear = len(line.tasks_with("too few")), len(line.tasks_with("inconclusive"))
     said = [f"{unclear} inconclusive"] if unclear else []
     said += [f"{few} with too few items"] if few else []
     return ", ".join(said) or "not all have a verdict"
-
-
-def _command(model: Model, tasks: Sequence[str]) -> str:
-    """What evaluates the dense model as these runs were."""
-    config = model.all[0].run.files[0].mapping("config")
-    base = shlex.quote(plain(model.key))
-    parts = [
-        f"lmkick run --model kick --model_args pretrained={base}",
-        f"--tasks {shlex.quote(plain(','.join(tasks)))}",
-    ]
-    if config.get("limit") is not None:
-        parts.append(f"--limit {shlex.quote(plain(config['limit']))}")
-    return " ".join([*parts, "--output_path results --log_samples"])

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sentence and the table: which run is named, and what is said where none can be."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+
+from lmkick_plugin.report.banner import banner
+from lmkick_plugin.report.evidence import Evidence, Settings, gather
+from lmkick_plugin.report.models import collect
+from lmkick_plugin.report.summary import COLUMNS, Summary, summarise
+from tests.lmkick_plugin.report.worlds import quiz, record
+from tests.lmkick_plugin.run_files import Writer
+
+FACTS = "kick_freebaseqa"
+
+
+def run(write: Writer, name: str, kick: dict[str, Any], n: int = 400, **scores: float) -> None:
+    """A run with a share of right answers per task."""
+    tasks = {task: quiz("contains", share, n=n) for task, share in scores.items()}
+    write(name, tasks, record=kick, directions={"contains": True})
+
+
+def evidence_of(write: Writer) -> Evidence:
+    return gather(collect([write.folder]), Settings(resamples=1000))
+
+
+def summary_of(write: Writer) -> Summary:
+    evidence = evidence_of(write)
+    (model,) = evidence.collection.models
+    return summarise(evidence, model)
+
+
+def test_the_smallest_run_that_keeps_is_named_and_the_next_smaller_one(write: Writer) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.8, other=0.7)
+    run(write, "eight", record("gptq", num_bits=8), kick_freebaseqa=0.8, other=0.7)
+    run(write, "four", record("gptq", num_bits=4), kick_freebaseqa=0.8, other=0.7)
+    run(write, "three", record("gptq", num_bits=3), kick_freebaseqa=0.4, other=0.7)
+    found = summary_of(write)
+    assert found.sentence == (
+        "gptq 4 bits (500 kB, 25 % of dense) is the smallest run that keeps at least 95 % of the"
+        " dense score on all 2 tasks, at worst 100.0 % of FreebaseQA; the next smaller, gptq 3 bits"
+        " (375 kB, 19 % of dense), keeps only 50.0 % of FreebaseQA."
+    )
+    assert found.chosen is not None
+    assert found.chosen.cell.bits == 4
+    assert [line.word for line in found.lines] == ["loses", "keeps", "keeps", "dense"]
+    assert found.lines[0].shown()[:4] == ["gptq 3 bits", "375 kB", "19 %", "50.0 %"]
+
+
+def test_a_run_that_keeps_what_it_knows_is_named_with_what_is_open(write: Writer) -> None:
+    for name, kick in (("dense", record()), ("four", record("gptq", num_bits=4))):
+        tasks = {FACTS: quiz("contains", 0.8, n=400), "other": quiz("contains", 0.7, n=10)}
+        write(name, tasks, record=kick, directions={"contains": True})
+    found = summary_of(write)
+    assert (
+        "on the one knowledge task and loses on no other (1 with too few items)" in found.sentence
+    )
+    assert found.sentence.endswith("no smaller run was evaluated.")
+    assert [line.word for line in found.lines] == ["cannot tell", "dense"]
+
+
+def test_where_all_lose_the_best_is_named_without_praise(write: Writer) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.8)
+    run(write, "two", record("rtn", num_bits=2), kick_freebaseqa=0.1)
+    run(write, "three", record("rtn", num_bits=3), kick_freebaseqa=0.4)
+    found = summary_of(write)
+    assert found.sentence.startswith("Every run loses more than it may; rtn 3 bits")
+    assert "50.0 % of FreebaseQA" in found.sentence
+
+
+def test_without_a_dense_run_the_commands_make_one(write: Writer) -> None:
+    kick = record("wanda", requested_sparsity=0.5, base="some org/a;model")
+    options = {"model_args": {"pretrained": "x", "dtype": "float16", "compressor": "wanda"}}
+    for name, limit in (("a", 100), ("b", 5)):
+        write(
+            name,
+            {f"task_{name}": quiz("contains", 0.5)},
+            record=kick,
+            config={"model": "kick", "limit": limit, **options},
+        )
+    found = summary_of(write)
+    assert "nothing to compare with" in found.sentence
+    assert found.chosen is None
+    assert {line.word for line in found.lines} == {"not compared"}
+    commands = [shlex.split(line) for line in found.command.splitlines()]
+    assert [c[c.index("--limit") + 1] for c in commands] == ["100", "5"]
+    for words, task in zip(commands, ("task_a", "task_b"), strict=True):
+        assert words[:2] == ["lmkick", "run"]
+        assert words[words.index("--tasks") + 1] == task
+        assert words[words.index("--model_args") + 1] == "pretrained=some org/a;model,dtype=float16"
+        assert "--log_samples" in words
+
+
+def test_one_run_alone_has_nothing_to_be_compared_with(write: Writer) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.8)
+    found = summary_of(write)
+    assert found.sentence == "Only the dense model was evaluated: nothing to compare it with."
+    assert len(found.lines) == 1
+    assert found.text().splitlines()[2].split() == " ".join(COLUMNS).split()
+
+
+@pytest.mark.parametrize("difference", ["limit", "shots", "template"])
+def test_runs_asked_otherwise_are_named_and_not_compared(write: Writer, difference: str) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.8)
+    kick = record("gptq", num_bits=4)
+    items = quiz("contains", 0.8, n=100 if difference == "limit" else 400)
+    top: dict[str, Any] = {}
+    if difference == "shots":
+        items = [{**item, "arguments": {"gen_args_0": {"arg_0": "shot"}}} for item in items]
+        top = {"n-shot": {FACTS: 3}}
+    if difference == "template":
+        items = [{**item, "arguments": {"gen_args_0": {"arg_0": "<|user|>"}}} for item in items]
+        top = {"chat_template_sha": "f00d"}
+    write("four", {FACTS: items}, record=kick, directions={"contains": True}, **top)
+    evidence = evidence_of(write)
+    (model,) = evidence.collection.models
+    found = summarise(evidence, model)
+    assert found.sentence == "No run was asked the dense model's questions, so none has a verdict."
+    assert [line.word for line in found.lines] == ["not compared", "dense"]
+    (said,) = [line for line in banner(evidence) if "not compared" in line]
+    assert said.startswith("big-7b gptq 4 bits: ")
+    assert any("not compared" in note and "gptq 4 bits" in note for note in evidence.notes)
+
+
+def test_the_banner_says_what_limits_the_report(write: Writer) -> None:
+    for name, kick in (("dense", record()), ("four", record("gptq", num_bits=4))):
+        items = {FACTS: quiz("contains", 0.8, n=40), "other": quiz("contains", 0.8, n=60)}
+        counts = {
+            task: {"original": 4000, "effective": len(found)} for task, found in items.items()
+        }
+        write(name, items, record=kick, samples=False, **{"n-samples": counts})
+    lines = banner(evidence_of(write))
+    assert lines[0] == "A limit was used: 40 to 60 items per task."
+
+
+def test_nothing_is_said_of_a_report_without_limits(write: Writer) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.8)
+    run(write, "four", record("gptq", num_bits=4), kick_freebaseqa=0.8)
+    assert banner(evidence_of(write)) == []
