@@ -23,6 +23,7 @@ from lmkick_plugin.report.formatting import (
     interval,
     number,
     percent,
+    size,
     task_name,
     with_names,
 )
@@ -284,7 +285,29 @@ def _facts(cell: Cell) -> list[tuple[str, str]]:
             ", ".join(f"{name} {plain(known[name], limit=30)}" for name in list(known)[:6]),
         ),
     ]
+    facts += _measured(record.get("profile"))
     return [(name, value) for name, value in facts if value not in ("", NOTHING)]
+
+
+def _measured(profile: object) -> list[tuple[str, str]]:
+    """Speed and memory, where a sweep measured them (``profile: true``)."""
+    if not isinstance(profile, dict):
+        return []
+    facts = []
+    for name in ("decode", "prefill"):
+        spread = profile.get(name)
+        ends = (
+            [spread.get(end) for end in ("median", "low", "high")]
+            if isinstance(spread, dict)
+            else []
+        )
+        if ends and all(isinstance(end, int | float) for end in ends):
+            median, low, high = ends
+            facts.append((name, f"{median:,.0f} tokens/s [{low:,.0f}, {high:,.0f}]"))
+    for field, name in (("memory_bytes", "weights in memory"), ("peak_bytes", "peak memory")):
+        if isinstance(profile.get(field), int | float):
+            facts.append((name, size(profile[field])))
+    return [*facts, ("measured on", plain(profile.get("device") or "", limit=60))]
 
 
 def _listed(names: Sequence[str]) -> str:

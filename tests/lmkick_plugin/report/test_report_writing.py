@@ -265,3 +265,18 @@ def test_cut_prompts_are_marked(write: Writer, tmp_path: Path) -> None:
     marks = {line.cell.compressor: row[0].shown for line, row in part.heat}
     assert marks == {"none": "1.000", "wanda": "100*"}
     assert banner(evidence) == ["Prompts cut to the context, at most per run: x 5."]
+
+
+def test_measured_speed_stands_with_its_run(write: Writer, tmp_path: Path) -> None:
+    spread = {"median": 41.6, "low": 40.0, "high": 43.2}
+    measured = {"decode": spread, "prefill": "broken", "memory_bytes": 2_500_000, "device": "cpu"}
+    items = {"t": quiz("contains", 0.5)}
+    write("a", items, record=record(profile=measured))
+    write("b", items, record=record("gptq", num_bits=4, profile="broken"))
+    evidence = gather(collect([write.folder]), Settings(resamples=100))
+    (part,) = build(evidence, tmp_path).models
+    facts = {run.line.cell.compressor: dict(run.facts) for run in part.runs}
+    assert facts["none"]["decode"] == "42 tokens/s [40, 43]"
+    assert facts["none"]["weights in memory"] == "2.50 MB"
+    assert "prefill" not in facts["none"]
+    assert "decode" not in facts["gptq"]
