@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.utils import simple_parse_args_string
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmkick_plugin import bundled
+from lmkick_plugin.checkpoints.checked_loader import CheckedLoader, untie_where_different
 from lmkick_plugin.checkpoints.detect import Recognised
 from lmkick_plugin.data.calibration import PreparedCalibration
 from lmkick_plugin.inference import answer_cache, loaded_models
@@ -27,9 +30,16 @@ from lmkick_plugin.loading.reference import DenseReference
 from lmkick_plugin.recipe.arguments import parse_arguments
 from lmkick_plugin.recipe.readers import is_unset
 from lmkick_plugin.record import build
-from lmkick_plugin.record.weights import WeightSurvey, require_same_weights, survey_weights
+from lmkick_plugin.record.weights import (
+    WeightSurvey,
+    require_finite,
+    require_same_weights,
+    survey_weights,
+)
 
 __all__ = ["KickLM"]
+
+log = logging.getLogger(__name__)
 
 
 class KickLM(FastHFLM):
@@ -58,12 +68,13 @@ class KickLM(FastHFLM):
         passed: Arguments of lm-eval's ``hf`` model.
         prebuilt: The model was given as an object.
         compression: How it is compressed here; None where it is not.
-        recognised: How a model that was not compressed here had been before; None for a dense one.
+        recognised: How the checkpoint had been compressed before; None for a dense one.
         reference: Its dense side.
         weights: What the evaluated weights are.
         profile: Measured speed and memory, for the record; a sweep fills it.
     """
 
+    AUTO_MODEL_CLASS = CheckedLoader(AutoModelForCausalLM)
     _model: Any
     _loaded_with: dict[str, Any]
     cache_hook: CacheHook
@@ -83,7 +94,7 @@ class KickLM(FastHFLM):
             RuntimeError: The weights changed after compression, or differ between processes.
         """
         if isinstance(pretrained, str):
-            pretrained = bundled.model_folder(pretrained)
+            pretrained = checks.plain_path(bundled.model_folder(pretrained))
         if dense_source is None:
             dense_source = DenseSource()
         elif not isinstance(dense_source, DenseSource):
@@ -110,15 +121,18 @@ class KickLM(FastHFLM):
         elif is_unset(self.passed["softmax_dtype"]):
             self.passed["softmax_dtype"] = None
         self.prefix_reuse = bool(self.recipe.prefix_reuse)
+        if isinstance(pretrained, PreTrainedModel):
+            untie_where_different(pretrained)
         super().__init__(**self.passed)
         if self.prebuilt:
             self.reference.check()
+            require_finite(self._model, self.base_model)
             if self.compression is not None:
                 self._model = self._compress(self.compression, self._load_calibration())
                 self._model.eval()
         self._share_documents_on_cpu()
         self.weights = survey_weights(self.model)
-        self._check_weights(pretrained)
+        self._check_weights()
         loaded_models.announce(self)
 
     @classmethod
@@ -136,7 +150,7 @@ class KickLM(FastHFLM):
         """As in ``hf``; device and batch size may stand among the arguments, and win there."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
-    def _check_weights(self, pretrained: Any) -> None:
+    def _check_weights(self) -> None:
         """Stop where the evaluated weights are not the intended ones; recognise what they are."""
         made = None if self.compression is None else self.compression.weights
         if made is not None and made.sha256 != self.weights.sha256:
@@ -148,14 +162,14 @@ class KickLM(FastHFLM):
         if hasattr(self, "accelerator"):
             require_same_weights(self.weights.sha256, self.accelerator)
         if self.compression is None:
-            self.recognised = precompressed.detect_compression(
-                self._model,
-                self.recipe,
-                pretrained,
-                self.config,
-                self.passed,
-                sha256=self.weights.sha256,
-            )
+            self.recognised = self._detect(self.weights.sha256)
+
+    def _detect(self, sha256: str | None) -> Recognised | None:
+        """How the model had been compressed before; None where it had not."""
+        return precompressed.detect_compression(
+            self._model, self.recipe, self.passed["pretrained"], self.config, self.passed,
+            sha256=sha256,
+        )  # fmt: skip
 
     # Before the weights: lm-eval calls these in this order.
 
@@ -166,11 +180,12 @@ class KickLM(FastHFLM):
             raise checks.config_error(pretrained, error) from error
 
     def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **kwargs: Any) -> None:
+        named = tokenizer if isinstance(tokenizer, str) else self.base_model
         try:
             super()._create_tokenizer(pretrained, tokenizer, **kwargs)
         except (OSError, ValueError) as error:
-            named = tokenizer if isinstance(tokenizer, str) else self.base_model
             raise checks.tokenizer_error(named, error) from error
+        checks.check_tokenizer(self.tokenizer, self.config, named, self.passed)
 
     def _get_backend(self, config: Any, **kwargs: Any) -> None:
         super()._get_backend(config=config, **kwargs)
@@ -227,6 +242,11 @@ class KickLM(FastHFLM):
         )
 
     def _compress(self, compression: Compression, calibration: PreparedCalibration | None) -> Any:
+        self.recognised = self._source.once(
+            ["recognised"], lambda: self._detect(survey_weights(self._model).sha256)
+        )
+        if self.recognised is not None:
+            log.warning("The checkpoint is already compressed; it is compressed once more.")
         device_map = getattr(self._model, "hf_device_map", None) or {}
         several = len(set(device_map.values())) > 1
         return compression.run(
@@ -235,6 +255,7 @@ class KickLM(FastHFLM):
             calibration,
             device=None if several else torch.device(self.device),
             main_process=self._is_main_process,
+            zeros=None if self.recognised is None else self.recognised.zeros,
             record=self._record,
         )
 
@@ -358,10 +379,25 @@ class KickLM(FastHFLM):
 
     @property
     def base_model(self) -> str:
-        """Name or path of the dense model."""
+        """Name or path of the model that was loaded."""
         if not self.prebuilt:
             return bundled.model_name(str(self.passed["pretrained"]))
         return str(getattr(self.config, "_name_or_path", "") or type(self.model).__name__)
+
+    def _identity(self) -> build.BaseModel:
+        if self.compression is not None and self.recognised is not None:
+            base = self.recognised.base_model
+            if base is not None:
+                return build.BaseModel(name=base)
+        given = {name: self.passed.get(name) for name in ("revision", "subfolder", "peft", "delta")}
+        known = {name: None if is_unset(value) else str(value) for name, value in given.items()}
+        return build.BaseModel(
+            name=self.base_model,
+            commit=self._base_revision,
+            revision=None if known["revision"] == "main" else known["revision"],
+            subfolder=known["subfolder"],
+            adapter=known["peft"] or known["delta"],
+        )
 
     @property
     def _base_revision(self) -> str | None:
@@ -376,22 +412,22 @@ class KickLM(FastHFLM):
         """As in ``hf``, with the ``kick`` record added; goes into ``results["config"]``."""
         info: dict[str, Any] = super().get_model_info()
         info["kick"] = self._record(self.weights)
-        if self.recognised is not None:
+        if self.recognised is not None and self.compression is None:
             size = self.model.dtype.itemsize
             info["kick"] = self.recognised.complete(info["kick"], element_size=size)
         info["kick"]["profile"] = self.profile
         return info
 
     def _record(self, survey: WeightSurvey) -> dict[str, Any]:
+        made = self.compression
+        again = self.recognised if made is not None else None
         return build.build_record(
             recipe=self.recipe,
             survey=survey,
-            report=None if self.compression is None else self.compression.report,
-            calibration_shape=(
-                None if self.compression is None else self.compression.calibration_shape
-            ),
-            base_model=self.base_model,
-            base_revision=self._base_revision,
+            report=None if made is None else made.report,
+            calibration_shape=None if made is None else made.calibration_shape,
+            base=self._identity(),
+            earlier=() if again is None else again.steps(),
             dtype=str(self.model.dtype).removeprefix("torch."),
             device=build.device_name(torch.device(self.device)),
             chat_template=self.chat_template_used,

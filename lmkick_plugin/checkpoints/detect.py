@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds out how a checkpoint was compressed, whoever made it, for the record of a run.
+"""Detect how a checkpoint was compressed, whoever made it, for the record of a run.
 
 Three sources, the weights themselves before all: zeros and N:M patterns are counted on them. Then
 our own ``kick.json``, then what other tools wrote (``quantization_config``, ``recipe.yaml``,
@@ -38,7 +38,13 @@ _RECIPE = (
     "compressor", "pattern", "requested_sparsity", "num_bits", "group_size", "symmetric",
     "number_format",
     *OWN_SETTINGS, "calibration", "nsamples", "seqlen", "seed", "base_model", "base_revision",
-    "true_sequential", "seconds", "layer_summary", "layers",
+    "true_sequential", "seconds", "layer_summary", "layers", "earlier", "adapter", "revision",
+    "subfolder", "calibration_sources",
+)  # fmt: skip
+#: What a later compression's record keeps of an earlier one.
+_STEP = (
+    "compressor", "pattern", "requested_sparsity", "achieved_sparsity", "num_bits", "group_size",
+    "symmetric", "calibration", "nsamples", "seqlen", "seed", "save_format",
 )  # fmt: skip
 
 
@@ -96,6 +102,20 @@ class Recognised:
             "base_model_from": None if self.base is None else self.base[1],
             "notes": list(self.notes),
         }
+
+    @property
+    def base_model(self) -> str | None:
+        """Name of the dense model that it was made of, where anything says it."""
+        if self.manifest is not None:
+            return self.manifest.record.get("base_model")
+        return None if self.base is None else self.base[0]
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The compressions that it has gone through, oldest first, for a later one's record."""
+        made = self._recipe()
+        if self.zeros is not None:
+            made["achieved_sparsity"] = self.zeros.sparsity
+        return [*(made.get("earlier") or ()), {key: made.get(key) for key in _STEP}]
 
     def complete(self, record: Mapping[str, Any], *, element_size: int) -> dict[str, Any]:
         """Let a run's record say what the weights are, instead of that nothing was done to them.

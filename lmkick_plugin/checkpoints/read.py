@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saved folders, loaded again and held against their ``kick.json``."""
+"""Load saved folders and hold them against their ``kick.json``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import SettingsError
+from lmkick_plugin.checkpoints.checked_loader import CheckedLoader
 from lmkick_plugin.checkpoints.manifest import MANIFEST, Manifest, read_manifest
 
 __all__ = ["check_weights", "load"]
@@ -24,7 +25,7 @@ def load(folder: str | Path, **arguments: Any) -> Any:
         The model, in evaluation mode.
 
     Raises:
-        SettingsError: A file is missing, cut short or damaged.
+        SettingsError: A file or tensor is missing, cut short or damaged.
     """
     from transformers import AutoModelForCausalLM
 
@@ -33,7 +34,8 @@ def load(folder: str | Path, **arguments: Any) -> Any:
     manifest = read_manifest(folder)
     if manifest is not None:
         manifest.check_sizes(Path(folder))
-    model = AutoModelForCausalLM.from_pretrained(str(folder), **{"dtype": "auto", **arguments})
+    loader = CheckedLoader(AutoModelForCausalLM)
+    model = loader.from_pretrained(str(folder), **{"dtype": "auto", **arguments})
     if manifest is not None:
         dtype = str(model.dtype).removeprefix("torch.")
         check_weights(folder, manifest, survey_weights(model).sha256, dtype)

@@ -153,7 +153,7 @@ def _packed(
 def _record(model: Any, report: CompressionReport | None) -> dict[str, Any]:
     """The record of a model that was compressed from Python, as far as it is known there."""
     from lmkick_plugin.recipe.recipe import Recipe
-    from lmkick_plugin.record.build import build_record, device_name
+    from lmkick_plugin.record.build import BaseModel, build_record, device_name
     from lmkick_plugin.record.weights import survey_weights
 
     bits = {row.num_bits for row in report.layers} if report is not None else {None}
@@ -166,8 +166,10 @@ def _record(model: Any, report: CompressionReport | None) -> dict[str, Any]:
         survey=survey_weights(model),
         report=report,
         calibration_shape=None,
-        base_model=str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
-        base_revision=getattr(model.config, "_commit_hash", None),
+        base=BaseModel(
+            name=str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
+            commit=getattr(model.config, "_commit_hash", None),
+        ),
         dtype=str(model.dtype).removeprefix("torch."),
         device=device_name(torch.device("cpu" if report is None else report.device)),
         chat_template=False,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration sources beyond plain text: a task's training text, the model's own, mixtures.
+"""Calibration sources: text, a task's training text, the model's own text, mixtures.
 
 ``c4``, ``wikitext`` and files are :mod:`compressors.calibration`'s; here is what needs to know of
 tasks (``task:NAME``) or of the dense model (``self``), and ``mix:a+b``, equal parts of several
@@ -69,6 +69,7 @@ def prepare(
     seed: int,
     max_length: int | None,
     data_dir: str | None,
+    bos: str = "auto",
     progress: bool,
 ) -> PreparedCalibration:
     """Load the text of a source, before any weights are.
@@ -82,6 +83,7 @@ def prepare(
         seed: Of crops, of what the model writes, and of the order of a mixture.
         max_length: The model's context.
         data_dir: Folder of local data files.
+        bos: Whether BOS begins every sample: ``auto``, ``always`` or ``never``.
         progress: Show progress bars.
 
     Raises:
@@ -115,6 +117,7 @@ def prepare(
                     seed=seed,
                     max_length=max_length,
                     data_dir=data_dir,
+                    bos=bos,
                     progress=progress,
                 )
             )

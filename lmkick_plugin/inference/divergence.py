@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves ``divergence`` requests: how far a model is from its dense reference on given texts.
+"""Serve ``divergence`` requests: distance of a model from its dense reference on given texts.
 
 Positions are streamed. The evaluated model's logits of a few batches are kept in main memory, in
 the model's own dtype and at most :data:`HELD_BYTES` of them; then the reference's are computed and
@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from compressors.errors import SettingsError
-from lmkick_plugin.inference.token_windows import batch_size_for
+from lmkick_plugin.inference.token_windows import batch_size_for, encode_text
 from lmkick_plugin.inference.truncation import cut_left
 from lmkick_plugin.loading.reference import Reference
 from lmkick_plugin.metrics.divergence import DivergenceError, divergence, first_divergent_token
@@ -71,10 +71,11 @@ def measure(model: Any, reference: Reference, requests: Sequence[Any]) -> list[d
         model: A ``KickLM``.
         reference: The dense side.
         requests: Instances whose arguments are a text and a mapping: ``max_window``, the longest
-            window; ``whole``: the text is a prompt, one window, cut from the left where it is too
-            long (otherwise it is cut into windows without overlap, a short last one included);
-            ``prompt_tokens``: after how many tokens of a text that is not a prompt to generate;
-            ``new_tokens``: how many to generate, 0 for none.
+            window; ``bos``, whether BOS begins it (:func:`.token_windows.encode_text`); ``whole``:
+            the text is a prompt, one window, cut from the left where it is too long (otherwise it
+            is cut into windows without overlap, a short last one included); ``prompt_tokens``:
+            after how many tokens of a text that is not a prompt to generate; ``new_tokens``: how many
+            to generate, 0 for none.
 
     Returns:
         For each: ``jsd``, ``kl`` (bits) and ``top1_agreement``, each summed over all ``positions``
@@ -95,19 +96,22 @@ def _encode(model: Any, text: str, settings: dict[str, Any]) -> _Text:
     length = min(int(settings["max_window"]), int(model.max_length))
     if length < 1:
         raise SettingsError(f"max_window={settings['max_window']}: at least 1 token is needed.")
-    special = (
-        {} if model.add_bos_token is None else {"add_special_tokens": bool(model.add_bos_token)}
-    )
-    token_ids = list(model.tokenizer.encode(text, verbose=False, **special))
     new_tokens = min(new_tokens, int(model.max_length) - 1)
     room = int(model.max_length) - new_tokens
     cut = False
     if whole:
+        special = (
+            {} if model.add_bos_token is None else {"add_special_tokens": bool(model.add_bos_token)}
+        )
+        token_ids = list(model.tokenizer.encode(text, verbose=False, **special))
         windows = [cut_left(token_ids, length)[0]]
         opening, cut = cut_left(token_ids, room)
     else:
-        windows = [token_ids[at : at + length] for at in range(0, len(token_ids), length)]
-        opening = token_ids[: min(room, int(settings["prompt_tokens"]))]
+        encoding, begin = encode_text(model, text, str(settings.get("bos", "auto")))
+        token_ids = list(encoding.input_ids)
+        own = max(1, length - len(begin))
+        windows = [begin + token_ids[at : at + own] for at in range(0, len(token_ids), own)]
+        opening = (begin + token_ids)[: min(room, int(settings["prompt_tokens"]))]
     return _Text(
         windows=[window for window in windows if window],
         opening=opening,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which ``kick`` models live in this process, so that tasks that need one can say so early.
+"""Registry of live KickLM instances, for tasks that need one.
 
 An lm-eval task never sees the model. A ``kickonly_*`` task asks here, before the first forward
 pass, whether any model could serve its requests.
@@ -23,6 +23,7 @@ __all__ = [
     "model_of",
     "note_answered",
     "require_kick_model",
+    "require_reference",
 ]
 
 # Weak: a model that its user has dropped must not be kept alive, nor count as alive.
@@ -52,6 +53,17 @@ def require_kick_model(task_name: str) -> None:
 def dense_problems() -> list[str | None]:
     """For each ``KickLM`` alive, why it cannot answer as before compression (None: it can)."""
     return [getattr(model, "dense_problem", "it serves no dense answers") for model in _models]
+
+
+def require_reference(task_name: str) -> None:
+    """Raise unless some ``KickLM`` alive has a dense model to be compared with.
+
+    Raises:
+        SettingsError: None has, as where a compressed checkpoint was compressed again.
+    """
+    missing = [model.reference.missing for model in _models if hasattr(model, "reference")]
+    if missing and None not in missing:
+        raise SettingsError(f"{task_name}: {missing[0]}.")
 
 
 def calibration_folders(source: str) -> list[str | None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token perplexity as the pruning papers measure it: loss over whole windows of one long text."""
+"""Token perplexity as in the pruning papers: mean loss over whole windows of one long text."""
 
 from __future__ import annotations
 
@@ -12,21 +12,59 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from compressors.calibration import first_token
 from compressors.errors import SettingsError
 from lmkick_plugin.data.order import spread
 
-__all__ = ["articles_of_windows", "batch_size_for", "cut_windows", "score_windows", "window_losses"]
+__all__ = [
+    "articles_of_windows",
+    "batch_size_for",
+    "cut_windows",
+    "encode_text",
+    "score_windows",
+    "window_losses",
+]
 
 _POSITIONS_AT_ONCE = 128
 
 
-def cut_windows(token_ids: list[int], length: int, limit: int | None) -> Tensor:
+def encode_text(model: Any, text: str, bos: str) -> tuple[Any, list[int]]:
+    """Encode a text that is going to be cut into windows.
+
+    Args:
+        model: A ``KickLM``.
+        text: The whole text.
+        bos: Whether BOS begins every window: ``auto`` leaves it to the model's own argument, and
+            that to the tokenizer; ``always``, ``never``.
+
+    Returns:
+        The text as the tokenizer returns it, and the tokens that begin each window. Without BOS,
+        the special tokens that the tokenizer adds stay with the text.
+    """
+    special: dict[str, Any] = {}
+    if model.add_bos_token is not None:
+        special = {"add_special_tokens": bool(model.add_bos_token)}
+    if bos == "auto":
+        recipe = getattr(model, "recipe", None)
+        bos = "auto" if recipe is None else recipe.bos
+    begin = first_token(model.tokenizer, bos, **special)
+    if begin is not None or bos == "never":
+        special = {"add_special_tokens": False}
+    # verbose=False: the text is meant to be longer than the context, no need to warn.
+    encoding = model.tokenizer(text, verbose=False, **special)
+    return encoding, [] if begin is None else [begin]
+
+
+def cut_windows(
+    token_ids: list[int], length: int, limit: int | None, begin: Sequence[int] = ()
+) -> Tensor:
     """Cut tokens into windows that do not overlap; the tail that fills none is dropped.
 
     Args:
         token_ids: The tokens of the whole text.
         length: Tokens of a window, at least 2.
         limit: Number of windows to use; None for all.
+        begin: Tokens that begin each window, fewer than ``length``.
 
     Returns:
         int64 ``[windows, length]``, in an order in which every prefix is spread over the text.
@@ -34,13 +72,15 @@ def cut_windows(token_ids: list[int], length: int, limit: int | None) -> Tensor:
     Raises:
         SettingsError: The text does not fill one window.
     """
-    count = len(token_ids) // length
+    own = length - len(begin)
+    count = len(token_ids) // own
     if count == 0:
         raise SettingsError(
             f"The text has {len(token_ids)} tokens, too few for one window of {length}. Give a "
             f"longer text, or shorter windows (max_length below {length})."
         )
-    windows = torch.tensor(token_ids[: count * length], dtype=torch.long).view(count, length)
+    text = torch.tensor(token_ids[: count * own], dtype=torch.long).view(count, own)
+    windows = torch.cat([torch.tensor([*begin], dtype=torch.long).repeat(count, 1), text], dim=1)
     return windows[spread(count)[:limit]]
 
 
@@ -76,7 +116,7 @@ def articles_of_windows(
     Args:
         encoding: The text as the tokenizer returned it.
         text: The whole text.
-        length: Tokens of a window.
+        length: Tokens of a window, without those that begin it.
         articles: Name of each article and the characters before it, in the order of the text.
 
     Returns:
@@ -99,25 +139,26 @@ def score_windows(
     *,
     limit: int | None = None,
     max_window: int = 2048,
+    bos: str = "auto",
     articles: Sequence[tuple[str, int]] = (("0", 0),),
 ) -> dict[str, Any]:
     """Score the windows of a text that fall to this process.
 
-    Windows hold ``min(max_window, context)`` tokens. The tokenizer's own special tokens stand once,
-    at the start of the text.
+    Windows hold ``min(max_window, context)`` tokens, BOS included where it begins them.
 
     Args:
         model: A ``KickLM``.
         text: The whole text.
         limit: Number of windows (of all processes together); None for all.
         max_window: Longest window.
+        bos: See :func:`encode_text`.
         articles: Name of each article and the characters before it, in the order of the text.
 
     Returns:
         ``nll``: loss summed over the predicted tokens of this process's windows; ``tokens``: how
-        many those are; ``windows``; ``window_losses``: mean loss of each window;
-        ``window_clusters``: the article that most of it lies in. Token perplexity is the
-        exponential of the mean of ``window_losses`` over all processes.
+        many those are; ``windows``; ``bos``: whether BOS began them; ``window_losses``: mean loss
+        of each window; ``window_clusters``: the article that most of it lies in. Token perplexity
+        is the exponential of the mean of ``window_losses`` over all processes.
 
     Raises:
         SettingsError: The text is shorter than one window, or a limit or window makes no sense.
@@ -127,14 +168,11 @@ def score_windows(
     length = min(max_window, model.max_length)
     if length < 2:
         raise SettingsError(f"Windows of {length} tokens predict nothing: at least 2 are needed.")
-    special = (
-        {} if model.add_bos_token is None else {"add_special_tokens": bool(model.add_bos_token)}
-    )
-    # verbose=False: the text is meant to be longer than the context, no need to warn.
-    encoding = model.tokenizer(text, verbose=False, **special)
+    encoding, begin = encode_text(model, text, bos)
     share = slice(model.rank, None, model.world_size)
-    windows = cut_windows(encoding.input_ids, length, limit)[share]
-    clusters = articles_of_windows(encoding, text, length, articles)[:limit][share]
+    windows = cut_windows(encoding.input_ids, length, limit, begin)[share]
+    own = length - len(begin)
+    clusters = articles_of_windows(encoding, text, own, articles)[:limit][share]
     predicted = length - 1
     scorer = getattr(model, "scorer", None)
     if scorer is not None and scorer.usable and model.softmax_dtype == torch.float32:
@@ -146,6 +184,7 @@ def score_windows(
         "nll": sum(losses) * predicted,
         "tokens": len(losses) * predicted,
         "windows": len(losses),
+        "bos": bool(begin),
         "window_losses": losses,
         "window_clusters": clusters,
     }

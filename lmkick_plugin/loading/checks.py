@@ -23,8 +23,10 @@ __all__ = [
     "check_model_kind",
     "check_placement",
     "check_pretrained",
+    "check_tokenizer",
     "config_error",
     "context_length",
+    "plain_path",
     "tokenizer_error",
 ]
 
@@ -192,6 +194,11 @@ def _is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
+def plain_path(name: str) -> str:
+    """One spelling of a model's folder: ``DIR/`` and ``./DIR`` are ``DIR``; other names stay."""
+    return os.path.normpath(name) if Path(name).is_dir() else name
+
+
 def check_pretrained(pretrained: Any) -> None:
     """Refuse what is recognisably no model before the Hub is asked for it.
 
@@ -235,6 +242,37 @@ def tokenizer_error(name: object, cause: Exception) -> ValueError:
         "tokenizer.model, tokenizer_config.json) into the model's folder, or give tokenizer=NAME: "
         f"a folder, or a model of the Hub. Cause: {cause}"
     )
+
+
+def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[str, Any]) -> None:
+    """Refuse a tokenizer that does not go with the model, before weights are loaded.
+
+    Args:
+        tokenizer: As loaded.
+        config: The model's config.
+        name: Of the tokenizer, for the message.
+        passed: The arguments for lm-eval's ``hf`` model.
+
+    Raises:
+        SettingsError: It has no end-of-text token, or tokens that the model has no row for.
+    """
+    remedy = "Give the model's own tokenizer as tokenizer=NAME: a folder, or a model of the Hub."
+    if tokenizer.eos_token_id is None:
+        raise SettingsError(
+            f"The tokenizer of {name} names no EOS token, so no text ends. {remedy}"
+        )
+    size = getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
+    if size is None or passed.get("peft"):  # lm-eval grows the embeddings for an adapter
+        return
+    # Added tokens beyond the model's appear in no plain text, unless they begin, end or pad one.
+    used = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    plain = set(tokenizer.get_vocab().values()) - set(tokenizer.get_added_vocab().values())
+    largest = max(token for token in (0, *plain, *used) if token is not None)
+    if largest >= size:
+        raise SettingsError(
+            f"The tokenizer of {name} has token {largest}, and the model only {size} tokens. "
+            f"{remedy}"
+        )
 
 
 def check_model_kind(recipe: Recipe, config: Any, backend: str, passed: Mapping[str, Any]) -> None:

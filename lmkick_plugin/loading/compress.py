@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,17 @@ from lmkick_plugin.loading.dense_source import DenseSource
 from lmkick_plugin.loading.fits import check_calibration_size, check_shapes
 from lmkick_plugin.loading.placement import merge_adapter, refuse_offloaded
 from lmkick_plugin.recipe.readers import is_unset
-from lmkick_plugin.record.weights import WeightSurvey, survey_weights
+from lmkick_plugin.record.quantized_weights import count_zeros
+from lmkick_plugin.record.weights import WeightSurvey, require_finite, survey_weights
+from lmkick_plugin.record.zero_pattern import ZeroCount
 
 if TYPE_CHECKING:
     from compressors import CompressionReport, Compressor
     from lmkick_plugin.recipe.recipe import Recipe
 
 __all__ = ["Compression", "check_before_load"]
+
+logger = logging.getLogger(__name__)
 
 #: GB that a cache may take where nothing was said.
 _CACHE_GB = 100
@@ -108,10 +113,11 @@ class Compression:
                 seed=recipe.seed or 0,
                 max_length=max_length,
                 data_dir=None if folder is None else str(folder),
+                bos=recipe.bos,
                 progress=progress,
             )
 
-        what = ["calibration", recipe.calibration, recipe.nsamples, recipe.seqlen, recipe.seed]
+        what = ["calibration", recipe.calibration, *size.values(), recipe.seed, recipe.bos]
         found: PreparedCalibration = self._source.once(what, read)
         return found
 
@@ -123,6 +129,7 @@ class Compression:
         *,
         device: torch.device | None,
         main_process: bool,
+        zeros: ZeroCount | None,
         record: Callable[[WeightSurvey], Mapping[str, Any]],
     ) -> Any:
         """Compress a model in place, and save it where that was asked for.
@@ -133,6 +140,7 @@ class Compression:
             calibration: What :meth:`load_calibration` returned.
             device: Where to compress; None leaves each block where a device map has put it.
             main_process: Whether this process shows progress and saves.
+            zeros: Of a checkpoint that was compressed before; what is lost of them is logged.
             record: Makes the ``kick`` record of the compressed weights.
 
         Returns:
@@ -162,7 +170,10 @@ class Compression:
             progress=main_process,
             **settings,
         )
+        require_finite(model, "the compressed model")
         self.weights = survey_weights(model)
+        if zeros is not None:
+            _log_lost(zeros, model)
         if main_process:
             self._save(model, tokenizer, settings.get("grids"), record(self.weights))
         return model
@@ -222,6 +233,23 @@ class Compression:
 
         folder = self._recipe.save_compressed
         save(model, folder, tokenizer=tokenizer, storage=storage, grids=grids, record=record)
+
+
+def _log_lost(before: ZeroCount, model: Any) -> None:
+    """Log zeros and patterns of an earlier compression that are no longer there."""
+    after, _ = count_zeros(model)
+    if after is None:
+        return
+    if before.pattern not in (None, after.pattern):
+        logger.warning(
+            "The checkpoint's %s pattern is lost: %.1f %% of its weights were zero, %.1f %% are.",
+            before.pattern, 100 * before.sparsity, 100 * after.sparsity,
+        )  # fmt: skip
+    elif after.zeros < before.zeros:
+        logger.warning(
+            "%d of the checkpoint's %d zeros are lost (%.1f %% of its weights were zero).",
+            before.zeros - after.zeros, before.zeros, 100 * before.sparsity,
+        )  # fmt: skip
 
 
 def _storage(recipe: Recipe) -> str | None:

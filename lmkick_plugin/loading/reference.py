@@ -10,6 +10,7 @@ from typing import Any
 
 from compressors.errors import SettingsError
 from lmkick_plugin import bundled
+from lmkick_plugin.checkpoints.checked_loader import CheckedLoader
 from lmkick_plugin.checkpoints.detect import Recognised
 from lmkick_plugin.loading.dense_source import DenseSource
 from lmkick_plugin.record.weights import survey_weights
@@ -72,16 +73,18 @@ class DenseReference:
             check_reference(lm.recipe.reference, lm.tokenizer, lm.config, trust_remote_code=remote)
 
     @property
+    def missing(self) -> str | None:
+        """Why there is no dense model to compare with; None where there is one."""
+        if self._is_missing:
+            return _no_reference(self._lm.recognised)
+        if self._lm.prebuilt and self._lm.compression and self._lm.recipe.reference is None:
+            return "the model was given as an object and compressed in place"
+        return None
+
+    @property
     def problem(self) -> str | None:
         """Why the dense model cannot answer prompts; None where nothing speaks against it."""
-        lm = self._lm
-        if lm.prebuilt and lm.compression is not None and lm.recipe.reference is None:
-            return "the model was given as an object and compressed in place"
-        if self._is_missing:
-            return _no_reference(lm.recognised)
-        if lm.world_size > 1:
-            return "the run is data parallel"
-        return None
+        return self.missing or ("the run is data parallel" if self._lm.world_size > 1 else None)
 
     @property
     def _is_missing(self) -> bool:
@@ -158,22 +161,24 @@ def _another_model(model: Any, name: str, arguments: Mapping[str, Any], **which:
         **which: Which checkpoint of that name: ``revision``, ``subfolder``.
     """
     from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM
+
+    class CheckedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
+        AUTO_MODEL_CLASS = CheckedLoader(AutoModelForCausalLM)
 
     how = {key: value for key, value in arguments.items() if key not in _WHICH}
     folder = bundled.model_folder(name)
-    other = HFLM(pretrained=folder, tokenizer=model.tokenizer, batch_size=1, **how, **which)
+    other = CheckedHFLM(pretrained=folder, tokenizer=model.tokenizer, batch_size=1, **how, **which)
     return Reference(name, other)
 
 
 def _no_reference(found: Recognised) -> str:
     """Why an already compressed model cannot be compared with its dense weights."""
-    what = found.scheme.method or found.scheme.storage
-    base = None if found.base is None else found.base[0]
-    if found.manifest is not None:
-        base = found.manifest.record.get("base_model")
+    method = found.scheme.method or found.scheme.storage
+    by = "by lmkick" if found.manifest is not None else method if method != "dense" else "pruned"
     return (
-        f"the checkpoint is already compressed ({what if found.manifest is None else 'by lmkick'}),"
-        f" so its dense weights are not at hand: name the dense model, reference={base or 'NAME'}"
+        f"the checkpoint is already compressed ({by}), so its dense weights are not at hand: name "
+        f"the dense model, reference={found.base_model or 'NAME'}"
     )
 
 

@@ -28,6 +28,7 @@ from lmkick_plugin.recipe.methods import (
     ROUNDERS,
 )
 from lmkick_plugin.recipe.readers import (
+    BOS,
     check_path,
     is_unset,
     read_batch_size,
@@ -165,6 +166,7 @@ ARGUMENTS: dict[str, Argument] = {
     "reference": Argument(check_path),
     "quantize": Argument(read_quantize, ("none",)),
     "prefix_reuse": Argument(read_bool, default=True),
+    "bos": Argument(partial(read_choice, choices=BOS), default="auto"),
 }
 
 #: Arguments of lm-eval's ``hf`` model and of from_pretrained that are read here: there, any text

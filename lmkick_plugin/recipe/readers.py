@@ -18,6 +18,7 @@ from compressors.errors import SettingsError
 from lmkick_plugin.files import check_folder
 
 __all__ = [
+    "BOS",
     "check_path",
     "is_unset",
     "read_amount",
@@ -36,6 +37,9 @@ __all__ = [
 
 _TRUE = {"true", "yes", "on", "1", "1.0"}
 _FALSE = {"false", "no", "off", "0", "0.0"}
+
+#: Whether BOS begins every window and calibration sample.
+BOS = ("auto", "always", "never")
 
 
 def is_unset(value: object) -> bool:

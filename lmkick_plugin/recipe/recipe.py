@@ -52,6 +52,8 @@ class Recipe:
         quantize: Another library's format that the model is quantized to while it is loaded.
         prefix_reuse: Whether evaluation computes what prompts share once; not part of the recipe's
             identity.
+        bos: Whether BOS begins every window and calibration sample: ``auto`` (where the tokenizer
+            adds it itself), ``always``, ``never``.
     """
 
     compressor: str = "none"
@@ -83,6 +85,7 @@ class Recipe:
     reference: str | None = field(default=None, compare=False)
     quantize: str | None = None
     prefix_reuse: bool | None = field(default=None, compare=False)
+    bos: str = "auto"
 
     @property
     def requested_sparsity(self) -> float | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``kick`` record: what a run's weights were, as plain values for ``results["config"]``.
+"""Build the ``kick`` record: a run's weights as plain values for ``results["config"]``.
 
 Every compression of a model lands in the same result folder; the record is what tells the runs
 apart. A key that does not apply holds None.
@@ -10,8 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import platform
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lmkick_plugin.record.weights import WeightSurvey
 
 __all__ = [
+    "BaseModel",
     "build_record",
     "device_name",
     "layer_lines",
@@ -35,14 +36,34 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseModel:
+    """Identity of the model that was compressed or evaluated.
+
+    Attributes:
+        name: Name or path of the dense model.
+        commit: Its commit, where it came from the Hub.
+        revision: The branch, tag or commit that was asked for; None for the default.
+        subfolder: Its folder within the repository; None for the top.
+        adapter: Name or path of the adapter or delta weights on top; None without.
+    """
+
+    name: str
+    commit: str | None = None
+    revision: str | None = None
+    subfolder: str | None = None
+    adapter: str | None = None
+
+
 def build_record(
     *,
     recipe: Recipe,
     survey: WeightSurvey,
     report: CompressionReport | None,
     calibration_shape: tuple[int, int] | None,
-    base_model: str,
-    base_revision: str | None,
+    base: BaseModel,
+    earlier: Sequence[Mapping[str, Any]] = (),
+    calibration_sources: Sequence[Mapping[str, Any]] | None = None,
     dtype: str,
     device: str,
     chat_template: bool,
@@ -75,8 +96,9 @@ def build_record(
         survey: What the evaluated weights are.
         report: What the compression did; None without one.
         calibration_shape: Samples and tokens of each that were really used.
-        base_model: Name or path of the dense model.
-        base_revision: Its commit, where it came from the Hub.
+        base: The dense model.
+        earlier: Compressions that the checkpoint had gone through before, oldest first.
+        calibration_sources: The texts that calibration read, as resolved.
         dtype: The model's dtype.
         device: Name of the device that compressed and evaluated.
         chat_template: Whether prompts went through the chat template.
@@ -101,8 +123,8 @@ def build_record(
         "nsamples": nsamples,
         "seqlen": seqlen,
         "seed": recipe.seed,
-        "base_model": base_model,
-        "base_revision": base_revision,
+        "base_model": base.name,
+        "base_revision": base.commit,
         "weights_sha256": survey.sha256,
         "total_parameters": survey.total,
         "nonzero_parameters": survey.nonzero,
@@ -118,6 +140,14 @@ def build_record(
         **{name: getattr(recipe, name) for name in OWN_SETTINGS},
         "true_sequential": recipe.true_sequential,
         "prefix_reuse": recipe.prefix_reuse,
+        "bos": recipe.bos,
+        "revision": base.revision,
+        "subfolder": base.subfolder,
+        "adapter": base.adapter,
+        "earlier": [dict(step) for step in earlier] or None,
+        "calibration_sources": (
+            None if calibration_sources is None else [dict(one) for one in calibration_sources]
+        ),
         "save_format": recipe.save_format,
         "from_cache": None if report is None else report.from_cache,
         "ragged_matrices": None if report is None else _ragged_matrices(report),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts and hashes the weights of a model: proof of what was evaluated."""
+"""Count and hash the weights of a model: proof of what was evaluated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WeightSurvey", "require_same_weights", "survey_weights"]
+__all__ = ["WeightSurvey", "require_finite", "require_same_weights", "survey_weights"]
 
 _CHUNK_BYTES = 64 << 20
 
@@ -66,7 +66,30 @@ def survey_weights(model: nn.Module) -> WeightSurvey:
                 total += weight.numel()
                 nonzero += _count_nonzero(weight)
                 size += weight.numel() * weight.element_size()
-    return WeightSurvey(digest.hexdigest() if digest is not None else None, total, nonzero, size)
+    sha256 = digest.hexdigest() if digest is not None else None
+    return WeightSurvey(sha256, total, nonzero, size)
+
+
+def require_finite(model: nn.Module, name: str) -> None:
+    """Stop before a model with NaN or infinite weights is compressed, evaluated or saved.
+
+    Args:
+        model: Any module.
+        name: What to call it in the message.
+
+    Raises:
+        NumericalError: The message names the weights.
+    """
+    from compressors.errors import NumericalError
+
+    bad = [weight for weight, _, values in _parameters(model) if not _is_finite(values)]
+    if bad:
+        more = ", ..." if len(bad) > 3 else ""
+        raise NumericalError(
+            f"{name}: {len(bad)} weight tensors hold NaN or infinity ({', '.join(bad[:3])}{more})."
+            " Copy or download the checkpoint again; where dtype=float16 overflows, use bfloat16 "
+            "or float32."
+        )
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, int, Tensor]]:
@@ -100,6 +123,12 @@ def _count_nonzero(weight: Tensor) -> int:
         # torch counts no FP8; all but the sign is zero in a zero.
         return int(torch.count_nonzero(weight.view(torch.uint8) & 0x7F))
     return int(torch.count_nonzero(weight))
+
+
+def _is_finite(weight: Tensor) -> bool:
+    if not weight.dtype.is_floating_point or weight.element_size() == 1:
+        return True  # FP8 has no infinity, and torch cannot test it
+    return all(bool(torch.isfinite(piece).all()) for piece in _chunks(weight))
 
 
 def _chunks(weight: Tensor) -> Iterator[Tensor]:

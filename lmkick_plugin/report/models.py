@@ -18,7 +18,14 @@ from typing import Any
 from lmkick_plugin.recipe.methods import COMPRESSORS
 from lmkick_plugin.record.fields import RECORD_FIELDS
 from lmkick_plugin.report.failed_cells import failed_cells
-from lmkick_plugin.results.results_file import NULLS, RECIPE, ResultsError, ResultsFile
+from lmkick_plugin.results.results_file import (
+    NULLS,
+    RECIPE,
+    ResultsError,
+    ResultsFile,
+    model_key,
+    short_model,
+)
 from lmkick_plugin.results.runs import Run, find_results, group_runs
 from lmkick_plugin.terminal import plain
 
@@ -75,7 +82,7 @@ class Cell:
     @property
     def short(self) -> str:
         """The label without the model's name, for where that goes without saying."""
-        return self.label.removeprefix(Path(self.model).name).strip() or self.label
+        return self.label.removeprefix(short_model(self.model)).strip() or self.label
 
     @property
     def dense(self) -> bool:
@@ -111,12 +118,12 @@ class Cell:
     @property
     def pruned(self) -> bool:
         """Whether weights were zeroed and kept their precision."""
-        return bool(self.sparsity) and self.bits is None
+        return bool(self.sparsity) and self.bits is None and not self.record.get("earlier")
 
     @property
     def quantized(self) -> bool:
         """Whether weights were quantized and none zeroed."""
-        return self.bits is not None and not self.sparsity
+        return self.bits is not None and not self.sparsity and not self.record.get("earlier")
 
     @property
     def bytes(self) -> float | None:
@@ -302,7 +309,7 @@ def _by_label(
 def _cell(run: Run, fields: Mapping[str, Any], number: int) -> Cell:
     own = run.record
     record = {**own, **{key: value for key, value in fields.items() if key != "label"}}
-    model = record.get("base_model") or run.files[0].data.get("model_name") or run.label
+    model = model_key(record) or run.files[0].data.get("model_name") or run.label
     return Cell(
         name=f"run-{number}",
         run=run,
@@ -369,7 +376,7 @@ def _order(cell: Cell) -> tuple[Any, ...]:
 
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of a name or path, where that tells the models apart."""
-    short = {key: plain(Path(key).name or key, limit=80) for key in keys}
+    short = {key: plain(short_model(key), limit=80) for key in keys}
     return {
         key: name if list(short.values()).count(name) == 1 else plain(key, limit=200)
         for key, name in short.items()

@@ -32,7 +32,7 @@ def on_runs(dense: Run, compressed: Run) -> list[str]:
         notes.append("both runs record the same weights_sha256: the same model, evaluated twice")
     if first.get("compressor") not in (None, "none") and second.get("compressor") == "none":
         notes.append("the reference is the compressed model and the second run is dense: swapped?")
-    for key in ("base_model", "base_revision", "dtype"):
+    for key in ("base_model", "base_revision", "revision", "subfolder", "adapter", "dtype"):
         if first and second and first.get(key) != second.get(key):
             notes.append(f"{key} differs: {first.get(key)} against {second.get(key)}")
     return notes

@@ -16,7 +16,15 @@ from lmkick_plugin.recipe.methods import OWN_SETTINGS
 from lmkick_plugin.results.samples import Sample, read_samples
 from lmkick_plugin.terminal import plain
 
-__all__ = ["NAME", "NULLS", "RECIPE", "ResultsError", "ResultsFile"]
+__all__ = [
+    "NAME",
+    "NULLS",
+    "RECIPE",
+    "ResultsError",
+    "ResultsFile",
+    "model_key",
+    "short_model",
+]
 
 NAME = re.compile(r"^.+_(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
 """How lm-eval names a results file, whatever was given as ``--output_path``."""
@@ -38,9 +46,16 @@ RECIPE = (
     "seed",
     "base_model",
     "base_revision",
+    "revision",
+    "subfolder",
+    "adapter",
+    "earlier",
     "dtype",
 )
 """Record fields that identify a model and recipe."""
+
+# How a model's key names what is not its plain checkpoint.
+_VARIANTS = {"revision": " @ ", "subfolder": " / ", "adapter": " + "}
 
 NULLS = frozenset({"", "none", "null"})
 """Ways to write that a field has no value."""
@@ -131,17 +146,22 @@ class ResultsFile:
         config = self.mapping("config")
         if self.record:
             parts = {key: self.record.get(key) for key in RECIPE}
+            # Older records do not say it, and it decides few scores where it is the default.
+            parts["bos"] = None if self.record.get("bos") == "auto" else self.record.get("bos")
         else:
             arguments = _arguments(config.get("model_args"))
             parts = {k: v for k, v in arguments.items() if k not in _SPEED_ARGUMENTS}
-        parts |= {"model": config.get("model"), "model_name": self.data.get("model_name")}
+            parts["model_name"] = self.data.get("model_name")
+        parts["model"] = config.get("model")
         return tuple(sorted((key, json.dumps(value)) for key, value in parts.items()))
 
     @property
     def label(self) -> str:
         """Model and recipe in a few words, for people."""
         model = self.record.get("base_model") or self.data.get("model_name")
-        name = Path(str(model)).name or str(model)
+        name = short_model(str(model))
+        if self.record:
+            name = short_model(model_key(self.record) or str(model))
         config = self.mapping("config")
         return plain(f"{name} {_recipe_label(self.record) or config.get('model', '')}".strip())
 
@@ -245,9 +265,32 @@ def _arguments(raw: object) -> dict[str, Any]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
+def model_key(record: Mapping[str, Any]) -> str | None:
+    """The dense model of a record with its revision, subfolder and adapter; None without one."""
+    base = record.get("base_model")
+    if base is None:
+        return None
+    parts = [f"{mark}{record[key]}" for key, mark in _VARIANTS.items() if record.get(key)]
+    return "".join([str(base), *parts])
+
+
+def short_model(key: str) -> str:
+    """A model's key with the last part of each name or path."""
+    marks = "|".join(map(re.escape, _VARIANTS.values()))
+    parts = re.split(f"({marks})", key)
+    return "".join(
+        part if number % 2 else Path(part).name or part for number, part in enumerate(parts)
+    )
+
+
 def _recipe_label(record: Mapping[str, Any]) -> str:
     if not record:
         return ""
+    steps = [*(record.get("earlier") or ()), record]
+    return ", then ".join(_step_label(step) for step in steps)
+
+
+def _step_label(record: Mapping[str, Any]) -> str:
     compressor = record.get("compressor")
     if str(compressor).casefold() in NULLS:
         return "dense"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task ``kickonly_divergence``: which texts, and how what was measured on them is averaged."""
+"""The task ``kickonly_divergence``: its texts, and averages of what is measured on them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lm_eval.api.metrics import mean
 from compressors.errors import SettingsError
 from lmkick_plugin.data import divergence_texts
 from lmkick_plugin.data.columns import positive
-from lmkick_plugin.inference.loaded_models import require_kick_model
+from lmkick_plugin.inference.loaded_models import require_kick_model, require_reference
 from lmkick_plugin.metrics.aggregation import mean_over_positions
-from lmkick_plugin.recipe.readers import is_unset, read_int
+from lmkick_plugin.recipe.readers import BOS, is_unset, read_choice, read_int
 from lmkick_plugin.tasks import borrowed_prompts
 from lmkick_plugin.tasks.base import KickTask
 
@@ -44,6 +44,7 @@ class DivergenceTask(KickTask):
             "max_window": positive("max_window", metadata["max_window"]),
             "prompt_tokens": positive("prompt_tokens", metadata["prompt_tokens"]),
             "new_tokens": read_int("new_tokens", metadata["new_tokens"], low=0),
+            "bos": read_choice("bos", metadata.get("bos", "auto"), BOS),
         }
         self._tasks: dict[str, list[Any]] = {}
         self._docs: list[dict[str, Any]] = []
@@ -128,9 +129,10 @@ class DivergenceTask(KickTask):
                 likewise.
 
         Raises:
-            SettingsError: No ``kick`` model is loaded.
+            SettingsError: No ``kick`` model is loaded, or none has a dense reference.
         """
         require_kick_model(self.task_name)
+        require_reference(self.task_name)
         if self._tasks and (apply_chat_template or options.get("system_instruction")):
             names = ("system_instruction", "fewshot_as_multiturn", "chat_template")
             layout = {name: options[name] for name in names if name in options}

@@ -13,6 +13,7 @@ from lmkick_plugin.data import wikitext
 from lmkick_plugin.data.columns import positive
 from lmkick_plugin.inference.loaded_models import require_kick_model
 from lmkick_plugin.metrics.aggregation import token_perplexity
+from lmkick_plugin.recipe.readers import BOS, read_choice
 from lmkick_plugin.tasks.base import KickTask
 
 __all__ = ["TokenPerplexity"]
@@ -30,7 +31,10 @@ class TokenPerplexity(KickTask):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config)
-        self._max_window = positive("max_window", self.metadata.get("max_window", 2_048))
+        self._settings = {
+            "max_window": positive("max_window", self.metadata.get("max_window", 2_048)),
+            "bos": read_choice("bos", self.metadata.get("bos", "auto"), BOS),
+        }
         data_dir = self.metadata.get("data_dir")
         self._text = wikitext.joined(data_dir)
         self._articles = [(one.name, one.start) for one in wikitext.articles(data_dir)]
@@ -78,7 +82,7 @@ class TokenPerplexity(KickTask):
             doc=doc,
             arguments=(
                 ctx + self._text,
-                {"limit": limit, "max_window": self._max_window, "articles": self._articles},
+                {"limit": limit, **self._settings, "articles": self._articles},
             ),
             idx=0,
             metadata=(self.task_name, 0, 1),

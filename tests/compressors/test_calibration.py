@@ -41,9 +41,11 @@ def write_jsonl(path: Path, texts: Sequence[str]) -> Path:
 
 
 def is_crop(sample: torch.Tensor, text: str, tokenizer: Any) -> bool:
-    tokens = tokenizer(text)["input_ids"]
-    wanted = sample.tolist()
-    return any(tokens[i : i + len(wanted)] == wanted for i in range(len(tokens)))
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    first, *wanted = sample.tolist()
+    return first == tokenizer.bos_token_id and any(
+        tokens[i : i + len(wanted)] == wanted for i in range(len(tokens))
+    )
 
 
 # --- sampling -----------------------------------------------------------------------------------
@@ -65,6 +67,36 @@ def test_samples_are_crops_of_documents_that_are_long_enough(
     assert len({found[0] for found in sources}) == 4  # four different documents
     assert torch.equal(samples, load(path, tokenizer))
     assert torch.equal(samples, load(DOCUMENTS, tokenizer))
+
+
+@pytest.mark.parametrize("source", ["documents", "one text", "short documents"])
+@pytest.mark.parametrize("bos", ["auto", "always", "never"])
+def test_bos_begins_every_sample_or_none(
+    tmp_path: Path, tokenizer: Any, source: str, bos: str
+) -> None:
+    (tmp_path / "text.txt").write_text("\n\n".join(DOCUMENTS))
+    text: Any = {
+        "documents": DOCUMENTS,
+        "one text": tmp_path / "text.txt",
+        "short documents": [document[:50] for document in DOCUMENTS],
+    }[source]
+    samples = load(text, tokenizer, bos=bos)
+    assert samples.shape == (4, 64)
+    begins = samples[:, 0] == tokenizer.bos_token_id
+    assert begins.all() if bos != "never" else not begins.any()
+    assert not (samples[:, 1:] == tokenizer.bos_token_id).any()
+
+
+def test_bos_of_a_tokenizer_that_adds_none(tokenizer: Any) -> None:
+    import copy
+
+    plain = copy.deepcopy(tokenizer)
+    plain.backend_tokenizer.post_processor = None
+    assert not (load(DOCUMENTS, plain) == tokenizer.bos_token_id).any()
+    assert (load(DOCUMENTS, plain, bos="always")[:, 0] == tokenizer.bos_token_id).all()
+    plain.bos_token = None
+    with pytest.raises(SettingsError, match="bos=always: the tokenizer names no BOS"):
+        load(DOCUMENTS, plain, bos="always")
 
 
 def test_seed_decides(tokenizer: Any) -> None:

@@ -22,7 +22,9 @@ from tests.task_yaml.scripted import ScriptedLM
 TASK = "kickonly_divergence"
 ROWS = [row["text"] for row in tiny_files()["wikitext/test.jsonl"]]
 ARTICLES = [article.page for article in wikitext.split(ROWS)]
-DEFAULTS = {"max_window": 2048, "prompt_tokens": 64, "new_tokens": 64, "whole": False}
+DEFAULTS = {
+    "max_window": 2048, "prompt_tokens": 64, "new_tokens": 64, "whole": False, "bos": "auto",
+}  # fmt: skip
 
 
 class DivergingLM(ScriptedLM):

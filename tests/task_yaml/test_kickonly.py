@@ -47,7 +47,7 @@ def test_another_model_is_refused_before_it_is_asked(evaluate: Callable[..., Any
 def test_request(evaluate: Callable[..., Any], window_lm: WindowLM) -> None:
     evaluate(window_lm, TASK)
     articles = [("0: First", TEXT.index(" = First")), ("1: Second", TEXT.index(" = Second"))]
-    settings = {"limit": None, "max_window": 2048, "articles": articles}
+    settings = {"limit": None, "max_window": 2048, "bos": "auto", "articles": articles}
     assert window_lm.asked == [("windows", (TEXT, settings))]
 
 

@@ -82,10 +82,11 @@ def test_equals_the_oracle(pruned: KickLM) -> None:
     dense = sharpen(make_tiny_llama())
     answers = ask(pruned)
     for text, answer in zip(TEXTS, answers, strict=True):
-        ids = pruned.tokenizer(text, verbose=False).input_ids
-        cut = [ids[:512], ids[512:]] if len(ids) > 512 else [ids]
+        begin, *ids = pruned.tokenizer(text, verbose=False).input_ids
+        assert begin == pruned.tokenizer.bos_token_id  # which begins every window
+        cut = [[begin, *part] for part in (ids[:511], ids[511:]) if part]
         parts = [oracle(dense, pruned.model, window) for window in cut]
-        assert answer["positions"] == len(ids)
+        assert answer["positions"] == len(ids) + len(cut)
         assert answer["vocabulary"] == 128
         for name in ("jsd", "kl", "top1_agreement"):
             expected = sum(part[name] for part in parts)
@@ -119,7 +120,7 @@ def test_memory_is_bounded(pruned: KickLM, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(divergence, "_BATCH_BYTES", window)
     text = SENTENCE * 51
     (answer,) = ask(pruned, [text], new_tokens=0)
-    tokens = len(text) + 1 - 4 * 51  # " A" to " D" are one token each
+    tokens = len(text) - 4 * 51 + 5  # " A" to " D" are one token each; BOS begins 5 windows
     assert answer["positions"] == tokens
     assert held == [3 * 512, tokens - 3 * 512]
 
@@ -231,8 +232,9 @@ def test_nothing_is_kept_until_it_is_asked_for(
     load = transformers.AutoModelForCausalLM.from_pretrained
 
     def counting(*args: Any, **kwargs: Any) -> Any:
-        loaded.append(load(*args, **kwargs))
-        return loaded[-1]
+        model, info = load(*args, **kwargs)
+        loaded.append(model)
+        return model, info
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", counting)
     model = KickLM(pretrained=str(sharp_dir), compressor="magnitude", sparsity=0.5, **CPU)

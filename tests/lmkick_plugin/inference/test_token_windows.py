@@ -24,17 +24,19 @@ from tests.lmkick_plugin.conftest import SENTENCE, make_requests
 TEXT = SENTENCE * 70  # 50 tokens each: 6 windows of 512 and a tail
 
 
-def plain_loop(folder: Path, text: str, windows: int | None = None) -> float:
+def plain_loop(folder: Path, text: str, windows: int | None = None, *, bos: bool = True) -> float:
     """The definition, in ten lines of transformers."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder)
-    token_ids = AutoTokenizer.from_pretrained(folder)(text, verbose=False).input_ids
-    length = min(2048, model.config.max_position_embeddings)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    token_ids = tokenizer(text, verbose=False, add_special_tokens=False).input_ids
+    begin = [tokenizer.bos_token_id] if bos else []
+    length = min(2048, model.config.max_position_embeddings) - len(begin)
     starts = [length * number for number in spread(len(token_ids) // length)[:windows]]
     losses = []
     for start in starts:
-        window = torch.tensor([token_ids[start : start + length]])
+        window = torch.tensor([begin + token_ids[start : start + length]])
         with torch.no_grad():
             losses.append(model(window, labels=window).loss.item())
     return math.exp(sum(losses) / len(losses))
@@ -61,7 +63,7 @@ def test_equals_a_plain_loop(model: KickLM, tiny_model_dir: Path) -> None:
     assert answer["tokens"] == answer["windows"] * 511
     assert answer["nll"] == pytest.approx(sum(answer["window_losses"]) * 511)
     # Before-control: another text, or other windows, is another perplexity.
-    assert perplexity(ask(model, TEXT[1:])) != pytest.approx(perplexity(answer), rel=1e-4)
+    assert perplexity(ask(model, TEXT[7:])) != pytest.approx(perplexity(answer), rel=1e-5)
     assert perplexity(ask(model, TEXT, max_window=300)) != pytest.approx(
         perplexity(answer), rel=1e-4
     )
@@ -74,6 +76,33 @@ def test_equals_a_plain_loop_on_a_trained_model(stories_model: Path, data_dir: P
     answer = ask(model, text, limit=24)
     assert answer["windows"] == 24
     assert perplexity(answer) == pytest.approx(plain_loop(stories_model, text, 24), rel=1e-4)
+
+
+def test_bos_begins_every_window_or_none(stories_model: Path, data_dir: Path) -> None:
+    rows = (data_dir / "wikitext" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    text = "\n\n".join(json.loads(row)["text"] for row in rows[:400])
+    expected = {bos: plain_loop(stories_model, text, 8, bos=bos) for bos in (True, False)}
+    assert expected[True] != pytest.approx(expected[False], rel=1e-3)
+    for of_model, of_task, bos in (
+        ("auto", "auto", True), ("auto", "never", False), ("never", "auto", False),
+        ("never", "always", True), ("always", "auto", True),
+    ):  # fmt: skip
+        model = KickLM(pretrained=str(stories_model), device="cpu", batch_size=8, bos=of_model)
+        answer = ask(model, text, limit=8, bos=of_task)
+        assert (perplexity(answer), answer["bos"]) == (
+            pytest.approx(expected[bos], rel=1e-4),
+            bos,
+        ), (of_model, of_task)
+
+
+def test_a_tokenizer_that_adds_no_bos_stays_without(model: KickLM) -> None:
+    plain = KickLM(
+        pretrained=model.model, tokenizer=model.tokenizer, batch_size=2, add_bos_token=False
+    )
+    answer = ask(plain, TEXT)
+    assert (answer["windows"], answer["bos"]) == (6, False)
+    assert ask(plain, TEXT, bos="always")["bos"]
+    assert plain.get_model_info()["kick"]["bos"] == "auto"
 
 
 def test_batches_and_chunks_make_no_difference(
@@ -115,6 +144,7 @@ def test_limit_counts_windows_of_all_processes(
         "nll": 0,
         "tokens": 0,
         "windows": 0,
+        "bos": True,
         "window_losses": [],
         "window_clusters": [],
     }
@@ -175,7 +205,7 @@ def test_tail_is_dropped() -> None:
 
 
 def test_text_too_short_for_a_window(model: KickLM) -> None:
-    with pytest.raises(SettingsError, match=r"has 51 tokens, too few for one window of 512"):
+    with pytest.raises(SettingsError, match=r"has 50 tokens, too few for one window of 512"):
         ask(model, SENTENCE)
 
 

@@ -333,6 +333,7 @@ def test_every_argument_is_used_or_refused(compressor: str, name: str, tmp_path:
         "save_format": "dense",
         "reference": "dense",
         "prefix_reuse": False,
+        "bos": "never",
     }
     given = {**base, name: values.get(name, True)}
     if name == "number_format":

@@ -51,6 +51,12 @@ OURS = [
     "number_format",
     *SETTINGS,
     "prefix_reuse",
+    "bos",
+    "revision",
+    "subfolder",
+    "adapter",
+    "earlier",
+    "calibration_sources",
     "save_format",
     "from_cache",
     "ragged_matrices",
@@ -87,7 +93,7 @@ def test_dense(dense: dict[str, Any], tiny_model_dir: Path) -> None:
     assert known == {
         *("compressor", "base_model", "weights_sha256", "total_parameters", "nonzero_parameters"),
         *("bytes_dense", "bytes_best_format", "device", "dtype", "chat_template"),
-        *("truncated_prompts", "versions", "prefix_reuse"),
+        *("truncated_prompts", "versions", "prefix_reuse", "bos"),
     }
     assert dense["base_model"] == str(tiny_model_dir)
     assert dense["bytes_best_format"] == dense["bytes_dense"] == 4 * dense["total_parameters"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmkick_plugin.recipe.methods import OWN_SETTINGS
 from lmkick_plugin.record import build as record_module
 from lmkick_plugin.record.fields import RECORD_FIELDS
 from lmkick_plugin.report.curves import curves_of, matching
@@ -334,6 +335,39 @@ def test_headlines(write: Writer) -> None:
         gather(collect([write.folder]), Settings(metrics={"absent": "acc"}))
 
 
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [({"adapter": "me/lora"}, "{} + lora"), ({"revision": "v2"}, "{} @ v2"),
+     ({"subfolder": "small"}, "{} / small")],
+)  # fmt: skip
+def test_a_variant_of_a_model_is_a_model_of_its_own(
+    write: Writer, variant: dict[str, str], name: str
+) -> None:
+    """Not the baseline of the model without; the newest dense run would be."""
+    facts(write, "dense", 0.3, record())
+    facts(write, "pruned", 0.3, record("magnitude", requested_sparsity=0.3))
+    facts(write, "variant", 0.9, {**record(), **variant})
+    plain, other = collect([write.folder]).models
+    assert plain.dense is not None
+    assert (plain.dense.record.get("adapter"), len(plain.cells)) == (None, 1)
+    assert other.dense is not None
+    assert (other.name, other.cells) == (name.format(plain.name), ())
+    assert other.dense.label == f"{other.name} dense"
+
+
+def test_a_checkpoint_compressed_twice_is_neither_pruned_nor_quantized_alone(
+    write: Writer,
+) -> None:
+    facts(write, "dense", 0.6, record())
+    step = {"compressor": "wanda", "pattern": "2:4", "requested_sparsity": 0.5}
+    twice = {**record("rtn"), "num_bits": 8, "earlier": [step]}
+    facts(write, "twice", 0.3, twice)
+    (model,) = collect([write.folder]).models
+    (cell,) = model.cells
+    assert (cell.pruned, cell.quantized, cell.dense) == (False, False, False)
+    assert cell.short == "wanda 2:4, then rtn 8 bits"
+
+
 def test_every_field_of_the_record_is_a_column() -> None:
     tree = ast.parse(Path(record_module.__file__).read_text(encoding="utf-8"))
     built = next(n for n in ast.walk(tree) if getattr(n, "name", None) == "build_record")
@@ -341,7 +375,7 @@ def test_every_field_of_the_record_is_a_column() -> None:
     assert isinstance(returned, ast.Dict)
     keys = [ast.literal_eval(key) for key in returned.keys if key is not None]
     assert len(keys) > 30
-    assert set(keys) == {*RECORD_FIELDS, "layers"}
+    assert {*keys, *OWN_SETTINGS} == {*RECORD_FIELDS, "layers"}
 
 
 def test_a_checkpoint_pruned_by_others_has_the_zeros_it_has(write: Writer) -> None:

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``from_pretrained`` that refuses missing, mismatched and non-finite tensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from compressors.errors import SettingsError, UnsupportedModelError
+from lmkick_plugin.record.weights import require_finite
+
+__all__ = ["CheckedLoader", "untie_where_different"]
+
+logger = logging.getLogger(__name__)
+
+
+class CheckedLoader:
+    """One of transformers' auto classes, whose models are what their files say.
+
+    transformers fills a tensor that the files lack with random numbers and goes on.
+    """
+
+    def __init__(self, auto_class: Any) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            auto_class: ``AutoModelForCausalLM``, or another class with ``from_pretrained``.
+        """
+        self._auto_class = auto_class
+
+    def from_pretrained(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model.
+
+        Args:
+            name: Of the Hub, or a folder.
+            *args: Of the auto class.
+            **kwargs: Of the auto class.
+
+        Raises:
+            SettingsError: Tensors are missing or of another shape than the config says.
+            NumericalError: Weights are NaN or infinite.
+            UnsupportedModelError: It is not a causal language model.
+        """
+        model, info = self._auto_class.from_pretrained(
+            name, *args, output_loading_info=True, **kwargs
+        )
+        _require_all(str(name), info)
+        require_finite(model, str(name))
+        untie_where_different(model)
+        if getattr(model, "hf_quantizer", None) is None:  # whose weights may unpack when first used
+            _require_causal(model, str(name))
+        return model
+
+
+def _require_all(name: str, info: Mapping[str, Any]) -> None:
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise SettingsError(
+            f"{name}: {len(missing)} tensors are missing from its files ({_some(missing)}), and "
+            "random numbers would take their place. Copy or download the checkpoint again, or "
+            "correct its config.json (num_hidden_layers, tie_word_embeddings)."
+        )
+    mismatched = sorted(str(key[0]) for key in info.get("mismatched_keys") or ())
+    if mismatched:
+        raise SettingsError(
+            f"{name}: {len(mismatched)} tensors have another shape than its config.json says "
+            f"({_some(mismatched)}), and random numbers would take their place. Correct "
+            "config.json, or leave out ignore_mismatched_sizes."
+        )
+    unexpected = sorted(info.get("unexpected_keys") or ())
+    if unexpected:
+        logger.warning(
+            "%s: %d tensors of its files are not used (%s). Is num_hidden_layers in its "
+            "config.json too small?",
+            name, len(unexpected), _some(unexpected),
+        )  # fmt: skip
+
+
+def untie_where_different(model: Any) -> None:
+    """Let ``tie_word_embeddings`` say what the weights are: ``tie_weights`` would overwrite one.
+
+    Args:
+        model: Of transformers.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    configs = [model.config, getattr(model.config, "text_config", None)]
+    tied = [one for one in configs if getattr(one, "tie_word_embeddings", False)]
+    one, other = (getattr(module, "weight", None) for module in (head, embeddings))
+    if not tied or one is None or other is None or one is other:
+        return
+    for config in tied:
+        config.tie_word_embeddings = False
+    logger.warning(
+        "config.json says tie_word_embeddings, and the files hold an output matrix that differs "
+        "from the embeddings: the two are not tied."
+    )
+
+
+def _require_causal(model: Any, name: str) -> None:
+    """Stop where a token's scores depend on those after it, as in BERT without ``is_decoder``."""
+    tokens = torch.tensor([[1, 2, 3], [1, 2, 4]], device=model.device)
+    with torch.no_grad():
+        logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.float()
+    moved = float((logits[0, :2] - logits[1, :2]).abs().max())
+    # Rounding: rows of a batch may go through other kernels.
+    allowed = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
+    if moved > allowed * float(logits.std()):
+        raise UnsupportedModelError(
+            f"{name}: {type(model).__name__} reads tokens to the right, so it is not a causal "
+            "language model. Choose a causal one, or set is_decoder in its config.json if it was "
+            "trained as one."
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
