@@ -74,8 +74,8 @@ def measure(model: Any, reference: Reference, requests: Sequence[Any]) -> list[d
             window; ``bos``, whether BOS begins it (:func:`.token_windows.encode_text`); ``whole``:
             the text is a prompt, one window, cut from the left where it is too long (otherwise it
             is cut into windows without overlap, a short last one included); ``prompt_tokens``:
-            after how many tokens of a text that is not a prompt to generate; ``new_tokens``: how many
-            to generate, 0 for none.
+            after how many tokens of a text that is not a prompt to generate; ``new_tokens``: how
+            many to generate, 0 for none.
 
     Returns:
         For each: ``jsd``, ``kl`` (bits) and ``top1_agreement``, each summed over all ``positions``
