@@ -106,7 +106,7 @@ class _Drop(logging.Filter):
 
 def drop_known_warnings() -> None:
     """Drop two warnings of lm-eval that say nothing about our tasks."""
-    tasks = ("kick", "llmkick", "mmlu_kick_", "mmlu_llmkick_")
+    tasks = ("kick", "llmkick", "mmlu_kick_", "mmlu_llmkick_", "recall_kick_")
     custom = _Drop(tasks, "Custom kwargs can be passed to `--metadata`")
     logging.getLogger("lm_eval.api.task").addFilter(custom)
     unequal = _Drop(("[kick", "[llmkick"), "Metrics were not scored on the same number")

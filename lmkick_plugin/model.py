@@ -17,6 +17,7 @@ from lmkick_plugin.checkpoints.checked_loader import CheckedLoader, untie_where_
 from lmkick_plugin.checkpoints.detect import Recognised
 from lmkick_plugin.data.calibration import PreparedCalibration
 from lmkick_plugin.inference import answer_cache, loaded_models
+from lmkick_plugin.inference.answer_ranks import rank_answers
 from lmkick_plugin.inference.conversations import answer_turns
 from lmkick_plugin.inference.divergence import measure
 from lmkick_plugin.inference.hf import FastHFLM
@@ -283,6 +284,17 @@ class KickLM(FastHFLM):
             For each, what :func:`lmkick_plugin.inference.token_windows.score_windows` returns.
         """
         return [score_windows(self, one.args[0], **one.args[1]) for one in requests]
+
+    def ranks(self, requests: list[Any]) -> list[dict[str, Any]]:
+        """Serve ``ranks`` requests: how far a known answer is from being said.
+
+        Args:
+            requests: As :func:`lmkick_plugin.inference.answer_ranks.rank_answers` takes them.
+
+        Returns:
+            For each, what that function returns.
+        """
+        return rank_answers(self, requests)
 
     def turns(self, requests: list[Any]) -> list[list[str]]:
         """Serve ``turns`` requests: conversations with the model's own earlier answers in them.

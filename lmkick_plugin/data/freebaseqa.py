@@ -22,6 +22,7 @@ __all__ = [
     "RELEASED_QUESTIONS",
     "SHOTS",
     "TRAIN",
+    "all_names",
     "first_answer",
     "load",
     "load_released",
@@ -54,8 +55,7 @@ def load(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
 def _questions(origin: Origin) -> Any:
     docs = []
     for where, row in origin.rows():
-        names = [name for answers in _answers(row, where) for name in _names(answers, where)]
-        docs.append({"question": row["RawQuestion"], "aliases": list(dict.fromkeys(names))})
+        docs.append({"question": row["RawQuestion"], "aliases": all_names(row, where)})
     return table(docs, question=TEXT, aliases=TEXTS)
 
 
@@ -71,6 +71,12 @@ def _released(origin: Origin) -> Any:
         prompt = f"Please give answer to this question: {row['RawQuestion']}\nThe answer is "
         docs.append({"prompt": prompt, "aliases": first_answer(row, where)})
     return table(docs, prompt=TEXT, aliases=TEXTS)
+
+
+def all_names(row: Mapping[str, Any], where: str) -> list[str]:
+    """The names of every answer of every parse, each once."""
+    names = [name for answers in _answers(row, where) for name in _names(answers, where)]
+    return list(dict.fromkeys(names))
 
 
 def first_answer(row: Mapping[str, Any], where: str) -> list[str]:

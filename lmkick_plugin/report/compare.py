@@ -14,6 +14,7 @@ from lmkick_plugin.report import notes as notes_on
 from lmkick_plugin.report.comparison_table import Comparison, Row
 from lmkick_plugin.report.item_pairs import MismatchError
 from lmkick_plugin.report.item_values import Key, Measured, measure_task, pool
+from lmkick_plugin.report.recall import compare_recall
 from lmkick_plugin.report.verdict import Rule
 from lmkick_plugin.results.results_file import ResultsError
 from lmkick_plugin.results.runs import Run
@@ -96,12 +97,14 @@ def compare_runs(
             notes += notes_on.on_row(row, dense)
     if not rows:
         raise ResultsError("\n  ".join(["no metric can be compared:", *map(plain, notes)]))
+    recall, why_not = compare_recall(dense, compressed, tasks=list(measured), rule=rule)
     return Comparison(
         dense=dense,
         compressed=compressed,
         rule=rule,
         rows=tuple(rows),
-        notes=tuple(notes),
+        notes=(*notes, *why_not),
+        recall=tuple(recall),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lmkick_plugin.report.paired_statistics import PairedStatistics
+from lmkick_plugin.report.recall import Recall
 from lmkick_plugin.report.verdict import Rule
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.terminal import plain, render_table
@@ -107,6 +108,7 @@ class Comparison:
         rule: Tolerance, resamples, seed.
         rows: Groups before their members.
         notes: What a reader should know beside the numbers.
+        recall: What became of facts that were asked in several ways.
     """
 
     dense: Run
@@ -114,6 +116,7 @@ class Comparison:
     rule: Rule
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    recall: tuple[Recall, ...] = ()
 
     def to_text(self) -> str:
         """The table for a terminal.
@@ -132,7 +135,8 @@ class Comparison:
         )
         notes = [f"note: {plain(note)}" for note in self.notes]
         table = render_table(_HEADER, cells, text_columns=2)
-        return "\n".join([*lines, "", table, "", *textwrap.wrap(legend, 100), *notes])
+        recall = [line for one in self.recall for line in ("", one.to_text())]
+        return "\n".join([*lines, "", table, "", *textwrap.wrap(legend, 100), *notes, *recall])
 
     def to_json(self) -> str:
         """Everything, as strict JSON.
@@ -149,6 +153,7 @@ class Comparison:
             "seed": self.rule.seed,
             "rows": [row.to_dict() for row in self.rows],
             "notes": list(self.notes),
+            "recall": [one.to_dict() for one in self.recall],
         }
         return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 

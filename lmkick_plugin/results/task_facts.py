@@ -76,9 +76,10 @@ def facts_of(task: str) -> TaskFacts:
 
 @cache
 def task_order() -> tuple[str, ...]:
-    """Names of this package's tasks in the order of the groups ``kick`` and ``kickonly``."""
+    """Names of this package's tasks in the order of its groups."""
     known = _files()
-    return tuple(name for group in ("kick", "kickonly") for name in known[group]["task"])
+    groups = ("kick", "kickonly", "recall_kick", "recall_kick_freebase")
+    return tuple(name for group in groups for name in known[group]["task"])
 
 
 def _facts(metadata: Mapping[str, Any]) -> TaskFacts:

@@ -29,7 +29,12 @@ KICK = {
     *SUMMARIZATION,
 }
 KICK_LEAVES = KICK | {f"mmlu_kick_{subject}" for subject in SUBJECTS}
-KICKONLY = {"kickonly_divergence", "kickonly_mtbench", "kickonly_perplexity"}
+KICKONLY = {
+    "kickonly_divergence",
+    "kickonly_mtbench",
+    "kickonly_perplexity",
+    "kickonly_recall_rank",
+}
 TWINS = {
     "llmkick_freebaseqa",
     "llmkick_instruct",

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recall tasks that ask for more than lm-eval's own kinds: choices without the question, ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lm_eval.api.instance import Instance
+
+from lmkick_plugin.inference.loaded_models import require_kick_model
+from lmkick_plugin.tasks.few_shot import FreebaseQATask, TriviaQATask
+
+__all__ = ["FreebaseChoiceTask", "RankTask", "TriviaChoiceTask"]
+
+
+class TriviaChoiceTask(TriviaQATask):
+    """Log-likelihoods of choices after the question, and of the same choices without it."""
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **options: Any) -> list[Instance]:
+        """One request per choice after the question, then one per choice after nothing."""
+        asked: list[Instance] = super().construct_requests(doc, ctx, **options)
+        alone = [
+            Instance(
+                request_type=one.request_type,
+                doc=doc,
+                arguments=("", one.args[1]),
+                idx=len(asked) + one.idx,
+                metadata=options.get("metadata"),
+            )
+            for one in asked
+        ]
+        return [*asked, *alone]
+
+
+class FreebaseChoiceTask(FreebaseQATask):
+    """The same for FreebaseQA."""
+
+    construct_requests = TriviaChoiceTask.construct_requests
+
+
+class RankTask(TriviaQATask):
+    """How far the answer is from being said: requests of type ``ranks``, for ``--model kick``."""
+
+    def build_all_requests(self, **options: Any) -> None:
+        """As in lm-eval.
+
+        Raises:
+            SettingsError: No ``kick`` model is loaded.
+        """
+        require_kick_model(self.task_name)
+        super().build_all_requests(**options)
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **options: Any) -> Instance:
+        """The request: the prompt, and the names of the answer."""
+        delimiter = "" if options.get("apply_chat_template") else self.config.target_delimiter
+        return Instance(
+            request_type="ranks",
+            doc=doc,
+            arguments=(ctx, {"names": [f"{delimiter}{name}" for name in doc["aliases"]]}),
+            idx=0,
+            metadata=options["metadata"],
+        )

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Known, out of reach, lost: planted facts come out as planted."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lmkick_plugin.report.recall import FORMS, STATES, compare_recall, recall_of, state_of
+from lmkick_plugin.results.runs import load_run
+
+Facts = dict[str, dict[str, bool]]
+
+
+@pytest.mark.parametrize(
+    ("right", "state"),
+    [
+        ("say choose try shown read", "said"),
+        ("say", "said"),
+        ("choose", "out of reach"),
+        ("try read", "out of reach"),
+        ("shown", "out of reach"),
+        ("read", "readable only"),
+        ("", "lost"),
+    ],
+)
+def test_states(right: str, state: str) -> None:
+    assert state_of({form: form in right.split() for form in FORMS}) == state
+
+
+def test_a_fact_without_evidence_is_never_readable_only() -> None:
+    assert state_of({"say": False, "choose": False}) == "lost"
+
+
+def answers(chance: random.Random, state: str, count: int) -> Iterator[dict[str, bool]]:
+    """Facts in a true state; who does not recognise an answer chooses by chance."""
+    for _ in range(count):
+        recognised = state in ("said", "recognised")
+        yield {
+            "say": state == "said",
+            "choose": recognised or chance.random() < 0.25,
+            "try": state in ("said", "tried"),
+            "shown": state == "said",
+            "read": state in ("said", "readable") or (recognised and chance.random() < 0.5),
+        }
+
+
+def world(seed: int, **counts: int) -> tuple[Facts, Facts]:
+    """Facts that dense says, in known states of the compressed model."""
+    chance = random.Random(seed)
+    found = [row for state, count in counts.items() for row in answers(chance, state, count)]
+    compressed = {f"q{number}": row for number, row in enumerate(found)}
+    return {name: dict.fromkeys(FORMS, True) for name in compressed}, compressed
+
+
+PLANTED = {"said": 200, "tried": 60, "recognised": 80, "readable": 240, "lost": 120}
+TRUE = np.asarray([200, 140, 240, 120]) / 700
+
+
+def test_corrected_shares_are_the_planted_ones() -> None:
+    inside, values, plain = np.zeros(4), np.zeros(4), np.zeros(4)
+    for seed in range(40):
+        found = recall_of("x", *world(seed, **PLANTED), resamples=1_000, seed=seed)
+        assert found.said == found.table[0].sum() == 700
+        ends = np.asarray([found.interval(state) for state in STATES])
+        inside += (ends[:, 0] <= TRUE) & (ends[:, 1] >= TRUE)
+        values += found.shares / 40
+        plain += found.table[0] / 700 / 40
+    assert values == pytest.approx(TRUE, abs=0.01)
+    assert inside.min() >= 34  # of 40, at a level of 95 %
+    # The control: without the correction a quarter of what is gone counts as recognised.
+    assert plain[1] - TRUE[1] > 0.1
+
+
+def test_a_model_that_knows_nothing() -> None:
+    found = recall_of("x", *world(1, lost=400), resamples=2_000)
+    assert found.shares[:1].tolist() == [0]
+    assert found.shares[1] < 0.08
+    assert found.interval("lost")[1] > 0.97
+    assert found.interval("said")[1] > 0  # that none was seen does not make it impossible
+
+
+def test_a_model_that_says_all() -> None:
+    found = recall_of("x", *world(1, said=400), resamples=2_000)
+    assert found.shares.tolist() == [1, 0, 0, 0]
+    assert found.table[0].tolist() == [400, 0, 0, 0]
+    assert found.interval("lost")[1] < 0.01
+
+
+def test_a_model_that_recognises_but_does_not_say() -> None:
+    found = recall_of("x", *world(1, recognised=400), resamples=2_000)
+    assert found.shares.tolist() == [0, 1, 0, 0]
+    assert found.interval("out of reach")[0] > 0.97
+
+
+def test_few_facts_have_no_shares() -> None:
+    few = recall_of("x", *world(1, said=9, lost=10), resamples=100)
+    assert "too few" in few.sentence()
+    assert few.to_dict()["shares"] is None
+    none = {"q": dict.fromkeys(FORMS, False)}
+    nothing = recall_of("x", none, none, resamples=100)
+    assert "none can be lost" in nothing.sentence()
+    assert nothing.table[3, 3] == 1
+    with pytest.raises(ValueError, match="other facts"):
+        recall_of("x", none, {"p": none["q"]})
+
+
+# --- from results on disk -------------------------------------------------------------------------
+
+
+def write_run(folder: Path, facts: Facts, *, seed: int = 1, without: str = "") -> Path:
+    """Results and samples of the recall tasks, as lm-eval writes them."""
+    folder.mkdir(parents=True)
+    stamp = "2026-01-01T00-00-00.000000"
+    tasks = [form for form in FORMS if form != without]
+    results: dict[str, Any] = {
+        "results": {}, "configs": {}, "versions": {}, "n-shot": {}, "n-samples": {},
+        "higher_is_better": {}, "config": {"model": "hf", "torch_seed": seed},
+        "model_name": folder.name,
+    }  # fmt: skip
+    for form in tasks:
+        task, metric = f"recall_kick_{form}", FORMS[form]
+        asked = {name: row[form] for name, row in facts.items() if form in row}
+        lines = [
+            json.dumps(
+                {
+                    "doc_id": number,
+                    "doc": {"cluster": name},
+                    "target": name,
+                    "arguments": {"gen_args_0": {"arg_0": f"{form} {name}", "arg_1": {"a": 1}}},
+                    "resps": [["x"]],
+                    "filtered_resps": ["x"],
+                    "filter": "none",
+                    "metrics": [metric],
+                    "doc_hash": f"{form} {name}",
+                    "prompt_hash": name,
+                    "target_hash": name,
+                    metric: float(right),
+                }
+            )
+            for number, (name, right) in enumerate(asked.items())
+        ]
+        (folder / f"samples_{task}_{stamp}.jsonl").write_text("\n".join(lines) + "\n")
+        mean = sum(asked.values()) / len(asked)
+        results["results"][task] = {"alias": task, f"{metric},none": mean}
+        results["versions"][task] = 1.0
+        results["n-shot"][task] = 0
+        results["configs"][task] = {"task": task}
+        results["higher_is_better"][task] = {metric: None}
+        results["n-samples"][task] = {"original": len(asked), "effective": len(asked)}
+    (folder / f"results_{stamp}.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_runs_on_disk(tmp_path: Path) -> None:
+    dense, compressed = world(3, **PLANTED)
+    for side in (dense, compressed):
+        del side["q699"]["read"]  # no evidence holds its answer
+    first = load_run(str(write_run(tmp_path / "dense", dense)))
+    second = load_run(str(write_run(tmp_path / "small", compressed)))
+    (found,), notes = compare_recall(first, second)
+    assert notes == []
+    expected = recall_of("TriviaQA", dense, compressed)
+    assert found.table.tolist() == expected.table.tolist()
+    assert found.without_evidence == 1
+    assert found.shares == pytest.approx(expected.shares)
+
+    from lmkick_plugin.report.compare import compare_runs
+
+    comparison = compare_runs(first, second)
+    assert "Of the 700 facts that dense says: said 28.6 %" in comparison.to_text()
+    assert "1 facts have no evidence" in comparison.to_text()
+    assert json.loads(comparison.to_json())["recall"][0]["said_by_dense"] == 700
+    # The same facts in five ways are not five tasks: no verdict on any of them.
+    assert {row.statistics.verdict for row in comparison.rows} == {None}
+    assert compare_runs(first, second, tasks=["recall_kick_say"]).recall == ()
+
+
+def test_other_seeds_are_not_compared(tmp_path: Path) -> None:
+    dense, compressed = world(3, said=30, lost=30)
+    first = load_run(str(write_run(tmp_path / "dense", dense)))
+    second = load_run(str(write_run(tmp_path / "small", compressed, seed=2)))
+    found, (note,) = compare_recall(first, second)
+    assert found == []
+    assert "recall of TriviaQA is not compared" in note
+    assert "seeds" in note
+
+
+def test_forms_that_were_not_asked_are_named(tmp_path: Path) -> None:
+    """As of a model type without log-likelihoods."""
+    dense, compressed = world(3, said=30, recognised=30)
+    first = load_run(str(write_run(tmp_path / "dense", dense, without="choose")))
+    second = load_run(str(write_run(tmp_path / "small", compressed)))
+    (found,), _ = compare_recall(first, second)
+    assert "Not asked: choose." in found.to_text()
+    assert found.table[0, 1] == 0
