@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= test,judge,report,bitsandbytes,compressed-tensors,gguf
+EXTRAS ?= test,judge,report,bitsandbytes,compressed-tensors,gguf,torchao,ray
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 

@@ -36,7 +36,7 @@ def make_sweep(grid: Grid | None, pattern: NM | None, prunes: bool) -> ColumnBuf
     torch.manual_seed(0)
     grids = None
     if grid is not None:
-        grids = GroupGrids(grid, torch.randn(size, rows), None, static=True)
+        grids = GroupGrids(grid, torch.randn(size, rows), None, static=True, matrix_scale=None)
     sweep = ColumnBuffers(
         size, rows, torch.device("cpu"), prunes=prunes, pattern=pattern, grids=grids
     )
