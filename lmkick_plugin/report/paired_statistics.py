@@ -121,6 +121,11 @@ class PairedStatistics:
     judged: bool = True
 
     @property
+    def above_floor(self) -> bool:
+        """Whether the dense model has something to lose; always, for a perplexity."""
+        return self.direction == "at_most" or self.recovery_above_chance is not None
+
+    @property
     def can_have_verdict(self) -> bool:
         """Whether the metric is one that verdicts are given on."""
         return self.judged and self.direction is not None

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from lmkick_plugin.report.claims.findings import Finding, by_sign, finding, within
+from lmkick_plugin.report.claims.findings import Finding, at_least, finding, within
 from lmkick_plugin.report.claims.quantities import (
-    KNOWLEDGE,
+    knowledge_tasks,
     mean_recovery,
     recovery_of,
     settings_but,
@@ -39,11 +39,7 @@ def samples_help_sparsegpt(evidence: Evidence, model: Model) -> Finding:
             counts = [few.number("nsamples"), many.number("nsamples")]
             if counts[0] == counts[1]:
                 continue
-            tasks = [
-                task
-                for task in KNOWLEDGE
-                if evidence.pairing(few, task) and evidence.pairing(many, task)
-            ]
+            tasks = knowledge_tasks(evidence, few, many)
             ends = [mean_recovery(evidence, cell, tasks) for cell in (few, many)]
             if ends[0] is None or ends[1] is None:
                 continue
@@ -51,9 +47,9 @@ def samples_help_sparsegpt(evidence: Evidence, model: Model) -> Finding:
             what = f"recovery with {counts[1]:g} samples minus {counts[0]:g}, {many.label}"
             bound = evidence.settings.tolerance
             parts.append(
-                by_sign(what, gain.value, gain.draws, cells=[few, many])
+                at_least(what, gain, cells=[few, many])
                 if method == "sparsegpt"
-                else within(what, gain.value, gain.draws, bound, cells=[few, many])
+                else within(what, gain, bound, cells=[few, many])
             )
     methods = {cell.compressor for part in parts for cell in part.cells}
     needs = "needs sparsegpt and wanda, each with two values of nsamples, and knowledge tasks"
@@ -81,7 +77,7 @@ def own_text_beats_c4(evidence: Evidence, model: Model) -> Finding:
                 if own is not None and general is not None:
                     gain = own - general
                     what = f"{task}: recovery with its own text minus C4, {cell.label}"
-                    parts.append(by_sign(what, gain.value, gain.draws, cells=[cell, other]))
+                    parts.append(at_least(what, gain, cells=[cell, other]))
     return finding(
         parts,
         needs="needs a run with calibration=task:NAME beside the same with c4, and that task",

@@ -1,32 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Findings of a claim: parts decided by intervals, and their combination."""
+"""The finding on a claim: parts, each decided by an interval, and what they say together.
+
+A claim that says k things fails where one of them fails at 1 - .05/k: one of many fails by chance.
+One that needs any of k levels to hold takes that level's interval at 1 - .05/k.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from lmkick_plugin.report.bootstrap import FloatArray, Interval, percentile_interval
+from lmkick_plugin.report.formatting import interval as shown_interval
+from lmkick_plugin.report.formatting import number, percent
 from lmkick_plugin.report.models import Cell
-from lmkick_plugin.report.verdict import Verdict
+from lmkick_plugin.report.verdict import FEWEST
 
 __all__ = [
     "Finding",
     "Outcome",
     "Part",
+    "Quantity",
     "all_of",
     "any_of",
-    "by_sign",
+    "at_least",
+    "decided",
     "finding",
-    "is_verdict",
+    "missing",
     "not_measured",
     "within",
 ]
 
 Outcome: TypeAlias = Literal["holds", "fails", "inconclusive", "not measured"]
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number and how it might have come out.
+
+    Attributes:
+        value: The number.
+        draws: float64 [draws].
+        clusters: Independent items it rests on: the fewest of its parts; None for a constant.
+    """
+
+    value: float
+    draws: FloatArray
+    clusters: int | None = None
+
+    def __sub__(self, other: Quantity) -> Quantity:
+        counts = [c for c in (self.clusters, other.clusters) if c is not None]
+        return Quantity(
+            self.value - other.value, self.draws - other.draws, min(counts, default=None)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +66,12 @@ class Part:
 
     Attributes:
         what: The quantity, in words.
-        outcome: What its interval says.
+        outcome: What its 95 % interval says.
         value: The quantity; None where it was not measured.
         interval: 95 % interval of it.
         percent: Whether value and interval are shares.
         cells: The runs it was computed from.
+        at: What its interval of another level says.
     """
 
     what: str
@@ -48,11 +80,24 @@ class Part:
     interval: Interval | None = None
     percent: bool = True
     cells: tuple[Cell, ...] = ()
+    at: Callable[[float], Outcome] | None = field(default=None, repr=False, compare=False)
+
+    def among(self, count: int, outcome: Outcome) -> Outcome:
+        """The outcome where this is one of several parts.
+
+        Args:
+            count: k.
+            outcome: The one that needs the level 1 - .05/k.
+        """
+        if self.outcome != outcome or count < 2 or self.at is None:
+            return self.outcome
+        strict = self.at(1 - (1 - LEVEL) / count)
+        return outcome if strict == outcome else "inconclusive"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What became of a claim.
+    """The finding on a claim.
 
     Attributes:
         outcome: The verdict.
@@ -87,101 +132,104 @@ def _first(outcomes: Iterable[Outcome], order: Sequence[Outcome]) -> Outcome:
     return next((outcome for outcome in order if outcome in found), "not measured")
 
 
-def by_sign(
+def decided(
     what: str,
-    value: float,
-    draws: FloatArray,
+    quantity: Quantity,
+    rule: Callable[[float, float], Outcome],
     *,
     cells: Sequence[Cell],
     percent: bool = True,
-    or_zero: bool = False,
 ) -> Part:
-    """Decide whether a quantity is above zero.
+    """Decide a part by a rule on the ends of an interval.
 
     Args:
         what: The quantity, in words.
-        value: The quantity.
-        draws: float64 [draws], it over resamples.
+        quantity: It and its draws.
+        rule: From lower and upper end to the outcome.
         cells: The runs it was computed from.
         percent: Whether it is a share.
-        or_zero: Whether zero itself counts as above.
 
     Returns:
-        *holds* where the whole interval lies above zero, *fails* where it lies below, otherwise
-        *inconclusive*; *not measured* where a number is not finite.
+        The part; *inconclusive* below `FEWEST` independent items, *not measured* where a number is
+        not finite.
     """
-    low, high = percentile_interval(draws)
-    if not (np.isfinite(value) and np.isfinite(low) and np.isfinite(high)):
+    ends = percentile_interval(quantity.draws)
+    if not np.isfinite([quantity.value, *ends]).all():
         return Part(what=f"{what}: not a finite number", outcome="not measured", cells=tuple(cells))
-    if low > 0 or (or_zero and low >= 0):
-        outcome: Outcome = "holds"
-    else:
-        outcome = "fails" if high < 0 else "inconclusive"
+    few = quantity.clusters is not None and quantity.clusters < FEWEST
+
+    def at(level: float) -> Outcome:
+        if few:
+            return "inconclusive"
+        return rule(*percentile_interval(quantity.draws, level=level))
+
     return Part(
-        what=what,
-        outcome=outcome,
-        value=value,
-        interval=(low, high),
+        what=f"{what} ({quantity.clusters} items, too few)" if few else what,
+        outcome=at(LEVEL),
+        value=quantity.value,
+        interval=ends,
         percent=percent,
         cells=tuple(cells),
+        at=at,
     )
 
 
-def within(
-    what: str, value: float, draws: FloatArray, bound: float, *, cells: Sequence[Cell]
+def at_least(
+    what: str,
+    quantity: Quantity,
+    *,
+    cells: Sequence[Cell],
+    percent: bool = True,
+    bound: float = 0.0,
+    or_equal: bool = False,
 ) -> Part:
+    """Decide whether a quantity lies above a bound, which is the same for *holds* and *fails*.
+
+    Args:
+        what: The quantity, in words.
+        quantity: It and its draws.
+        cells: The runs it was computed from.
+        percent: Whether it is a share.
+        bound: The bound.
+        or_equal: Whether the bound itself counts as above.
+
+    Returns:
+        *holds* where the whole interval lies above, *fails* where it lies below, otherwise
+        *inconclusive*; *not measured* where a number is not finite.
+    """
+
+    def rule(low: float, high: float) -> Outcome:
+        if low > bound or (or_equal and low >= bound):
+            return "holds"
+        return "fails" if high < bound else "inconclusive"
+
+    return decided(what, quantity, rule, cells=cells, percent=percent)
+
+
+def within(what: str, quantity: Quantity, bound: float, *, cells: Sequence[Cell]) -> Part:
     """Decide whether a quantity stays within a bound either way.
 
     Args:
         what: The quantity, in words.
-        value: The quantity.
-        draws: float64 [draws], it over resamples.
+        quantity: It and its draws.
         bound: How far from zero it may be.
         cells: The runs it was computed from.
 
     Returns:
         *holds* where the whole interval lies within, *fails* where it lies outside.
     """
-    part = by_sign(what, value, draws, cells=cells)
-    if part.interval is None:
-        return part
-    low, high = part.interval
-    outcome: Outcome = "inconclusive"
-    if -bound <= low and high <= bound:
-        outcome = "holds"
-    elif low > bound or high < -bound:
-        outcome = "fails"
-    return Part(what=what, outcome=outcome, value=value, interval=part.interval, cells=part.cells)
+
+    def rule(low: float, high: float) -> Outcome:
+        if -bound <= low and high <= bound:
+            return "holds"
+        return "fails" if low > bound or high < -bound else "inconclusive"
+
+    return decided(what, quantity, rule, cells=cells)
 
 
-def is_verdict(
-    what: str, verdict: Verdict | None, wanted: Verdict, margin: Part, *, cells: Sequence[Cell]
-) -> Part:
-    """Decide whether a matching verdict is the wanted one.
-
-    Args:
-        what: The quantity, in words.
-        verdict: *match*, *fail* or *inconclusive*; None where there is none.
-        wanted: What the claim says it is.
-        margin: Value and interval to show.
-        cells: The runs.
-
-    Returns:
-        *inconclusive* where the verdict is.
-    """
-    if verdict is None:
-        return Part(what=f"{what}: no verdict", outcome="not measured", cells=tuple(cells))
-    outcome: Outcome = "holds" if verdict == wanted else "fails"
-    if verdict == "inconclusive":
-        outcome = "inconclusive"
-    return Part(
-        what=what,
-        outcome=outcome,
-        value=margin.value,
-        interval=margin.interval,
-        percent=margin.percent,
-        cells=tuple(cells),
-    )
+def missing(what: str, cells: Sequence[Cell] = ()) -> Part:
+    """A part that was not measured."""
+    return Part(what=what, outcome="not measured", cells=tuple(cells))
 
 
 def not_measured(reason: str, parts: Sequence[Part] = ()) -> Finding:
@@ -189,13 +237,12 @@ def not_measured(reason: str, parts: Sequence[Part] = ()) -> Finding:
     return Finding(outcome="not measured", reason=reason, parts=tuple(parts))
 
 
-def finding(parts: Sequence[Part], *, needs: str, reason: str = "") -> Finding:
+def finding(parts: Sequence[Part], *, needs: str) -> Finding:
     """A claim that says that all of its parts hold.
 
     Args:
         parts: What was measured; parts not measured count.
         needs: Which runs would measure it, for where they are missing.
-        reason: What to say; by default the deciding part says it.
 
     Returns:
         The finding.
@@ -203,12 +250,33 @@ def finding(parts: Sequence[Part], *, needs: str, reason: str = "") -> Finding:
     measured = [part for part in parts if part.outcome != "not measured"]
     if not measured:
         return not_measured(needs, parts)
+    k = len(measured)
+    parts = tuple(replace(part, outcome=part.among(k, "fails")) for part in parts)
     outcome = all_of(part.outcome for part in parts)
     candidates = [part for part in parts if part.outcome == outcome]
-    deciding = min(candidates, key=lambda part: (part.interval or (float("-inf"),))[0])
+    deciding = min(candidates, key=lambda part: (part.interval or (-math.inf,))[0])
+    return Finding(
+        outcome=outcome, reason=_sentence(outcome, parts, deciding), parts=parts, deciding=deciding
+    )
+
+
+def _sentence(outcome: Outcome, parts: Sequence[Part], deciding: Part) -> str:
+    """Why a claim came to its outcome, in words and numbers."""
+    count, held = len(parts), sum(part.outcome == "holds" for part in parts)
+    shown = f"{deciding.what}{_value(deciding)}"
+    if outcome == "holds":
+        return f"{shown}." if count == 1 else f"All {count} comparisons say so; closest: {shown}."
     if outcome == "not measured":
-        said = f"{len(measured)} of {len(parts)} parts measured. {deciding.what}"
-    else:
-        count = sum(part.outcome == "holds" for part in parts)
-        said = f"{count} of {len(parts)} parts hold. {reason or deciding.what}"
-    return Finding(outcome=outcome, reason=said, parts=tuple(parts), deciding=deciding)
+        return f"{held} of {count} comparisons say so, and others are missing: {deciding.what}."
+    what = "do not" if outcome == "fails" else "are not settled"
+    against = sum(part.outcome == outcome for part in parts)
+    if count == 1:
+        return f"{shown}{'' if outcome == 'fails' else ', which settles nothing'}."
+    return f"{held} of {count} comparisons say so, {against} {what}: {shown}."
+
+
+def _value(part: Part) -> str:
+    if part.value is None:
+        return ""
+    show = percent if part.percent else number
+    return f": {show(part.value)} {shown_interval(part.interval, shares=part.percent)}"

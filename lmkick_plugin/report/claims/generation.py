@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmkick_plugin.report.claims.findings import Finding, Part, by_sign, finding
+from lmkick_plugin.report.claims.findings import Finding, Quantity, at_least, finding, missing
 from lmkick_plugin.report.claims.quantities import PRUNERS, mean_of, recovery_of, unstructured
 from lmkick_plugin.report.curves import level_name
 from lmkick_plugin.report.evidence import Evidence
@@ -44,9 +44,13 @@ def unique_words_fall(evidence: Evidence, model: Model) -> Finding:
         )
         draws = np.stack([pairings[0].dense_draws, *(p.draws for p in pairings)])
         slopes = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-        fall, drawn = -0.1 * float(slopes @ points), -0.1 * (slopes @ draws)
+        fall = Quantity(
+            -0.1 * float(slopes @ points),
+            -0.1 * (slopes @ draws),
+            min(pairing.statistics.clusters for pairing in pairings),
+        )
         what = f"unique words lost for each 10 % of weights, {method}"
-        parts.append(by_sign(what, fall, drawn, cells=cells, percent=False))
+        parts.append(at_least(what, fall, cells=cells, percent=False))
     return finding(parts, needs=f"needs pruned runs with {_INSTRUCT}")
 
 
@@ -77,13 +81,11 @@ def long_stories_fall_more(evidence: Evidence, model: Model) -> Finding:
             mean = mean_of(gaps)
             levels = ", ".join(level_name(cell) for cell in used)
             what = f"recovery on short minus long stories, {method} ({levels})"
-            parts.append(by_sign(what, mean.value, mean.draws, cells=used))
+            parts.append(at_least(what, mean, cells=used))
         elif cut:
             parts.append(
-                Part(
-                    what=f"{method}: stories were cut to the context, or it is not known that"
-                    " none was",
-                    outcome="not measured",
+                missing(
+                    f"{method}: stories were cut to the context, or it is not known that none was"
                 )
             )
     needs = f"needs pruned runs with {_SHORT} and {_LONG} whose stories all fit the context"

@@ -9,13 +9,12 @@ import numpy as np
 
 from lmkick_plugin.report.claims.findings import (
     Finding,
-    Outcome,
     Part,
-    all_of,
+    Quantity,
     any_of,
-    by_sign,
+    at_least,
     finding,
-    is_verdict,
+    missing,
     not_measured,
 )
 from lmkick_plugin.report.claims.quantities import (
@@ -26,17 +25,16 @@ from lmkick_plugin.report.claims.quantities import (
     OPEN,
     PERPLEXITY,
     PRUNERS,
-    Quantity,
     by_level,
     mean_of,
     recovery_of,
-    recovery_part,
     unstructured,
+    verdict_part,
 )
 from lmkick_plugin.report.curves import level_name
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.models import Cell, Model
-from lmkick_plugin.report.verdict import Verdict, matches
+from lmkick_plugin.report.verdict import matches
 
 __all__ = [
     "categories_differ",
@@ -51,16 +49,6 @@ __all__ = [
 _LEAST_KEPT = 1 / 1.25  # of dense token perplexity over compressed, in claim 1
 _MOST = 0.35  # sparsity of claim 1
 _LEAST = 0.40  # sparsity of claim 5
-
-
-def _verdict_part(evidence: Evidence, cell: Cell, task: str, wanted: Verdict) -> Part:
-    """Whether a run's matching verdict on a task is the wanted one."""
-    what = f"{task} recovery, {cell.label}"
-    pairing = evidence.pairing(cell, task)
-    if pairing is None:
-        return Part(what=f"{task} of {cell.label} is missing", outcome="not measured")
-    shown = recovery_part(evidence, cell, task)
-    return is_verdict(what, pairing.statistics.verdict, wanted, shown, cells=[cell])
 
 
 def knowledge_before_perplexity(evidence: Evidence, model: Model) -> Finding:
@@ -83,49 +71,50 @@ def knowledge_before_perplexity(evidence: Evidence, model: Model) -> Finding:
     for s, cells in levels.items():
         parts = []
         for cell in cells:
-            parts.append(_verdict_part(evidence, cell, FREEBASEQA, "fail"))
-            ratio = recovery_of(evidence, cell, PERPLEXITY)
-            what = f"room below 1.25 x dense perplexity, {cell.label}"
-            if ratio is None:
-                parts.append(Part(what=f"{what}: missing", outcome="not measured"))
+            parts.append(verdict_part(evidence, cell, FREEBASEQA, "fail"))
+            kept = recovery_of(evidence, cell, PERPLEXITY)
+            what = f"dense perplexity over that of {cell.label}"
+            if kept is None:
+                parts.append(missing(f"{what} is missing"))
             else:
-                room = Quantity(ratio.value - _LEAST_KEPT, ratio.draws - _LEAST_KEPT)
-                parts.append(by_sign(what, room.value, room.draws, cells=[cell], or_zero=True))
+                room = at_least(what, kept, cells=[cell], bound=_LEAST_KEPT, or_equal=True)
+                parts.append(room)
         absent = [m for m in PRUNERS if m not in {cell.compressor for cell in cells}]
-        parts += [
-            Part(what=f"{method} at {100 * s:g} % is missing", outcome="not measured")
-            for method in absent
-        ]
+        parts += [missing(f"{method} at {100 * s:g} % is missing") for method in absent]
         by_s[s] = parts
     complete = {s: p for s, p in by_s.items() if all(x.outcome != "not measured" for x in p)}
     by_s = complete or by_s
-    outcomes = {s: all_of(part.outcome for part in parts) for s, parts in by_s.items()}
-    outcome = any_of(outcomes.values())
+    k = len(by_s)  # any of so many levels would do
+    found = {
+        s: finding([replace(p, outcome=p.among(k, "holds")) for p in parts], needs=needs)
+        for s, parts in by_s.items()
+    }
+    outcome = any_of(one.outcome for one in found.values())
     if outcome == "not measured":
-        return not_measured(needs, [part for parts in by_s.values() for part in parts])
-    chosen = next(s for s, found in outcomes.items() if found == outcome)
-    best = finding(by_s[chosen], needs=needs)
-    tried = ", ".join(f"{100 * s:g} %" for s in by_s)
-    words = "at" if outcome == "holds" else "looked at"
-    said = f"{words} {100 * chosen:g} % (of {tried}). {best.reason}"
-    every = tuple(part for parts in by_s.values() for part in parts)
-    return Finding(outcome=outcome, reason=said, parts=every, deciding=best.deciding)
+        return not_measured(needs, [part for one in found.values() for part in one.parts])
+    chosen = next(s for s, one in found.items() if one.outcome == outcome)
+    names = ", ".join(f"{100 * s:g} %" for s in by_s)
+    tried = "" if k == 1 else f", one of {k} levels tried ({names})"
+    return Finding(
+        outcome=outcome,
+        reason=f"At {100 * chosen:g} %{tried}: {found[chosen].reason}",
+        parts=tuple(part for one in found.values() for part in one.parts),
+        deciding=found[chosen].deciding,
+    )
 
 
 def patterns_fail(evidence: Evidence, model: Model) -> Finding:
     """Claim 2: every N:M pattern with every method fails on FreebaseQA, MMLU and TriviaQA."""
     cells = [c for c in model.cells if c.pruned and c.pattern and c.compressor not in CONTROLS]
     tasks = (FREEBASEQA, MMLU, CLOSED, OPEN)
-    parts = [_verdict_part(evidence, cell, task, "fail") for cell in cells for task in tasks]
+    parts = [verdict_part(evidence, cell, task, "fail") for cell in cells for task in tasks]
     return finding(parts, needs=f"needs N:M runs with {', '.join(tasks)}")
 
 
 def eight_bits_match(evidence: Evidence, model: Model) -> Finding:
     """Claim 3: 8-bit quantization matches on MMLU and open-book TriviaQA."""
     cells = [cell for cell in model.cells if cell.quantized and cell.bits == 8]
-    parts = [
-        _verdict_part(evidence, cell, task, "match") for cell in cells for task in (MMLU, OPEN)
-    ]
+    parts = [verdict_part(evidence, cell, task, "match") for cell in cells for task in (MMLU, OPEN)]
     return finding(parts, needs=f"needs an 8-bit run with {MMLU} and {OPEN}")
 
 
@@ -134,7 +123,7 @@ def open_book_outlasts_closed(evidence: Evidence, model: Model) -> Finding:
     parts = []
     for method in PRUNERS:
         cells = unstructured(model, methods=[method])
-        both = [c for c in cells if all(evidence.pairing(c, task) for task in (CLOSED, OPEN))]
+        both = [c for c in cells if all(recovery_of(evidence, c, t) for t in (CLOSED, OPEN))]
         if not both:
             continue
         levels = [
@@ -143,11 +132,8 @@ def open_book_outlasts_closed(evidence: Evidence, model: Model) -> Finding:
         ]
         gap = levels[0] - levels[1]
         parts.append(
-            by_sign(
-                f"largest matching sparsity, open minus closed book, {method}",
-                gap.value,
-                gap.draws,
-                cells=both,
+            at_least(
+                f"largest matching sparsity, open minus closed book, {method}", gap, cells=both
             )
         )
     return finding(parts, needs=f"needs pruned runs with {CLOSED} and {OPEN}")
@@ -156,7 +142,7 @@ def open_book_outlasts_closed(evidence: Evidence, model: Model) -> Finding:
 def _largest_matching(evidence: Evidence, cells: list[Cell], task: str) -> Quantity:
     """The largest sparsity whose score is within the tolerance; 0, the dense model, always is."""
     kept = 1 - evidence.settings.tolerance
-    value, draws = 0.0, np.zeros(1)
+    value, draws, clusters = 0.0, np.zeros(1), []
     for s, level in by_level(cells).items():
         pairings = [p for p in (evidence.pairing(cell, task) for cell in level) if p is not None]
         if not pairings:
@@ -169,10 +155,11 @@ def _largest_matching(evidence: Evidence, cells: list[Cell], task: str) -> Quant
             )
             for p in pairings
         )
+        clusters += [p.statistics.clusters for p in pairings]
         value = s if point else value
         drawn = np.all([p.draws >= kept * p.dense_draws for p in pairings], axis=0)
         draws = np.where(drawn, s, draws)
-    return Quantity(value, np.asarray(draws, dtype=np.float64))
+    return Quantity(value, np.asarray(draws, dtype=np.float64), min(clusters, default=None))
 
 
 def freebaseqa_before_mmlu(evidence: Evidence, model: Model) -> Finding:
@@ -185,7 +172,7 @@ def freebaseqa_before_mmlu(evidence: Evidence, model: Model) -> Finding:
         if mmlu is not None and facts is not None:
             gap = mmlu - facts
             what = f"recovery of {MMLU} minus that of {FREEBASEQA}, {cell.label}"
-            parts.append(by_sign(what, gap.value, gap.draws, cells=[cell]))
+            parts.append(at_least(what, gap, cells=[cell]))
     return finding(parts, needs=f"needs wanda at 40 % or more with {FREEBASEQA} and {MMLU}")
 
 
@@ -214,12 +201,15 @@ def magnitude_is_enough(evidence: Evidence, model: Model) -> Finding:
                         continue
                     gap = ours - theirs
                     what = f"{task} at {100 * s:g} %: magnitude minus {other.compressor}"
-                    part = by_sign(what, gap.value, gap.draws, cells=[cell, other])
-                    if part.interval is not None:
-                        low, high = (end + evidence.settings.tolerance for end in part.interval)
-                        outcome: Outcome = "fails" if high < 0 else "inconclusive"
-                        part = replace(part, outcome="holds" if low >= 0 else outcome)
-                    parts.append(part)
+                    parts.append(
+                        at_least(
+                            what,
+                            gap,
+                            cells=[cell, other],
+                            bound=-evidence.settings.tolerance,
+                            or_equal=True,
+                        )
+                    )
     return finding(
         parts,
         needs="needs magnitude beside wanda or sparsegpt at a sparsity where these match",
@@ -244,5 +234,5 @@ def categories_differ(evidence: Evidence, model: Model) -> Finding:
                 mean = mean_of(gaps)
                 levels = ", ".join(level_name(cell) for cell in used)
                 what = f"recovery of STEM minus {category.replace('_', ' ')}, {method} ({levels})"
-                parts.append(by_sign(what, mean.value, mean.draws, cells=used))
+                parts.append(at_least(what, mean, cells=used))
     return finding(parts, needs=f"needs pruned runs with {MMLU} by category")

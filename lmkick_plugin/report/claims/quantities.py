@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantities that claims use: recoveries as draws, runs by method and level."""
+"""Quantities that claims read from the evidence: recoveries as draws, runs by method and level."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from lmkick_plugin.recipe.methods import METHODS
-from lmkick_plugin.report.bootstrap import FloatArray
-from lmkick_plugin.report.claims.findings import Part, by_sign
+from lmkick_plugin.report.bootstrap import percentile_interval
+from lmkick_plugin.report.claims.findings import (
+    LEVEL,
+    Outcome,
+    Part,
+    Quantity,
+    at_least,
+    missing,
+)
 from lmkick_plugin.report.evidence import Evidence, Pairing
 from lmkick_plugin.report.models import Cell, Model
-from lmkick_plugin.report.verdict import recovery
+from lmkick_plugin.report.verdict import Verdict, margin_of, recovery, verdict_of
 from lmkick_plugin.results.results_file import RECIPE
 
 __all__ = [
@@ -26,15 +33,15 @@ __all__ = [
     "OPEN",
     "PERPLEXITY",
     "PRUNERS",
-    "Quantity",
     "by_level",
+    "knowledge_tasks",
     "mean_of",
     "mean_recovery",
     "recovery_of",
-    "recovery_part",
     "settings_but",
     "unstructured",
     "value_of",
+    "verdict_part",
 ]
 
 FREEBASEQA = "kick_freebaseqa"
@@ -52,46 +59,53 @@ CONTROLS = frozenset(name for name, method in METHODS.items() if method.control)
 """Baselines; no claim is about them."""
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """A number and how it might have come out.
-
-    Attributes:
-        value: The number.
-        draws: float64 [draws].
-    """
-
-    value: float
-    draws: FloatArray
-
-    def __sub__(self, other: Quantity) -> Quantity:
-        return Quantity(self.value - other.value, self.draws - other.draws)
-
-
 def value_of(pairing: Pairing) -> Quantity:
     """A compressed run's score."""
-    return Quantity(pairing.statistics.compressed, pairing.draws)
+    found = pairing.statistics
+    return Quantity(found.compressed, pairing.draws, found.clusters)
 
 
 def recovery_of(
     evidence: Evidence, cell: Cell, task: str, metric: str | None = None
 ) -> Quantity | None:
-    """A run's score as a share of the dense one's; None where there is none."""
+    """A run's recovery; None where there is none, or where dense has nothing to lose."""
     if cell.dense:
         return Quantity(1.0, np.ones(1))
     pairing = evidence.pairing(cell, task, metric)
     found = None if pairing is None else pairing.statistics
-    if pairing is None or found is None or found.recovery is None:
+    if pairing is None or found is None or found.recovery is None or not found.above_floor:
         return None
-    return Quantity(found.recovery, recovery(pairing.dense_draws, pairing.draws, found.direction))
+    draws = recovery(pairing.dense_draws, pairing.draws, found.direction)
+    return Quantity(found.recovery, draws, found.clusters)
 
 
-def recovery_part(evidence: Evidence, cell: Cell, task: str) -> Part:
-    """A run's recovery, to be shown with a verdict."""
-    quantity = recovery_of(evidence, cell, task)
-    if quantity is None:
-        return Part(what="", outcome="not measured")
-    return by_sign("", quantity.value, quantity.draws, cells=[cell])
+def verdict_part(evidence: Evidence, cell: Cell, task: str, wanted: Verdict) -> Part:
+    """Whether a run's matching verdict on a task is the wanted one, *match* or *fail*."""
+    what = f"recovery of {cell.label} on {task}"
+    pairing = evidence.pairing(cell, task)
+    kept = recovery_of(evidence, cell, task)
+    if pairing is None:
+        return missing(f"{task} of {cell.label} is missing")
+    found = pairing.statistics
+    if found.verdict is None or kept is None or found.direction is None:
+        return missing(f"{what}: no verdict", [cell])
+    margin = margin_of(
+        pairing.dense_draws, pairing.draws, evidence.settings.tolerance, found.direction
+    )
+
+    def at(level: float) -> Outcome:
+        if found.verdict in ("inconclusive", "too few"):
+            return "inconclusive"
+        strict = found.verdict
+        if level > LEVEL:
+            ends = percentile_interval(margin, level=level)
+            strict = verdict_of(ends, clusters=found.clusters, scale=found.dense)
+        if strict != found.verdict:
+            return "inconclusive"
+        return "holds" if strict == wanted else "fails"
+
+    shown = at_least(what, kept, cells=[cell])
+    return replace(shown, outcome=at(LEVEL), at=at)
 
 
 def mean_of(quantities: Sequence[Quantity]) -> Quantity:
@@ -101,6 +115,7 @@ def mean_of(quantities: Sequence[Quantity]) -> Quantity:
     return Quantity(
         float(np.mean([q.value for q in quantities])),
         np.asarray(np.mean(draws, axis=0), dtype=np.float64),
+        min((q.clusters for q in quantities if q.clusters is not None), default=None),
     )
 
 
@@ -109,6 +124,15 @@ def mean_recovery(evidence: Evidence, cell: Cell, tasks: Iterable[str]) -> Quant
     found = [recovery_of(evidence, cell, task) for task in tasks]
     known = [quantity for quantity in found if quantity is not None]
     return mean_of(known) if known and len(known) == len(found) else None
+
+
+def knowledge_tasks(evidence: Evidence, *cells: Cell) -> list[str]:
+    """Knowledge tasks on which each of some runs has a recovery."""
+    return [
+        task
+        for task in KNOWLEDGE
+        if all(recovery_of(evidence, cell, task) is not None for cell in cells)
+    ]
 
 
 def unstructured(model: Model, *, methods: Sequence[str] = PRUNERS) -> list[Cell]:

@@ -3,11 +3,26 @@
 
 from __future__ import annotations
 
-from lmkick_plugin.report.claims.findings import Finding, Outcome, Part, by_sign, finding
-from lmkick_plugin.report.claims.quantities import CONTROLS, KNOWLEDGE, mean_recovery
+from lmkick_plugin.report.claims.findings import (
+    LEVEL,
+    Finding,
+    Outcome,
+    Part,
+    at_least,
+    finding,
+    missing,
+)
+from lmkick_plugin.report.claims.quantities import (
+    CONTROLS,
+    KNOWLEDGE,
+    knowledge_tasks,
+    mean_recovery,
+)
 from lmkick_plugin.report.evidence import Evidence
-from lmkick_plugin.report.models import Model
+from lmkick_plugin.report.models import Cell, Model
+from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.size_pairs import NEAR, compare_across, size_pairs
+from lmkick_plugin.report.verdict import FEWEST
 
 __all__ = ["large_sparse_against_small_dense", "quantization_keeps_more"]
 
@@ -32,28 +47,40 @@ def large_sparse_against_small_dense(evidence: Evidence, model: Model) -> Findin
         for across in compare_across(evidence, large, small, KNOWLEDGE):
             what = f"{across.task}: {small.label} minus {large.label}"
             if across.statistics is None:
-                parts.append(Part(what=f"{what}: {across.problem}", outcome="not measured"))
+                parts.append(missing(f"{what}: {across.problem}"))
                 continue
-            low, high = across.statistics.interval
-            outcome: Outcome = "inconclusive"
-            if high <= 0:
-                outcome = "holds"
-            elif low > 0:
-                outcome = "fails"
-            parts.append(
-                Part(
-                    what=what,
-                    outcome=outcome,
-                    value=-across.statistics.difference,
-                    interval=(-high, -low),
-                    percent=False,
-                    cells=(large, small),
-                )
-            )
+            parts.append(_no_better(what, across.statistics, (large, small)))
     return finding(
         parts,
         needs="needs a pruned run of this model and a smaller model's dense run with as many"
         f" non-zero parameters (within {100 * NEAR:g} %), on the same tasks",
+    )
+
+
+def _no_better(what: str, found: PairedStatistics, cells: tuple[Cell, Cell]) -> Part:
+    """Whether small minus large lies at or above zero; not with too few items."""
+    from scipy.special import ndtri
+
+    low, high = found.interval
+    middle = (low + high) / 2
+
+    def at(level: float) -> Outcome:
+        wider = float(ndtri((1 + level) / 2) / ndtri(0.975))
+        low_end, high_end = (middle + wider * (end - middle) for end in found.interval)
+        if found.clusters < FEWEST:
+            return "inconclusive"
+        if high_end <= 0:
+            return "holds"
+        return "fails" if low_end > 0 else "inconclusive"
+
+    return Part(
+        what=what,
+        outcome=at(LEVEL),
+        value=-found.difference,
+        interval=(-high, -low),
+        percent=False,
+        cells=cells,
+        at=at,
     )
 
 
@@ -76,11 +103,7 @@ def quantization_keeps_more(evidence: Evidence, model: Model) -> Finding:
         near = [c for c in pruned if abs((c.bytes or 0) / cell.bytes - 1) <= _NEAR_BYTES]
         rivals = []
         for other in near:
-            tasks = [
-                task
-                for task in KNOWLEDGE
-                if evidence.pairing(cell, task) and evidence.pairing(other, task)
-            ]
+            tasks = knowledge_tasks(evidence, cell, other)
             ours = mean_recovery(evidence, cell, tasks)
             theirs = mean_recovery(evidence, other, tasks)
             if ours is not None and theirs is not None:
@@ -88,7 +111,7 @@ def quantization_keeps_more(evidence: Evidence, model: Model) -> Finding:
         if rivals:
             _, other, gap, count = max(rivals, key=lambda rival: (rival[0], rival[1].name))
             what = f"mean recovery over {count} tasks, {cell.label} minus {other.label}"
-            parts.append(by_sign(what, gap.value, gap.draws, cells=[cell, other]))
+            parts.append(at_least(what, gap, cells=[cell, other]))
     return finding(
         parts,
         needs="needs a quantized and a pruned run of about the same bytes, with knowledge tasks",

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from lmkick_plugin.report.claims import CLAIMS, Finding
 from lmkick_plugin.report.claims.divergence import spearman
-from lmkick_plugin.report.claims.findings import all_of, any_of, by_sign, within
+from lmkick_plugin.report.claims.findings import Quantity, all_of, any_of, at_least, finding, within
 from tests.lmkick_plugin.report.benches import Bench
 
 FACTS, MMLU = "kick_freebaseqa", "kick_mmlu"
@@ -273,7 +273,7 @@ def test_a_dense_score_of_zero_is_no_evidence() -> None:
     bench = claim_1(0.0, 5.0)
     bench.dense = {**DENSE, FACTS: 0.0}
     evidence, model = bench.build()
-    part = CLAIMS[4].test(evidence, model)  # recovery is undefined
+    part = CLAIMS[4].test(evidence, model)  # nothing to lose
     assert part.outcome == "not measured"
 
 
@@ -290,15 +290,77 @@ def test_what_parts_come_to() -> None:
 
 def test_signs_and_bounds() -> None:
     drawn = np.linspace(0.01, 0.03, 1000)
-    assert by_sign("x", 0.02, drawn, cells=[]).outcome == "holds"
-    assert by_sign("x", -0.02, -drawn, cells=[]).outcome == "fails"
-    assert by_sign("x", 0.0, drawn - 0.02, cells=[]).outcome == "inconclusive"
-    assert by_sign("x", 0.0, np.zeros(10), cells=[]).outcome == "inconclusive"
-    assert by_sign("x", 0.0, np.zeros(10), cells=[], or_zero=True).outcome == "holds"
-    assert by_sign("x", float("nan"), drawn, cells=[]).outcome == "not measured"
-    assert within("x", 0.02, drawn, 0.05, cells=[]).outcome == "holds"
-    assert within("x", 0.02, drawn, 0.02, cells=[]).outcome == "inconclusive"
-    assert within("x", 0.02, drawn, 0.001, cells=[]).outcome == "fails"
+    up, down, about = (
+        Quantity(value, draws)
+        for value, draws in ((0.02, drawn), (-0.02, -drawn), (0.0, drawn - 0.02))
+    )
+    zero, broken = Quantity(0.0, np.zeros(10)), Quantity(float("nan"), drawn)
+    assert at_least("x", up, cells=[]).outcome == "holds"
+    assert at_least("x", down, cells=[]).outcome == "fails"
+    assert at_least("x", about, cells=[]).outcome == "inconclusive"
+    assert at_least("x", zero, cells=[]).outcome == "inconclusive"
+    assert at_least("x", zero, cells=[], or_equal=True).outcome == "holds"
+    assert at_least("x", broken, cells=[]).outcome == "not measured"
+    assert at_least("x", down, cells=[], bound=-0.05).outcome == "holds"
+    assert at_least("x", down, cells=[], bound=-0.02).outcome == "inconclusive"
+    assert at_least("x", down, cells=[], bound=-0.005).outcome == "fails"
+    assert within("x", up, 0.05, cells=[]).outcome == "holds"
+    assert within("x", up, 0.02, cells=[]).outcome == "inconclusive"
+    assert within("x", up, 0.001, cells=[]).outcome == "fails"
+
+
+def test_too_few_items_settle_nothing() -> None:
+    drawn = np.linspace(0.01, 0.03, 1000)
+    few = at_least("x", Quantity(0.02, drawn, 19), cells=[])
+    assert (few.outcome, few.what) == ("inconclusive", "x (19 items, too few)")
+    assert at_least("x", Quantity(0.02, drawn, 20), cells=[]).outcome == "holds"
+    assert (Quantity(0.1, drawn, 19) - Quantity(0.1, drawn, 400)).clusters == 19
+    assert run(5, wanda_at(0.4, 0.3, 0.45, n=400)).outcome == "holds"
+    assert run(5, wanda_at(0.4, 0.0, 0.5, n=10)).outcome == "inconclusive"
+
+
+def test_one_of_many_parts_fails_by_chance() -> None:
+    """Twelve quantities that are truly at the bound: the claim is refuted in 3 %, not in 26 %."""
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=4000)
+    corrected = single = 0
+    for _ in range(300):
+        values = rng.normal(size=12)
+        parts = [at_least("x", Quantity(v, v + normal), cells=[]) for v in values]
+        single += any(part.outcome == "fails" for part in parts)
+        corrected += finding(parts, needs="").outcome == "fails"
+    assert corrected / 300 < 0.1
+    assert single / 300 > 0.2  # control: without the correction
+
+
+def test_the_best_of_several_levels_holds_by_a_wider_interval() -> None:
+    """Claim 1: a level that holds alone does not among seven of them."""
+    bench = claim_1(0.5875, 5.5)
+    assert run(1, bench).outcome == "holds"
+    for sparsity in (0.05, 0.1, 0.15, 0.2, 0.25, 0.35):
+        pruners(bench, sparsity, facts=0.65, ppl=5.0)
+    assert run(1, bench).outcome == "inconclusive"
+    clear = claim_1(0.5, 5.5)
+    for sparsity in (0.05, 0.1, 0.15, 0.2, 0.25, 0.35):
+        pruners(clear, sparsity, facts=0.65, ppl=5.0)
+    assert run(1, clear).outcome == "holds"
+    assert "one of 7 levels tried" in run(1, clear).reason
+
+
+def test_not_worse_has_one_margin_on_both_sides() -> None:
+    """Claim 6: a loss that is certain and within the tolerance is not worse."""
+    assert run(6, magnitude(0.635, n=8000)).outcome == "holds"
+    assert run(6, magnitude(0.60, n=8000)).outcome == "fails"
+    assert run(6, magnitude(0.6175, n=400)).outcome == "inconclusive"
+
+
+def test_rankings_are_of_configurations() -> None:
+    """Claim 13: one pair of runs in another order settles nothing, however many the questions."""
+    jsd = (0.1, 0.2, 0.3, 0.4, 0.5)
+    swapped = run(13, rankings(jsd, (5.5, 6.0, 7.0, 9.0, 8.0)))
+    assert swapped.outcome == "inconclusive"
+    assert swapped.deciding is not None
+    assert swapped.deciding.value == pytest.approx(0.1)
 
 
 def test_spearman_is_scipys() -> None:

@@ -76,7 +76,7 @@ def test_the_claims_of_the_grid(paper_evidence: Evidence) -> None:
         1: "holds",
         2: "holds",
         3: "holds",
-        4: "holds",
+        4: "inconclusive",  # as are 200 questions here
         5: "holds",
         6: "inconclusive",  # 200 questions cannot tell a loss of 5 % from one of 7 %
         7: found[7].outcome,  # a small difference on 100 questions: not what is tested here
