@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: The parser of ``lmkick compare``.
     """
     parser.description = (
-        "Compare two runs item by item: flips, McNemar's exact test, a paired bootstrap interval"
-        " and the verdict match, fail or inconclusive. Works on results of any lm-eval model that"
-        " were saved with --output_path and --log_samples."
+        "Compare two runs item by item: flips, McNemar's exact test, an interval over clusters of"
+        " items, and a verdict: match, fail, inconclusive or too few. One sentence at the end says"
+        " what B lost and kept. Works on results of any lm-eval model that were saved with"
+        " --output_path and --log_samples."
     )
     run = (
         "a results folder, a results_*.json file, or FOLDER@key=value,key=value to choose one of"
@@ -36,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("compressed", metavar="B", help="what is compared with it, likewise")
     parser.add_argument("--metric", type=_names, default=[], help="only these (a,b)")
     parser.add_argument(
-        "--tasks", type=_names, default=[], help="only these tasks or groups (a,b); globs"
+        "--tasks",
+        type=_names,
+        default=[],
+        help="only these tasks or groups (a,b); globs. Members of a group are shown by name only",
     )
     parser.add_argument(
         "--tolerance",

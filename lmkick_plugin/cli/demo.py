@@ -27,12 +27,12 @@ are made up (docs/mini.md): use your own with `lmkick sweep`.
 #: Documents of each task (of MMLU: of each of its 57 subjects), and tokens of an answer.
 LIMIT = {
     "kick_mmlu": 5,
-    "kick_summarization_small": 15,
+    "kick_summarization_small": 20,
     "kick_summarization_medium": 6,
     "kick_summarization_large": 3,
     "kick_instruct": 40,
     "kick_wikitext": 50,
-    "kickonly_perplexity": 4,
+    "kickonly_perplexity": 40,
     "kickonly_divergence": 40,
     "default": 100,
 }
@@ -86,13 +86,15 @@ def configuration(output: Path, *, device: str | None = None) -> dict[str, Any]:
         "limit": dict(LIMIT),
         "max_gen_toks": dict(ANSWERS),
         # Of kickonly_divergence: articles one by one, where the whole text would be one document.
+        # Of kickonly_perplexity: short windows, so that they lie in the 20 articles of a verdict.
         "metadata": {
+            "max_window": 128,
             "divergence_text": str(bundled.DATA / "wikitext" / "test.jsonl"),
             "new_tokens": 8,
         },
         "dtype": "float32",
         "batch_size": 32,
-        "bootstrap_iters": 0,
+        "bootstrap_iters": 100,
         "output": str(output),
         **_where(device),
     }

@@ -14,11 +14,15 @@ from lmkick_plugin.report import notes as notes_on
 from lmkick_plugin.report.comparison_table import Comparison, Row
 from lmkick_plugin.report.item_pairs import MismatchError
 from lmkick_plugin.report.item_values import Key, Measured, measure_task, pool
+from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.recall import compare_recall
+from lmkick_plugin.report.run_verdict import RunVerdict, run_verdict
+from lmkick_plugin.report.scores import preferred
 from lmkick_plugin.report.verdict import Rule
 from lmkick_plugin.results.results_file import ResultsError
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.results.samples import SamplesError
+from lmkick_plugin.results.task_facts import facts_in
 from lmkick_plugin.results.task_groups import children_of, leaves_of, ordered
 from lmkick_plugin.terminal import plain
 
@@ -97,15 +101,47 @@ def compare_runs(
             notes += notes_on.on_row(row, dense)
     if not rows:
         raise ResultsError("\n  ".join(["no metric can be compared:", *map(plain, notes)]))
+    visible = _shown(rows, tasks)
+    notes += notes_on.on_missing_verdicts([row for row in rows if row.name in visible])
     recall, why_not = compare_recall(dense, compressed, tasks=list(measured), rule=rule)
     return Comparison(
         dense=dense,
         compressed=compressed,
         rule=rule,
         rows=tuple(rows),
+        shown=visible,
+        verdict=_verdict(rows, dense, rule),
         notes=(*notes, *why_not),
         recall=tuple(recall),
     )
+
+
+def _outermost(rows: Sequence[Row]) -> list[str]:
+    """Groups under no other group that has a row, and tasks under none."""
+    names = {row.name for row in rows}
+    return list(dict.fromkeys(row.name for row in rows if names.isdisjoint(row.groups)))
+
+
+def _shown(rows: Sequence[Row], patterns: Sequence[str]) -> frozenset[str]:
+    """Names for the terminal's table: whole groups, and what ``--tasks`` asks for."""
+    asked = {row.name for row in rows for p in patterns if fnmatch.fnmatch(row.name, p)}
+    return frozenset(asked.union(_outermost(rows)))
+
+
+def _verdict(rows: Sequence[Row], dense: Run, rule: Rule) -> RunVerdict:
+    """The verdict on the second run, by the headline metric of each outermost name."""
+    found: dict[str, PairedStatistics] = {}
+    knowledge = set()
+    for name in _outermost(rows):
+        mine = {(row.metric, row.filter): row.statistics for row in rows if row.name == name}
+        file = dense.tasks.get(name) or next(
+            file for file in dense.files if name in file.mapping("group_subtasks")
+        )
+        facts = facts_in(file, name)
+        found[name] = mine[preferred(list(mine), facts)]
+        if facts.knowledge:
+            knowledge.add(name)
+    return run_verdict(found, name="B", knowledge=knowledge, tolerance=rule.tolerance)
 
 
 def _common_tasks(

@@ -11,21 +11,23 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lmkick_plugin.report.paired_statistics import PairedStatistics
+from lmkick_plugin.report.paired_statistics import PairedStatistics, rounded
 from lmkick_plugin.report.recall import Recall
-from lmkick_plugin.report.verdict import Rule
+from lmkick_plugin.report.run_verdict import RunVerdict
+from lmkick_plugin.report.verdict import FEWEST, Rule
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.terminal import plain, render_table
 
 __all__ = ["SCHEMA", "Comparison", "Row"]
 
-SCHEMA = "lmkick-compare-1"
+SCHEMA = "lmkick-compare-2"
 """Changes when a field of the JSON or CSV is renamed, removed or given another meaning."""
 
 _HEADER = (
     "task",
     "metric",
     "n",
+    "clusters",
     "A",
     "B",
     "B - A",
@@ -39,9 +41,12 @@ _HEADER = (
     "verdict",
 )
 _LEGEND = (
-    "flips: share of items whose correctness changed (all: also wrong to other wrong); lost and"
-    " won: items right to wrong and wrong to right; recovery: B / A; verdict: whether B keeps"
-    " {kept:g} % of A, by the 95 % interval over {resamples} paired resamples (seed {seed})."
+    "clusters: independent items (one prompt, question or article); flips: share of items whose"
+    " correctness changed (all: also wrong to other wrong); lost and won: items right to wrong and"
+    " wrong to right; recovery: B / A, for perplexities A / B; McNemar p: changed at all? verdict:"
+    " whether B keeps {kept:g} % of A, by the 95 % interval over {resamples} weightings of the"
+    " clusters (seed {seed}); in brackets the items that would settle it, > where the task has"
+    " fewer; too few: below {fewest} clusters."
 )
 
 
@@ -73,6 +78,8 @@ class Row:
         """
         found, flips = self.statistics, self.statistics.flips
         margin = found.margin or (None, None)
+        kept = found.recovery_interval or (None, None)
+        above = found.above_chance_interval or (None, None)
         record = {
             "name": self.name,
             "kind": self.kind,
@@ -80,15 +87,25 @@ class Row:
             "metric": self.metric,
             "filter": self.filter,
             "n": found.n,
+            "clusters": found.clusters,
             "dense": found.dense,
             "compressed": found.compressed,
             "difference": found.difference,
             "difference_low": found.interval[0],
             "difference_high": found.interval[1],
             "recovery": found.recovery,
+            "recovery_low": kept[0],
+            "recovery_high": kept[1],
+            "floor": found.floor,
+            "recovery_above_chance": found.recovery_above_chance,
+            "above_chance_low": above[0],
+            "above_chance_high": above[1],
             "margin_low": margin[0],
             "margin_high": margin[1],
             "verdict": found.verdict,
+            "reason": found.reason,
+            "p": found.p,
+            "settle_n": found.settle_n,
             "right_to_wrong": flips and flips.right_to_wrong,
             "wrong_to_right": flips and flips.wrong_to_right,
             "net": flips and flips.net,
@@ -107,6 +124,8 @@ class Comparison:
         dense, compressed: The runs.
         rule: Tolerance, resamples, seed.
         rows: Groups before their members.
+        shown: Names of the rows that the table for a terminal shows.
+        verdict: On B, over the headline metrics of whole groups and of tasks without one.
         notes: What a reader should know beside the numbers.
         recall: What became of facts that were asked in several ways.
     """
@@ -115,6 +134,8 @@ class Comparison:
     compressed: Run
     rule: Rule
     rows: tuple[Row, ...]
+    shown: frozenset[str]
+    verdict: RunVerdict
     notes: tuple[str, ...]
     recall: tuple[Recall, ...] = ()
 
@@ -128,15 +149,23 @@ class Comparison:
             f"{letter}: {plain(run.label)}  ({plain(run.source)})"
             for letter, run in (("A", self.dense), ("B", self.compressed))
         ]
-        shown = {row.name for row in self.rows}
-        cells = [_cells(row, sum(group in shown for group in row.groups)) for row in self.rows]
+        rows = [row for row in self.rows if row.name in self.shown]
+        cells = [_cells(row, sum(group in self.shown for group in row.groups)) for row in rows]
         legend = _LEGEND.format(
-            kept=100 * (1 - self.rule.tolerance), resamples=self.rule.resamples, seed=self.rule.seed
+            kept=100 * (1 - self.rule.tolerance),
+            resamples=self.rule.resamples,
+            seed=self.rule.seed,
+            fewest=FEWEST,
         )
+        hidden = {row.name for row in self.rows} - self.shown
         notes = [f"note: {plain(note)}" for note in self.notes]
+        if hidden:
+            notes.append(f"note: {len(hidden)} members of groups not shown: --tasks NAME")
+        said = textwrap.wrap(plain(self.verdict.sentence), 100)
         table = render_table(_HEADER, cells, text_columns=2)
         recall = [line for one in self.recall for line in ("", one.to_text())]
-        return "\n".join([*lines, "", table, "", *textwrap.wrap(legend, 100), *notes, *recall])
+        below = [*textwrap.wrap(legend, 100), *notes, *recall, "", *said]
+        return "\n".join([*lines, "", table, "", *below])
 
     def to_json(self) -> str:
         """Everything, as strict JSON.
@@ -151,6 +180,7 @@ class Comparison:
             "tolerance": self.rule.tolerance,
             "resamples": self.rule.resamples,
             "seed": self.rule.seed,
+            "verdict": self.verdict.to_dict(),
             "rows": [row.to_dict() for row in self.rows],
             "notes": list(self.notes),
             "recall": [one.to_dict() for one in self.recall],
@@ -198,10 +228,11 @@ def _cells(row: Row, level: int) -> list[str]:
         "  " * level + row.name,
         metric,
         str(found.n),
+        str(found.clusters),
         _number(found.dense),
         _number(found.compressed),
         _number(found.difference, sign=True),
-        f"[{_number(low, sign=True)}, {_number(high, sign=True)}]",
+        "-" if low != low else f"[{_number(low, sign=True)}, {_number(high, sign=True)}]",
         "-" if found.recovery is None else f"{100 * found.recovery:.1f} %",
         *(
             ["-"] * 5
@@ -214,8 +245,18 @@ def _cells(row: Row, level: int) -> list[str]:
                 f"{flips.p_value:.2g}",
             ]
         ),
-        found.verdict or "-",
+        _verdict(found),
     ]
+
+
+def _verdict(found: PairedStatistics) -> str:
+    """The verdict, and the items that would settle it."""
+    if found.verdict is None:
+        return "-"
+    if found.settle_n is None:
+        return found.verdict
+    beyond = found.available is not None and found.settle_n > found.available
+    return f"{found.verdict} ({'>' if beyond else ''}{rounded(found.settle_n):,})"
 
 
 def _number(value: float, *, sign: bool = False) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from compressors.files import write_atomically
 from lmkick_plugin.record.fields import RECORD_FIELDS
 from lmkick_plugin.report.evidence import Evidence
-from lmkick_plugin.report.formatting import NOTHING, number, percent
+from lmkick_plugin.report.formatting import NOTHING, interval, number, percent
 from lmkick_plugin.report.markdown import escaped, table
 from lmkick_plugin.report.models import Cell, Collection
 from lmkick_plugin.report.scores import spreadsheet_safe
@@ -25,7 +25,7 @@ from lmkick_plugin.terminal import plain
 
 __all__ = ["leaderboard_rows", "write_leaderboard"]
 
-SCHEMA = "lmkick-leaderboard-1"
+SCHEMA = "lmkick-leaderboard-2"
 """Changes when a field is renamed, removed or given another meaning."""
 
 _LEFT_OUT = (
@@ -39,6 +39,7 @@ FIELDS = (
     *(field for field in RECORD_FIELDS if field not in _LEFT_OUT),
     "versions",
     "scores",
+    "verdict",
     "results",
 )
 """Fields of a row of ``leaderboard.jsonl``, in order."""
@@ -52,8 +53,9 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
 
     Returns:
         The fields of `FIELDS`. ``scores`` maps each task to the metric that stands for it: name,
-        value, stderr, n, recovery, verdict, version of the task. Numbers that are not finite are
-        null, for JSON has none.
+        value, stderr, n, clusters, recovery, recovery above chance, verdict, version of the task.
+        ``verdict`` is that on the run; null for a dense one. Numbers that are not finite are null,
+        for JSON has none.
     """
     rows = []
     for cell in evidence.collection.cells:
@@ -71,9 +73,11 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
                 "value": _finite(score.value),
                 "stderr": _finite(score.stderr),
                 "n": score.n,
+                "clusters": None if found is None else found.clusters,
                 "recovery": None if found is None else _finite(found.recovery),
+                "recovery_above_chance": None if found is None else found.recovery_above_chance,
                 "verdict": None if found is None else found.verdict,
-                "version": file.mapping("versions").get(task),
+                "version": _version(file.mapping("versions").get(task)),
             }
         values = {field: cell.record.get(field) for field in RECORD_FIELDS}
         rows.append(
@@ -84,10 +88,27 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
                 "dense": cell.dense,
                 **{k: _finite(values[k]) for k in FIELDS if k in RECORD_FIELDS},
                 "scores": scores,
+                "verdict": _run_verdict(evidence, cell),
                 "results": [str(file.path) for file in cell.run.files],
             }
         )
     return [{field: row[field] for field in FIELDS} for row in rows]
+
+
+def _run_verdict(evidence: Evidence, cell: Cell) -> dict[str, Any] | None:
+    """The verdict on a run; None for a dense one and where it cannot be compared."""
+    if cell.dense or not evidence.statistics(cell):
+        return None
+    found = evidence.verdict(cell).to_dict()
+    return {key: _finite(value) for key, value in found.items()}
+
+
+def _version(value: Any) -> float | None:
+    """A task's or group's version as a number: lm-eval writes either as number or text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _finite(value: Any) -> Any:
@@ -119,20 +140,27 @@ def write_leaderboard(evidence: Evidence, output: Path) -> list[Path]:
     return [output / name for name in texts]
 
 
+_NOT_PLAIN = ("scores", "verdict", "results", "versions")
+
+
 def _csv(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
     """The same rows, a task's numbers in columns of their own."""
-    plain_fields = [field for field in FIELDS if field not in ("scores", "results", "versions")]
-    parts = ("metric", "value", "stderr", "n", "recovery", "verdict")
+    plain_fields = [field for field in FIELDS if field not in _NOT_PLAIN]
+    parts = (
+        *("metric", "value", "stderr", "n", "clusters", "recovery", "recovery_above_chance"),
+        "verdict",
+    )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{task}.{part}" for task in tasks for part in parts]
-    writer.writerow([*plain_fields, "versions", *map(plain, columns), "results"])
+    writer.writerow([*plain_fields, "versions", "verdict", *map(plain, columns), "results"])
     for row in rows:
         scores = row["scores"]
         writer.writerow(
             [
                 *(_cell(row[field]) for field in plain_fields),
                 _cell(row["versions"]),
+                _cell((row["verdict"] or {}).get("word")),
                 *(_cell(scores.get(task, {}).get(part)) for task in tasks for part in parts),
                 _cell(" ".join(row["results"])),
             ]
@@ -148,6 +176,9 @@ def _cell(value: Any) -> str:
     return spreadsheet_safe(str(value))
 
 
+_CARD = ("task", "metric", "n", "clusters", "dense", "this model", "recovery", "verdict")
+
+
 def _card(evidence: Evidence) -> str:
     parts = []
     for model in evidence.collection.models:
@@ -157,13 +188,15 @@ def _card(evidence: Evidence) -> str:
             if known:
                 parts += [
                     f"## {escaped(cell.label)}",
-                    table(("task", "metric", "n", "dense", "this model", "recovery"), known),
+                    escaped(evidence.verdict(cell, "This model").sentence),
+                    table(_CARD, known),
                 ]
     if not parts:
         parts = ["No compressed run here has a dense run to be compared with."]
     parts.append(
-        f"Recovery: this model's score over the dense one's, evaluated with lmkick; ± is a"
-        f" standard error. Weights: {_hashes(evidence.collection)}."
+        "Recovery: this model's score over the dense one's (for perplexities the dense one's over"
+        " this model's, so that down is worse) with its 95 % interval, evaluated with lmkick; ± is"
+        f" a standard error. Weights: {_hashes(evidence.collection)}."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -176,13 +209,16 @@ def _card_row(
     pairing = evidence.pairing(cell, task)
     if score is None or whole is None or pairing is None:
         return None
+    found = pairing.statistics
     return (
         task,
         score.metric,
-        str(pairing.statistics.n),
+        str(found.n),
+        str(found.clusters),
         _with_error(whole.value, whole.stderr),
         _with_error(score.value, score.stderr),
-        percent(pairing.statistics.recovery),
+        f"{percent(found.recovery)} {interval(found.recovery_interval, shares=True)}".strip(),
+        found.verdict or NOTHING,
     )
 
 

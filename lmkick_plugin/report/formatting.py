@@ -8,7 +8,6 @@ import re
 
 __all__ = [
     "NOTHING",
-    "OUTCOMES",
     "SYMBOLS",
     "interval",
     "number",
@@ -26,20 +25,15 @@ NOTHING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 
 SYMBOLS = {
-    "match": "✓", "keeps": "✓", "holds": "✓", "confirmed": "✓",
-    "fail": "✗", "loses": "✗", "fails": "✗", "refuted": "✗",
+    "match": "✓", "keeps": "✓", "confirmed": "✓",
+    "fail": "✗", "loses": "✗", "refuted": "✗",
     "inconclusive": "~", "cannot tell": "~", "open": "~",
-    "too few": "?", "not measured": NOTHING, "not tested": NOTHING,
+    "too few": "?", "not tested": NOTHING,
 }  # fmt: skip
 """Beside the colour and the word of a verdict."""
 
 
 _LONGEST = 40  # characters of a task's name in a heading
-
-OUTCOMES = {
-    "holds": "confirmed", "fails": "refuted", "inconclusive": "open", "not measured": "not tested",
-}  # fmt: skip
-"""Words of readers for what became of a published claim."""
 
 _TASK_NAMES = {
     "kick_freebaseqa": "FreebaseQA",

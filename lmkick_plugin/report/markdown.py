@@ -115,7 +115,7 @@ def _model(part: ModelContent, *, several: bool) -> list[str]:
                         task_name(task),
                         found.curve.name,
                         ", ".join(
-                            f"{SYMBOLS[verdict or 'not measured']} {level.name}"
+                            f"{SYMBOLS[verdict or 'not tested']} {level.name}"
                             for level, verdict in zip(
                                 found.curve.levels, found.verdicts, strict=True
                             )
@@ -164,10 +164,7 @@ def _published(part: ModelContent, *, several: bool) -> list[str]:
     name = f": {escaped(part.model.name)}" if several else ""
     parts = []
     if part.claims:
-        rows = [
-            (row.outcome, row.claim.statement, f"{row.reason} {row.interval}".strip())
-            for row in part.claims
-        ]
+        rows = [(row.outcome, row.claim.statement, row.reason) for row in part.claims]
         parts += [f"## Published claims{name}", table(("", "claim", "why"), rows)]
     if part.published:
         rows_beside = [

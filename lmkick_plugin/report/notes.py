@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lmkick_plugin.report.comparison_table import Row
 from lmkick_plugin.results.results_file import ResultsFile
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.terminal import plain
 
-__all__ = ["on_row", "on_runs", "on_tasks"]
+__all__ = ["on_missing_verdicts", "on_row", "on_runs", "on_tasks"]
 
 
 def on_runs(dense: Run, compressed: Run) -> list[str]:
@@ -63,6 +63,17 @@ def on_tasks(pairs: Mapping[str, tuple[ResultsFile, ResultsFile]]) -> list[str]:
     return [f"{line}: {plain(', '.join(tasks), limit=120)}" for line, tasks in said.items()]
 
 
+def on_missing_verdicts(rows: Sequence[Row]) -> list[str]:
+    """Why rows have no verdict that their metric could have, a line per reason."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        found = row.statistics
+        if found.can_have_verdict and found.verdict is None and found.dense == found.dense:
+            where = row.metric if row.filter == "none" else f"{row.metric},{row.filter}"
+            said.setdefault(found.reason, []).append(f"{row.name} {where}")
+    return [f"no verdict on {plain(', '.join(w), limit=160)}: {r}" for r, w in said.items()]
+
+
 def on_row(row: Row, dense: Run) -> list[str]:
     """What to know of one row of the table.
 
@@ -79,8 +90,6 @@ def on_row(row: Row, dense: Run) -> list[str]:
     if math.isnan(found.dense) or math.isnan(found.compressed):
         which = [run for run, x in (("first", found.dense), ("second", found.compressed)) if x != x]
         notes.append(f"{where}: the score of the {' and the '.join(which)} run is NaN: no verdict")
-    elif found.can_have_verdict and found.verdict is None:
-        notes.append(f"{where}: no verdict: {found.reason}")
     reported = dense.score(row.name, row.metric, row.filter)
     if row.kind == "group" and reported is not None:
         agrees = math.isclose(found.dense, reported, rel_tol=1e-6, abs_tol=1e-9)

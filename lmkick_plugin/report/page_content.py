@@ -19,7 +19,6 @@ from lmkick_plugin.report.figure_model import Figure
 from lmkick_plugin.report.figures import model_figures
 from lmkick_plugin.report.formatting import (
     NOTHING,
-    OUTCOMES,
     interval,
     number,
     percent,
@@ -94,7 +93,6 @@ class ClaimRow:
     finding: Finding
     outcome: str
     reason: str
-    interval: str
 
 
 @dataclass(frozen=True)
@@ -321,11 +319,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _claim(claim: Claim, found: Finding) -> ClaimRow:
-    part, shown = found.deciding, ""
-    if part is not None and part.value is not None:
-        show = percent if part.percent else number
-        shown = f"{show(part.value)} {interval(part.interval, shares=part.percent)}"
-    return ClaimRow(claim, found, OUTCOMES[found.outcome], with_names(found.reason), shown)
+    return ClaimRow(claim, found, found.outcome, with_names(found.reason))
 
 
 def _source(path: Path, output: Path) -> Source:

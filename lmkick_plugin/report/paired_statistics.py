@@ -40,7 +40,14 @@ from lmkick_plugin.report.verdict import (
     verdict_of,
 )
 
-__all__ = ["Metric", "PairedStatistics", "Transform", "paired_statistics", "statistics_of_draws"]
+__all__ = [
+    "Metric",
+    "PairedStatistics",
+    "Transform",
+    "paired_statistics",
+    "rounded",
+    "statistics_of_draws",
+]
 
 Transform: TypeAlias = Callable[[FloatArray], FloatArray]
 
@@ -139,10 +146,10 @@ class PairedStatistics:
             return f"cannot be settled on this task, which has {self.available:,} items"
         if self.settle_n <= self.n:
             return "so near the margin that more items may not settle it"
-        return f"about {_rounded(self.settle_n):,} items would settle it"
+        return f"about {rounded(self.settle_n):,} items would settle it"
 
 
-def _rounded(count: int) -> int:
+def rounded(count: int) -> int:
     """A planned number of items: two digits of it, rounded up."""
     unit = int(10 ** max(0, len(str(count)) - 2))
     return -(-count // unit) * unit

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -60,6 +60,10 @@ class RunVerdict:
     over: int
     worst: str | None
     sentence: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """A record for JSON."""
+        return asdict(self)
 
 
 def holm(p: Mapping[str, float], level: float = _LEVEL) -> set[str]:

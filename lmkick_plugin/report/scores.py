@@ -17,6 +17,7 @@ from lmkick_plugin.terminal import plain
 __all__ = [
     "Score",
     "headline",
+    "preferred",
     "scores_of",
     "shown_tasks",
     "spreadsheet_safe",
@@ -163,13 +164,18 @@ def headline(
         return wanted[0] if wanted else None
     if not available:
         return None
-    facts = next(score.facts for score in scores if score.task == task)
-    preferred = [*(_JUDGED if facts.rubric else ()), facts.headline, *_PREFERRED]
-    for metric in preferred:
-        for key in available:
-            if key[0] == metric:
-                return key
-    return available[0]
+    return preferred(available, next(score.facts for score in scores if score.task == task))
+
+
+def preferred(available: Sequence[tuple[str, str]], facts: TaskFacts) -> tuple[str, str]:
+    """The metric and filter that stand for a task, of those that it has.
+
+    Args:
+        available: Metrics and filters, at least one.
+        facts: What the task's metadata says.
+    """
+    order = [*(_JUDGED if facts.rubric else ()), facts.headline, *_PREFERRED]
+    return next((key for metric in order for key in available if key[0] == metric), available[0])
 
 
 def spreadsheet_safe(text: str) -> str:

@@ -16,8 +16,7 @@ from typing import Literal
 import numpy as np
 
 from lmkick_plugin.report.bootstrap import FloatArray, cluster_sums, drawn_ratios
-from lmkick_plugin.report.comparability import differences
-from lmkick_plugin.report.item_pairs import MismatchError
+from lmkick_plugin.report.item_pairs import MismatchError, visible_differences
 from lmkick_plugin.report.item_values import Key, Measured, measure_task, pool
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.paired_statistics import PairedStatistics, statistics_of_draws
@@ -187,7 +186,7 @@ def _measure(
     notes: list[str] = []
     try:
         if not (first.samples_path(leaf).is_file() and second.samples_path(leaf).is_file()):
-            differing = differences(leaf, first, second)
+            differing = visible_differences(leaf, first, second)
             if differing:
                 raise MismatchError(f"{leaf}: {'; '.join(differing)}")
             said.add(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published findings that a user's own runs can confirm or refute.
 
-Each claim is a pure function of the evidence and a model. *holds* and *fails* need an interval that
-lies wholly on one side; *inconclusive* is what too few items give; *not measured* names the runs
-that are missing. A claim about all of several runs holds where each part holds and fails where one
-does.
+Each claim is a pure function of the evidence and a model. *confirmed* and *refuted* need an
+interval that lies wholly on one side; *open* is one that does not, and what fewer than 20
+independent items give; *not tested* names the runs that are missing. A claim of k parts is refuted
+where one part fails at 1 - .05/k.
 
 References:
     Jaiswal et al., arXiv:2310.01382 (claims 1 to 12); Khanal and Capone, arXiv:2409.11233 (13, 14).
@@ -133,7 +133,7 @@ def evaluate(evidence: Evidence, model: Model) -> list[tuple[Claim, Finding]]:
     added = f" (no evidence where the dense score is not above its floor: {', '.join(empty)})"
     return [
         (claim, replace(one, reason=one.reason + added))
-        if one.outcome == "not measured"
+        if one.outcome == "not tested"
         else (claim, one)
         for claim, one in found
     ]

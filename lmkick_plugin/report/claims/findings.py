@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The finding on a claim: parts, each decided by an interval, and what they say together.
+"""Findings of a claim: parts decided by intervals, and their combination.
 
 A claim that says k things fails where one of them fails at 1 - .05/k: one of many fails by chance.
 One that needs any of k levels to hold takes that level's interval at 1 - .05/k.
@@ -31,11 +31,11 @@ __all__ = [
     "decided",
     "finding",
     "missing",
-    "not_measured",
+    "not_tested",
     "within",
 ]
 
-Outcome: TypeAlias = Literal["holds", "fails", "inconclusive", "not measured"]
+Outcome: TypeAlias = Literal["confirmed", "refuted", "open", "not tested"]
 LEVEL = 0.95
 
 
@@ -92,7 +92,7 @@ class Part:
         if self.outcome != outcome or count < 2 or self.at is None:
             return self.outcome
         strict = self.at(1 - (1 - LEVEL) / count)
-        return outcome if strict == outcome else "inconclusive"
+        return outcome if strict == outcome else "open"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,17 +119,17 @@ class Finding:
 
 def all_of(outcomes: Iterable[Outcome]) -> Outcome:
     """What "all of these" comes to: one that fails refutes it, one that is open leaves it open."""
-    return _first(outcomes, ("fails", "inconclusive", "not measured", "holds"))
+    return _first(outcomes, ("refuted", "open", "not tested", "confirmed"))
 
 
 def any_of(outcomes: Iterable[Outcome]) -> Outcome:
     """What "one of these" comes to."""
-    return _first(outcomes, ("holds", "inconclusive", "not measured", "fails"))
+    return _first(outcomes, ("confirmed", "open", "not tested", "refuted"))
 
 
 def _first(outcomes: Iterable[Outcome], order: Sequence[Outcome]) -> Outcome:
     found = set(outcomes)
-    return next((outcome for outcome in order if outcome in found), "not measured")
+    return next((outcome for outcome in order if outcome in found), "not tested")
 
 
 def decided(
@@ -150,17 +150,17 @@ def decided(
         percent: Whether it is a share.
 
     Returns:
-        The part; *inconclusive* below `FEWEST` independent items, *not measured* where a number is
+        The part; *open* below `FEWEST` independent items, *not tested* where a number is
         not finite.
     """
     ends = percentile_interval(quantity.draws)
     if not np.isfinite([quantity.value, *ends]).all():
-        return Part(what=f"{what}: not a finite number", outcome="not measured", cells=tuple(cells))
+        return Part(what=f"{what}: not a finite number", outcome="not tested", cells=tuple(cells))
     few = quantity.clusters is not None and quantity.clusters < FEWEST
 
     def at(level: float) -> Outcome:
         if few:
-            return "inconclusive"
+            return "open"
         return rule(*percentile_interval(quantity.draws, level=level))
 
     return Part(
@@ -183,7 +183,7 @@ def at_least(
     bound: float = 0.0,
     or_equal: bool = False,
 ) -> Part:
-    """Decide whether a quantity lies above a bound, which is the same for *holds* and *fails*.
+    """Decide whether a quantity lies above a bound, the same for *confirmed* and *refuted*.
 
     Args:
         what: The quantity, in words.
@@ -194,14 +194,14 @@ def at_least(
         or_equal: Whether the bound itself counts as above.
 
     Returns:
-        *holds* where the whole interval lies above, *fails* where it lies below, otherwise
-        *inconclusive*; *not measured* where a number is not finite.
+        *confirmed* where the whole interval lies above, *refuted* where it lies below, otherwise
+        *open*; *not tested* where a number is not finite.
     """
 
     def rule(low: float, high: float) -> Outcome:
         if low > bound or (or_equal and low >= bound):
-            return "holds"
-        return "fails" if high < bound else "inconclusive"
+            return "confirmed"
+        return "refuted" if high < bound else "open"
 
     return decided(what, quantity, rule, cells=cells, percent=percent)
 
@@ -216,25 +216,25 @@ def within(what: str, quantity: Quantity, bound: float, *, cells: Sequence[Cell]
         cells: The runs it was computed from.
 
     Returns:
-        *holds* where the whole interval lies within, *fails* where it lies outside.
+        *confirmed* where the whole interval lies within, *refuted* where it lies outside.
     """
 
     def rule(low: float, high: float) -> Outcome:
         if -bound <= low and high <= bound:
-            return "holds"
-        return "fails" if low > bound or high < -bound else "inconclusive"
+            return "confirmed"
+        return "refuted" if low > bound or high < -bound else "open"
 
     return decided(what, quantity, rule, cells=cells)
 
 
 def missing(what: str, cells: Sequence[Cell] = ()) -> Part:
     """A part that was not measured."""
-    return Part(what=what, outcome="not measured", cells=tuple(cells))
+    return Part(what=what, outcome="not tested", cells=tuple(cells))
 
 
-def not_measured(reason: str, parts: Sequence[Part] = ()) -> Finding:
+def not_tested(reason: str, parts: Sequence[Part] = ()) -> Finding:
     """A claim for which runs are missing; the reason says which."""
-    return Finding(outcome="not measured", reason=reason, parts=tuple(parts))
+    return Finding(outcome="not tested", reason=reason, parts=tuple(parts))
 
 
 def finding(parts: Sequence[Part], *, needs: str) -> Finding:
@@ -247,11 +247,11 @@ def finding(parts: Sequence[Part], *, needs: str) -> Finding:
     Returns:
         The finding.
     """
-    measured = [part for part in parts if part.outcome != "not measured"]
+    measured = [part for part in parts if part.outcome != "not tested"]
     if not measured:
-        return not_measured(needs, parts)
+        return not_tested(needs, parts)
     k = len(measured)
-    parts = tuple(replace(part, outcome=part.among(k, "fails")) for part in parts)
+    parts = tuple(replace(part, outcome=part.among(k, "refuted")) for part in parts)
     outcome = all_of(part.outcome for part in parts)
     candidates = [part for part in parts if part.outcome == outcome]
     deciding = min(candidates, key=lambda part: (part.interval or (-math.inf,))[0])
@@ -262,16 +262,16 @@ def finding(parts: Sequence[Part], *, needs: str) -> Finding:
 
 def _sentence(outcome: Outcome, parts: Sequence[Part], deciding: Part) -> str:
     """Why a claim came to its outcome, in words and numbers."""
-    count, held = len(parts), sum(part.outcome == "holds" for part in parts)
+    count, held = len(parts), sum(part.outcome == "confirmed" for part in parts)
     shown = f"{deciding.what}{_value(deciding)}"
-    if outcome == "holds":
+    if outcome == "confirmed":
         return f"{shown}." if count == 1 else f"All {count} comparisons say so; closest: {shown}."
-    if outcome == "not measured":
+    if outcome == "not tested":
         return f"{held} of {count} comparisons say so, and others are missing: {deciding.what}."
-    what = "do not" if outcome == "fails" else "are not settled"
+    what = "do not" if outcome == "refuted" else "are not settled"
     against = sum(part.outcome == outcome for part in parts)
     if count == 1:
-        return f"{shown}{'' if outcome == 'fails' else ', which settles nothing'}."
+        return f"{shown}{'' if outcome == 'refuted' else ', which settles nothing'}."
     return f"{held} of {count} comparisons say so, {against} {what}: {shown}."
 
 

@@ -15,7 +15,7 @@ from lmkick_plugin.report.claims.findings import (
     at_least,
     finding,
     missing,
-    not_measured,
+    not_tested,
 )
 from lmkick_plugin.report.claims.quantities import (
     CLOSED,
@@ -82,16 +82,16 @@ def knowledge_before_perplexity(evidence: Evidence, model: Model) -> Finding:
         absent = [m for m in PRUNERS if m not in {cell.compressor for cell in cells}]
         parts += [missing(f"{method} at {100 * s:g} % is missing") for method in absent]
         by_s[s] = parts
-    complete = {s: p for s, p in by_s.items() if all(x.outcome != "not measured" for x in p)}
+    complete = {s: p for s, p in by_s.items() if all(x.outcome != "not tested" for x in p)}
     by_s = complete or by_s
     k = len(by_s)  # any of so many levels would do
     found = {
-        s: finding([replace(p, outcome=p.among(k, "holds")) for p in parts], needs=needs)
+        s: finding([replace(p, outcome=p.among(k, "confirmed")) for p in parts], needs=needs)
         for s, parts in by_s.items()
     }
     outcome = any_of(one.outcome for one in found.values())
-    if outcome == "not measured":
-        return not_measured(needs, [part for one in found.values() for part in one.parts])
+    if outcome == "not tested":
+        return not_tested(needs, [part for one in found.values() for part in one.parts])
     chosen = next(s for s, one in found.items() if one.outcome == outcome)
     names = ", ".join(f"{100 * s:g} %" for s in by_s)
     tried = "" if k == 1 else f", one of {k} levels tried ({names})"

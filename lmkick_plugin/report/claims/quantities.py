@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantities that claims read from the evidence: recoveries as draws, runs by method and level."""
+"""Quantities that claims use: recoveries as draws, runs by method and level."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def verdict_part(evidence: Evidence, cell: Cell, task: str, wanted: Verdict) -> 
 
     def at(level: float) -> Outcome:
         if found.verdict in ("inconclusive", "too few"):
-            return "inconclusive"
+            return "open"
         strict = found.verdict
         if level > LEVEL:
             ends = percentile_interval(margin, level=level)
             strict = verdict_of(ends, clusters=found.clusters, scale=found.dense)
         if strict != found.verdict:
-            return "inconclusive"
-        return "holds" if strict == wanted else "fails"
+            return "open"
+        return "confirmed" if strict == wanted else "refuted"
 
     shown = at_least(what, kept, cells=[cell])
     return replace(shown, outcome=at(LEVEL), at=at)

@@ -37,8 +37,8 @@ def large_sparse_against_small_dense(evidence: Evidence, model: Model) -> Findin
         model: The large model.
 
     Returns:
-        The finding, over the knowledge tasks: *holds* where the interval of small minus large lies
-        at or above zero.
+        The finding, over the knowledge tasks: *confirmed* where the interval of small minus large
+        lies at or above zero.
     """
     parts = []
     for large, small in size_pairs(evidence):
@@ -68,10 +68,10 @@ def _no_better(what: str, found: PairedStatistics, cells: tuple[Cell, Cell]) -> 
         wider = float(ndtri((1 + level) / 2) / ndtri(0.975))
         low_end, high_end = (middle + wider * (end - middle) for end in found.interval)
         if found.clusters < FEWEST:
-            return "inconclusive"
+            return "open"
         if high_end <= 0:
-            return "holds"
-        return "fails" if low_end > 0 else "inconclusive"
+            return "confirmed"
+        return "refuted" if low_end > 0 else "open"
 
     return Part(
         what=what,

@@ -129,85 +129,85 @@ def own_text(own: float, general: float, n: int = 400) -> Bench:
 
 CASES: dict[int, list[tuple[str, Callable[[], Bench]]]] = {
     1: [
-        ("holds", lambda: claim_1(0.5, 5.5)),
-        ("fails", lambda: claim_1(0.65, 5.5)),
-        ("fails", lambda: claim_1(0.5, 9.0)),
-        ("inconclusive", lambda: claim_1(0.6, 5.5, n=40)),
-        ("not measured", lambda: Bench(dense=DENSE)),
-        ("not measured", lambda: wanda_at(0.3, 0.4, 0.5)),  # the other pruners are missing
+        ("confirmed", lambda: claim_1(0.5, 5.5)),
+        ("refuted", lambda: claim_1(0.65, 5.5)),
+        ("refuted", lambda: claim_1(0.5, 9.0)),
+        ("open", lambda: claim_1(0.6, 5.5, n=40)),
+        ("not tested", lambda: Bench(dense=DENSE)),
+        ("not tested", lambda: wanda_at(0.3, 0.4, 0.5)),  # the other pruners are missing
     ],
     2: [
-        ("holds", lambda: patterns(0.3)),
-        ("fails", lambda: patterns(0.65)),
-        ("inconclusive", lambda: patterns(0.6, n=40)),
-        ("not measured", lambda: wanda_at(0.5, 0.3, 0.3)),
+        ("confirmed", lambda: patterns(0.3)),
+        ("refuted", lambda: patterns(0.65)),
+        ("open", lambda: patterns(0.6, n=40)),
+        ("not tested", lambda: wanda_at(0.5, 0.3, 0.3)),
     ],
     3: [
-        ("holds", lambda: eight_bits(0.5)),
-        ("fails", lambda: eight_bits(0.4)),
-        ("inconclusive", lambda: eight_bits(0.475, n=40)),
-        ("not measured", lambda: patterns(0.3)),
+        ("confirmed", lambda: eight_bits(0.5)),
+        ("refuted", lambda: eight_bits(0.4)),
+        ("open", lambda: eight_bits(0.475, n=40)),
+        ("not tested", lambda: patterns(0.3)),
     ],
     4: [
-        ("holds", lambda: books(open_book=0.75, closed=0.3)),
-        ("fails", lambda: books(open_book=0.3, closed=0.6)),
-        ("inconclusive", lambda: books(open_book=0.3, closed=0.3)),
-        ("not measured", lambda: wanda_at(0.5, 0.3, 0.3)),
+        ("confirmed", lambda: books(open_book=0.75, closed=0.3)),
+        ("refuted", lambda: books(open_book=0.3, closed=0.6)),
+        ("open", lambda: books(open_book=0.3, closed=0.3)),
+        ("not tested", lambda: wanda_at(0.5, 0.3, 0.3)),
     ],
     5: [
-        ("holds", lambda: wanda_at(0.4, 0.3, 0.45)),
-        ("fails", lambda: wanda_at(0.4, 0.6, 0.2)),
-        ("inconclusive", lambda: wanda_at(0.4, 0.55, 0.45, n=30)),
-        ("not measured", lambda: wanda_at(0.3, 0.3, 0.45)),
+        ("confirmed", lambda: wanda_at(0.4, 0.3, 0.45)),
+        ("refuted", lambda: wanda_at(0.4, 0.6, 0.2)),
+        ("open", lambda: wanda_at(0.4, 0.55, 0.45, n=30)),
+        ("not tested", lambda: wanda_at(0.3, 0.3, 0.45)),
     ],
     6: [
-        ("holds", lambda: magnitude(0.65)),
-        ("fails", lambda: magnitude(0.4)),
-        ("inconclusive", lambda: magnitude(0.62, n=100)),
-        ("not measured", lambda: wanda_at(0.2, 0.65, 0.5)),
+        ("confirmed", lambda: magnitude(0.65)),
+        ("refuted", lambda: magnitude(0.4)),
+        ("open", lambda: magnitude(0.62, n=100)),
+        ("not tested", lambda: wanda_at(0.2, 0.65, 0.5)),
     ],
     7: [
-        ("holds", lambda: categories(0.48, 0.3)),
-        ("fails", lambda: categories(0.3, 0.48)),
-        ("inconclusive", lambda: categories(0.45, 0.44, n=60)),
-        ("not measured", lambda: wanda_at(0.2, 0.65, 0.5)),
+        ("confirmed", lambda: categories(0.48, 0.3)),
+        ("refuted", lambda: categories(0.3, 0.48)),
+        ("open", lambda: categories(0.45, 0.44, n=60)),
+        ("not tested", lambda: wanda_at(0.2, 0.65, 0.5)),
     ],
     9: [
-        ("holds", lambda: samples((0.4, 0.55), (0.5, 0.5))),
-        ("fails", lambda: samples((0.55, 0.4), (0.5, 0.5))),
-        ("fails", lambda: samples((0.4, 0.55), (0.4, 0.55))),  # Wanda does improve
-        ("inconclusive", lambda: samples((0.5, 0.5), (0.5, 0.5))),
-        ("not measured", lambda: wanda_at(0.2, 0.65, 0.5)),
+        ("confirmed", lambda: samples((0.4, 0.55), (0.5, 0.5))),
+        ("refuted", lambda: samples((0.55, 0.4), (0.5, 0.5))),
+        ("refuted", lambda: samples((0.4, 0.55), (0.4, 0.55))),  # Wanda does improve
+        ("open", lambda: samples((0.5, 0.5), (0.5, 0.5))),
+        ("not tested", lambda: wanda_at(0.2, 0.65, 0.5)),
     ],
     10: [
-        ("holds", lambda: unique_words(60.0)),
-        ("fails", lambda: unique_words(100.0)),
-        ("inconclusive", lambda: unique_words(80.0)),
-        ("not measured", lambda: wanda_at(0.2, 0.65, 0.5)),
+        ("confirmed", lambda: unique_words(60.0)),
+        ("refuted", lambda: unique_words(100.0)),
+        ("open", lambda: unique_words(80.0)),
+        ("not tested", lambda: wanda_at(0.2, 0.65, 0.5)),
     ],
     11: [
-        ("holds", lambda: stories(0.28, 0.1, {})),
-        ("fails", lambda: stories(0.1, 0.19, {})),
-        ("not measured", lambda: stories(0.28, 0.1, {"kick_summarization_large": 3})),
-        ("not measured", lambda: stories(0.28, 0.1, None)),
+        ("confirmed", lambda: stories(0.28, 0.1, {})),
+        ("refuted", lambda: stories(0.1, 0.19, {})),
+        ("not tested", lambda: stories(0.28, 0.1, {"kick_summarization_large": 3})),
+        ("not tested", lambda: stories(0.28, 0.1, None)),
     ],
     12: [
-        ("holds", lambda: equal_bytes(0.65, 0.4, 1120)),
-        ("fails", lambda: equal_bytes(0.4, 0.65, 1120)),
-        ("inconclusive", lambda: equal_bytes(0.65, 0.65, 1120)),
-        ("not measured", lambda: equal_bytes(0.65, 0.4, 1500)),  # not equal bytes
+        ("confirmed", lambda: equal_bytes(0.65, 0.4, 1120)),
+        ("refuted", lambda: equal_bytes(0.4, 0.65, 1120)),
+        ("open", lambda: equal_bytes(0.65, 0.65, 1120)),
+        ("not tested", lambda: equal_bytes(0.65, 0.4, 1500)),  # not equal bytes
     ],
     13: [
-        ("holds", lambda: rankings((0.1, 0.2, 0.3, 0.4, 0.5), (9.0, 8.0, 7.0, 6.0, 5.5))),
-        ("fails", lambda: rankings((0.5, 0.4, 0.3, 0.2, 0.1), (5.5, 6.0, 7.0, 8.0, 9.0))),
-        ("inconclusive", lambda: rankings((0.1, 0.2, 0.3, 0.4, 0.5), (5.5, 6.0, 7.0, 8.0, 9.0))),
-        ("not measured", lambda: rankings((0.1, 0.2, 0.3), (5.5, 6.0, 7.0))),
+        ("confirmed", lambda: rankings((0.1, 0.2, 0.3, 0.4, 0.5), (9.0, 8.0, 7.0, 6.0, 5.5))),
+        ("refuted", lambda: rankings((0.5, 0.4, 0.3, 0.2, 0.1), (5.5, 6.0, 7.0, 8.0, 9.0))),
+        ("open", lambda: rankings((0.1, 0.2, 0.3, 0.4, 0.5), (5.5, 6.0, 7.0, 8.0, 9.0))),
+        ("not tested", lambda: rankings((0.1, 0.2, 0.3), (5.5, 6.0, 7.0))),
     ],
     14: [
-        ("holds", lambda: own_text(0.5, 0.3)),
-        ("fails", lambda: own_text(0.3, 0.5)),
-        ("inconclusive", lambda: own_text(0.5, 0.5)),
-        ("not measured", lambda: wanda_at(0.2, 0.65, 0.5)),
+        ("confirmed", lambda: own_text(0.5, 0.3)),
+        ("refuted", lambda: own_text(0.3, 0.5)),
+        ("open", lambda: own_text(0.5, 0.5)),
+        ("not tested", lambda: wanda_at(0.2, 0.65, 0.5)),
     ],
 }
 
@@ -224,7 +224,7 @@ def test_claim(number: int, outcome: str, bench: Callable[[], Bench]) -> None:
     found = run(number, bench())
     assert found.outcome == outcome, found.reason
     assert found.reason
-    if outcome == "not measured":
+    if outcome == "not tested":
         assert "needs" in found.reason or "missing" in found.reason or "cut" in found.reason
         return
     assert found.deciding is not None
@@ -257,16 +257,16 @@ def test_the_weakest_level_does_not_hide_another() -> None:
     """Claim 1 needs one level only, claim 5 all of them."""
     bench = claim_1(0.5, 5.5)
     pruners(bench, 0.1, facts=0.65, ppl=5.0)
-    assert run(1, bench).outcome == "holds"
+    assert run(1, bench).outcome == "confirmed"
     bench = wanda_at(0.4, 0.3, 0.45)
     bench.add("wanda", {FACTS: 0.6, MMLU: 0.2}, requested_sparsity=0.5, pattern="unstructured")
-    assert run(5, bench).outcome == "fails"
+    assert run(5, bench).outcome == "refuted"
 
 
 def test_controls_prove_nothing() -> None:
     bench = patterns(0.3)
     bench.add("random", {FACTS: 0.65}, requested_sparsity=0.5, pattern="2:4")
-    assert run(2, bench).outcome == "holds"
+    assert run(2, bench).outcome == "confirmed"
 
 
 def test_a_dense_score_of_zero_is_no_evidence() -> None:
@@ -274,18 +274,18 @@ def test_a_dense_score_of_zero_is_no_evidence() -> None:
     bench.dense = {**DENSE, FACTS: 0.0}
     evidence, model = bench.build()
     part = CLAIMS[4].test(evidence, model)  # nothing to lose
-    assert part.outcome == "not measured"
+    assert part.outcome == "not tested"
 
 
 def test_what_parts_come_to() -> None:
-    assert all_of(["holds", "holds"]) == "holds"
-    assert all_of(["holds", "not measured"]) == "not measured"
-    assert all_of(["inconclusive", "not measured"]) == "inconclusive"
-    assert all_of(["fails", "inconclusive"]) == "fails"
-    assert all_of([]) == "not measured"
-    assert any_of(["fails", "holds"]) == "holds"
-    assert any_of(["fails", "inconclusive"]) == "inconclusive"
-    assert any_of(["fails", "fails"]) == "fails"
+    assert all_of(["confirmed", "confirmed"]) == "confirmed"
+    assert all_of(["confirmed", "not tested"]) == "not tested"
+    assert all_of(["open", "not tested"]) == "open"
+    assert all_of(["refuted", "open"]) == "refuted"
+    assert all_of([]) == "not tested"
+    assert any_of(["refuted", "confirmed"]) == "confirmed"
+    assert any_of(["refuted", "open"]) == "open"
+    assert any_of(["refuted", "refuted"]) == "refuted"
 
 
 def test_signs_and_bounds() -> None:
@@ -295,28 +295,28 @@ def test_signs_and_bounds() -> None:
         for value, draws in ((0.02, drawn), (-0.02, -drawn), (0.0, drawn - 0.02))
     )
     zero, broken = Quantity(0.0, np.zeros(10)), Quantity(float("nan"), drawn)
-    assert at_least("x", up, cells=[]).outcome == "holds"
-    assert at_least("x", down, cells=[]).outcome == "fails"
-    assert at_least("x", about, cells=[]).outcome == "inconclusive"
-    assert at_least("x", zero, cells=[]).outcome == "inconclusive"
-    assert at_least("x", zero, cells=[], or_equal=True).outcome == "holds"
-    assert at_least("x", broken, cells=[]).outcome == "not measured"
-    assert at_least("x", down, cells=[], bound=-0.05).outcome == "holds"
-    assert at_least("x", down, cells=[], bound=-0.02).outcome == "inconclusive"
-    assert at_least("x", down, cells=[], bound=-0.005).outcome == "fails"
-    assert within("x", up, 0.05, cells=[]).outcome == "holds"
-    assert within("x", up, 0.02, cells=[]).outcome == "inconclusive"
-    assert within("x", up, 0.001, cells=[]).outcome == "fails"
+    assert at_least("x", up, cells=[]).outcome == "confirmed"
+    assert at_least("x", down, cells=[]).outcome == "refuted"
+    assert at_least("x", about, cells=[]).outcome == "open"
+    assert at_least("x", zero, cells=[]).outcome == "open"
+    assert at_least("x", zero, cells=[], or_equal=True).outcome == "confirmed"
+    assert at_least("x", broken, cells=[]).outcome == "not tested"
+    assert at_least("x", down, cells=[], bound=-0.05).outcome == "confirmed"
+    assert at_least("x", down, cells=[], bound=-0.02).outcome == "open"
+    assert at_least("x", down, cells=[], bound=-0.005).outcome == "refuted"
+    assert within("x", up, 0.05, cells=[]).outcome == "confirmed"
+    assert within("x", up, 0.02, cells=[]).outcome == "open"
+    assert within("x", up, 0.001, cells=[]).outcome == "refuted"
 
 
 def test_too_few_items_settle_nothing() -> None:
     drawn = np.linspace(0.01, 0.03, 1000)
     few = at_least("x", Quantity(0.02, drawn, 19), cells=[])
-    assert (few.outcome, few.what) == ("inconclusive", "x (19 items, too few)")
-    assert at_least("x", Quantity(0.02, drawn, 20), cells=[]).outcome == "holds"
+    assert (few.outcome, few.what) == ("open", "x (19 items, too few)")
+    assert at_least("x", Quantity(0.02, drawn, 20), cells=[]).outcome == "confirmed"
     assert (Quantity(0.1, drawn, 19) - Quantity(0.1, drawn, 400)).clusters == 19
-    assert run(5, wanda_at(0.4, 0.3, 0.45, n=400)).outcome == "holds"
-    assert run(5, wanda_at(0.4, 0.0, 0.5, n=10)).outcome == "inconclusive"
+    assert run(5, wanda_at(0.4, 0.3, 0.45, n=400)).outcome == "confirmed"
+    assert run(5, wanda_at(0.4, 0.0, 0.5, n=10)).outcome == "open"
 
 
 def test_one_of_many_parts_fails_by_chance() -> None:
@@ -327,38 +327,38 @@ def test_one_of_many_parts_fails_by_chance() -> None:
     for _ in range(300):
         values = rng.normal(size=12)
         parts = [at_least("x", Quantity(v, v + normal), cells=[]) for v in values]
-        single += any(part.outcome == "fails" for part in parts)
-        corrected += finding(parts, needs="").outcome == "fails"
+        single += any(part.outcome == "refuted" for part in parts)
+        corrected += finding(parts, needs="").outcome == "refuted"
     assert corrected / 300 < 0.1
     assert single / 300 > 0.2  # control: without the correction
 
 
 def test_the_best_of_several_levels_holds_by_a_wider_interval() -> None:
     """Claim 1: a level that holds alone does not among seven of them."""
-    bench = claim_1(0.5875, 5.5)
-    assert run(1, bench).outcome == "holds"
+    bench = claim_1(0.5925, 5.5)
+    assert run(1, bench).outcome == "confirmed"
     for sparsity in (0.05, 0.1, 0.15, 0.2, 0.25, 0.35):
         pruners(bench, sparsity, facts=0.65, ppl=5.0)
-    assert run(1, bench).outcome == "inconclusive"
+    assert run(1, bench).outcome == "open"
     clear = claim_1(0.5, 5.5)
     for sparsity in (0.05, 0.1, 0.15, 0.2, 0.25, 0.35):
         pruners(clear, sparsity, facts=0.65, ppl=5.0)
-    assert run(1, clear).outcome == "holds"
+    assert run(1, clear).outcome == "confirmed"
     assert "one of 7 levels tried" in run(1, clear).reason
 
 
 def test_not_worse_has_one_margin_on_both_sides() -> None:
     """Claim 6: a loss that is certain and within the tolerance is not worse."""
-    assert run(6, magnitude(0.635, n=8000)).outcome == "holds"
-    assert run(6, magnitude(0.60, n=8000)).outcome == "fails"
-    assert run(6, magnitude(0.6175, n=400)).outcome == "inconclusive"
+    assert run(6, magnitude(0.635, n=8000)).outcome == "confirmed"
+    assert run(6, magnitude(0.60, n=8000)).outcome == "refuted"
+    assert run(6, magnitude(0.6175, n=400)).outcome == "open"
 
 
 def test_rankings_are_of_configurations() -> None:
     """Claim 13: one pair of runs in another order settles nothing, however many the questions."""
     jsd = (0.1, 0.2, 0.3, 0.4, 0.5)
     swapped = run(13, rankings(jsd, (5.5, 6.0, 7.0, 9.0, 8.0)))
-    assert swapped.outcome == "inconclusive"
+    assert swapped.outcome == "open"
     assert swapped.deciding is not None
     assert swapped.deciding.value == pytest.approx(0.1)
 

@@ -443,6 +443,61 @@ def test_a_limit_is_noted(write: Writer) -> None:
     assert "evaluated on a part of the data (limit): quiz" in compare_runs(a, a).notes
 
 
+# -- the sentence ---------------------------------------------------------------------------------
+
+
+def test_a_group_stands_for_its_members_unless_they_are_asked_for(write: Writer) -> None:
+    tasks = {"one": quiz(*[RIGHT] * 30), "three": quiz(*[RIGHT, WRONG] * 20)}
+    groups = {"part": ["one", "three"], "all": ["part"]}
+    a = load_run(str(write("a", {**tasks, "alone": quiz(*[RIGHT] * 30)}, groups=groups)))
+    whole = compare_runs(a, a)
+    assert {row.name for row in whole.rows} == {"all", "part", "one", "three", "alone"} - {
+        name for name in ("all", "part") if not any(row.name == name for row in whole.rows)
+    }
+    outermost = next(name for name in ("all", "part") if name in {r.name for r in whole.rows})
+    assert whole.shown == {outermost, "alone"}
+    text = whole.to_text()
+    assert "three" not in text
+    assert "members of groups not shown" in text
+    assert any(row["name"] == "three" for row in json.loads(whole.to_json())["rows"])
+    asked = compare_runs(a, a, tasks=["three"])
+    assert "three" in asked.to_text()
+
+
+def test_the_last_sentence_says_what_was_lost_kept_and_left_open(write: Writer) -> None:
+    right, wrong = quiz(*[RIGHT] * 100), quiz(*[WRONG] * 100)
+    few, mixed = quiz(*[RIGHT] * 5), quiz(*[RIGHT] * 30 + [WRONG] * 30)
+    other = quiz(*[RIGHT] * 29 + [WRONG] * 30 + [RIGHT])
+    a = load_run(str(write("a", {"lost": right, "kept": right, "few": few, "open": mixed})))
+    b = load_run(str(write("b", {"lost": wrong, "kept": right, "few": few, "open": other})))
+    found = compare_runs(a, b, metrics=["acc"])
+    assert found.verdict.word == "loses"
+    text = " ".join(found.to_text().split())
+    assert text.endswith(found.verdict.sentence)
+    assert "B loses on lost (0.0 %" in text
+    assert "it keeps kept; not settled: open (" in text
+    assert "too few items on few (5)." in text
+    row = next(row for row in found.rows if row.name == "open")
+    assert row.statistics.settle_n is not None
+    assert "inconclusive (>" in text  # the task has 60 items
+    record = json.loads(found.to_json())
+    assert record["verdict"]["word"] == "loses"
+    assert record["verdict"]["sentence"] == found.verdict.sentence
+
+
+def test_perplexity_has_one_verdict_unless_another_is_asked_for(pair: Pair) -> None:
+    words = {"word_perplexity": [-90.0, 30], "byte_perplexity": [-90.0, 200]}
+    items = [text_item(i, "", words) for i in range(30)]
+    down = dict.fromkeys(words, False)
+    a, b = pair(items, copy.deepcopy(items), directions=down)
+    found = compare_runs(a, b)
+    assert [row.statistics.verdict for row in found.rows] == [None, None]
+    assert [row.statistics.recovery for row in found.rows] == [1.0, 1.0]
+    asked = compare_runs(a, b, metrics=["word_perplexity", "byte_perplexity"])
+    assert only(asked, "word_perplexity").statistics.verdict == "match"
+    assert only(asked, "byte_perplexity").statistics.verdict is None
+
+
 # -- output -------------------------------------------------------------------------------------
 
 

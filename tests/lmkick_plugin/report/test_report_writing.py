@@ -73,20 +73,20 @@ def test_the_claims_of_the_grid(paper_evidence: Evidence) -> None:
     big = next(m for m in paper_evidence.collection.models if m.name == "big-7b")
     found = {claim.number: claim.test(paper_evidence, big) for claim in CLAIMS}
     assert {number: finding.outcome for number, finding in found.items()} == {
-        1: "holds",
-        2: "holds",
-        3: "holds",
-        4: "inconclusive",  # as are 200 questions here
-        5: "holds",
-        6: "inconclusive",  # 200 questions cannot tell a loss of 5 % from one of 7 %
+        1: "confirmed",
+        2: "confirmed",
+        3: "confirmed",
+        4: "open",  # as are 200 questions here
+        5: "confirmed",
+        6: "open",  # 200 questions cannot tell a loss of 5 % from one of 7 %
         7: found[7].outcome,  # a small difference on 100 questions: not what is tested here
-        8: "holds",
-        9: "not measured",
-        10: "holds",
-        11: "holds",
-        12: "holds",
+        8: "confirmed",
+        9: "not tested",
+        10: "confirmed",
+        11: "confirmed",
+        12: "confirmed",
         13: found[13].outcome,
-        14: "not measured",
+        14: "not tested",
     }
     assert "30 %" in found[1].reason
     small, *_ = [cell for cell in found[8].cells if cell.model == "small-3b"]
@@ -105,7 +105,7 @@ def test_large_against_small_can_fail(write: Writer, tmp_path: Path) -> None:
     evidence = gather(collect([write.folder]), Settings(resamples=500))
     big = next(m for m in evidence.collection.models if m.key == "big-7b")
     finding = CLAIMS[7].test(evidence, big)
-    assert finding.outcome == "fails"
+    assert finding.outcome == "refuted"
     assert finding.deciding is not None
     assert finding.deciding.value == pytest.approx(0.5 - 0.75)
 
@@ -175,11 +175,23 @@ def test_rows_for_leaderboards(paper_evidence: Evidence, tmp_path: Path) -> None
     assert score["value"] == 0.325  # half of 0.65
     assert (score["n"], score["verdict"]) == (200, "fail")
     assert score["recovery"] == pytest.approx(0.5)
+    assert wanda["verdict"]["word"] == "loses"
+    assert next(r for r in rows if r["dense"])["verdict"] is None
+    versions = [one["version"] for row in rows for one in row["scores"].values()]
+    assert {type(version) for version in versions} == {float}
+    assert "kick_mmlu" in wanda["scores"]  # a group
     with table.open(newline="") as file:
         cells = {row["label"]: row for row in csv.DictReader(file)}
+    assert cells[wanda["label"]]["verdict"] == "loses"
     assert float(cells[wanda["label"]]["kick_freebaseqa.value"]) == 0.325
     text = card.read_text()
     assert "50.0 %" in text
+    assert wanda["verdict"]["sentence"].split(" loses on ")[1][:20] in text.replace("\\", "")
+    perplexity = wanda["scores"]["kickonly_perplexity"]
+    dense = next(r for r in rows if r["dense"])["scores"]["kickonly_perplexity"]
+    assert perplexity["value"] > dense["value"]
+    assert perplexity["recovery"] == pytest.approx(dense["value"] / perplexity["value"])
+    assert all((one["recovery"] or 0) <= 1.01 for one in wanda["scores"].values())
     assert "kick_freebaseqa" in text.replace("\\", "")
 
 

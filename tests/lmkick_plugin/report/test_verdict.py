@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks import verdict_coverage
 from lmkick_plugin.report.bootstrap import StatisticsError
+from lmkick_plugin.report.paired_statistics import Metric, paired_statistics
 from lmkick_plugin.report.verdict import (
     Rule,
     Verdict,
@@ -112,3 +114,44 @@ def test_nothing_settles_what_has_no_spread_or_no_distance() -> None:
     assert clusters_to_settle(np.ones(1), 0.1) is None
     assert clusters_to_settle(np.ones(5), 0.0) is None
     assert clusters_to_settle(np.asarray([math.nan, 1.0]), 0.1) is None
+
+
+# -- error rates: benchmarks/verdict_coverage.py in small ----------------------------------------
+
+SMALL = {"dense": (0.05, 0.5, 0.95), "experiments": 400, "resamples": 400}
+
+
+@pytest.mark.parametrize(
+    ("kind", "n"), [("lost", 20), ("churn", 20), ("churn", 100), ("clusters", 100), ("graded", 30)]
+)
+def test_error_rates_and_coverage(kind: str, n: int) -> None:
+    options = SMALL if kind != "graded" else {**SMALL, "dense": (0.25, 0.5)}
+    assert verdict_coverage.line(kind, n, **options).passes
+
+
+@pytest.mark.parametrize(("kind", "n"), [("lost", 20), ("churn", 20), ("clusters", 100)])
+def test_the_rule_before_did_not_keep_them(kind: str, n: int) -> None:
+    """Control: percentile intervals over resampled items, as they were until 0.1.0."""
+    before = verdict_coverage.line(kind, n, old=True, **SMALL)
+    assert not before.passes
+    assert before.match[0.95] > 0.25
+    assert before.coverage < 0.9
+
+
+@pytest.mark.parametrize("kind", ["churn", "clusters"])
+def test_the_simulation_draws_as_the_product_does(kind: str) -> None:
+    world = verdict_coverage.World(kind=kind, n=60, dense=0.5, recovery=0.9)
+    rows, counts = verdict_coverage.clusters_of(world, 1, np.random.default_rng(5))
+    dense, compressed, _, _ = verdict_coverage.answer_draws(
+        world, 1, 20_000, np.random.default_rng(5), False
+    )
+    items, clusters = [], []
+    for row, count in zip(rows.astype(int), counts[0], strict=True):
+        for _ in range(count):
+            clusters += [len(set(clusters))] * row[2]
+            items += [(i < row[0], i < row[1]) for i in range(row[2])]
+    values = np.asarray(items, dtype=float).T
+    found = paired_statistics(*values, clusters=np.asarray(clusters), metric=Metric(binary=True))
+    expected = np.percentile(compressed[0] - dense[0], [2.5, 97.5])
+    assert found.clusters == 60
+    assert found.interval == pytest.approx(tuple(expected), abs=0.006)
