@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmkick_plugin.report.bootstrap import FloatArray, Interval, percentile_interval
-from lmkick_plugin.report.comparability import differences
 from lmkick_plugin.report.formatting import interval, percent
-from lmkick_plugin.report.item_pairs import MismatchError, pair_items
+from lmkick_plugin.report.item_pairs import MismatchError, pair_items, visible_differences
 from lmkick_plugin.report.verdict import FEWEST, Rule
 from lmkick_plugin.results.results_file import ResultsFile
 from lmkick_plugin.results.runs import Run
@@ -267,7 +266,7 @@ def _fill(
     answers: tuple[dict[str, dict[str, bool]], ...],
 ) -> list[str]:
     """Add one form's answers; returns why they cannot be compared."""
-    problems = differences(task, *files)
+    problems = visible_differences(task, *files)
     if form == "try":
         seeds = [[file.mapping("config").get(name) for name in _SEEDS] for file in files]
         if seeds[0] != seeds[1]:
