@@ -27,6 +27,7 @@ Row = Mapping[str, Any]
 
 _SHOTS = 5
 _READINGS = 300
+_CLOSED = "trivia_qa/nocontext_validation.jsonl"
 _WEB_TEXTS, _WEB_WORDS = 64, 1_800
 
 
@@ -94,23 +95,23 @@ def _mmlu(facts: Sequence[Fact], random: Random, per_subject: int | None) -> Ite
 
 
 def _trivia(
-    number: int, fact: Fact, random: Random, page: str = "", result: str = ""
+    key: str, fact: Fact, random: Random, page: str = "", result: str = ""
 ) -> dict[str, Any]:
     names = _names(fact)
     normalized = [_normalized(name) for name in names]
     return {
         "question": question_of(fact, random),
-        "question_id": f"mini_{number}",
+        "question_id": f"mini_{key}",
         "question_source": "lmkick",
         "entity_pages": {
             "doc_source": ["mini"] if page else [],
-            "filename": [f"{number}.txt"] if page else [],
+            "filename": [f"{key}.txt"] if page else [],
             "title": [fact.entity.name] if page else [],
             "wiki_context": [page] if page else [],
         },
         "search_results": {
             "description": [""] if result else [],
-            "filename": [f"{number}_0.txt"] if result else [],
+            "filename": [f"{key}_0.txt"] if result else [],
             "rank": [0] if result else [],
             "title": [fact.entity.name] if result else [],
             "url": [""] if result else [],
@@ -134,7 +135,7 @@ def _normalized(name: str) -> str:
 
 
 def _closed_book(facts: Iterable[Fact], random: Random) -> Iterator[Row]:
-    return (_trivia(number, fact, random) for number, fact in enumerate(facts))
+    return (_trivia(str(number), fact, random) for number, fact in enumerate(facts))
 
 
 def _open_book(world: World, random: Random, *, reserved: bool) -> Iterator[Row]:
@@ -144,10 +145,25 @@ def _open_book(world: World, random: Random, *, reserved: bool) -> Iterator[Row]
         relations = random.sample(RELATIONS, random.randint(2, 3))
         facts = [Fact(entity, kind, random.choice(kind.values)) for kind in relations]
         others = [_fact_about(next(strangers), random) for _ in range(random.randint(1, 3))]
-        told = [statement(fact, random) for fact in [*facts, *others]]
-        random.shuffle(told)
-        cut = random.randint(1, len(told) - 1)
-        yield _trivia(number, facts[0], random, " ".join(told[:cut]), " ".join(told[cut:]))
+        yield _trivia(f"open_{number}", facts[0], random, *_told([*facts, *others], random))
+
+
+def _told(facts: Iterable[Fact], random: Random) -> tuple[str, str]:
+    """Sentences that say the facts, as a page and a search result."""
+    told = [statement(fact, random) for fact in facts]
+    random.shuffle(told)
+    cut = random.randint(1, len(told) - 1)
+    return " ".join(told[:cut]), " ".join(told[cut:])
+
+
+def _closed_book_with_evidence(world: World, random: Random) -> Iterator[Row]:
+    """The closed-book questions once more, with texts that hold their answers."""
+    strangers = world.strangers(random, reserved=True)
+    asked = _closed_book(world.stated, Random(f"{_CLOSED} {world.seed}"))
+    for number, (row, fact) in enumerate(zip(asked, world.stated, strict=True)):
+        others = [_fact_about(next(strangers), random) for _ in range(random.randint(1, 3))]
+        told = _told([fact, *others], random)
+        yield {**_trivia(str(number), fact, random, *told), "question": row["question"]}
 
 
 def _fact_about(entity: Entity, random: Random) -> Fact:
@@ -213,11 +229,12 @@ FILES: dict[str, Callable[[World, Random], Iterable[Row]]] = {
     "freebase_qa/train.jsonl": lambda world, random: _freebase(world.asked, random, "train"),
     "mmlu/dev.jsonl": lambda world, random: _mmlu(world.asked, random, _SHOTS),
     "mmlu/test.jsonl": lambda world, random: _mmlu(world.stated, random, None),
-    "trivia_qa/nocontext_validation.jsonl": lambda world, random: _closed_book(
-        world.stated, random
-    ),
+    _CLOSED: lambda world, random: _closed_book(world.stated, random),
     "trivia_qa/nocontext_train.jsonl": lambda world, random: _closed_book(world.asked, random),
-    "trivia_qa/rc_validation.jsonl": lambda world, random: _open_book(world, random, reserved=True),
+    "trivia_qa/rc_validation.jsonl": lambda world, random: (
+        *_open_book(world, random, reserved=True),
+        *_closed_book_with_evidence(world, random),
+    ),
     "trivia_qa/rc_train.jsonl": lambda world, random: _open_book(world, random, reserved=False),
     "cnn_dailymail/test.jsonl": lambda world, random: _stories(world, random, _SIZES),
     "cnn_dailymail/train.jsonl": lambda world, random: _stories(world, random, [(80, 40, 300)]),

@@ -68,12 +68,14 @@ class World:
         stated: Facts of entities that training only states.
         first: First words of names.
         second: Second words of names.
+        seed: What it was made from.
     """
 
     asked: tuple[Fact, ...]
     stated: tuple[Fact, ...]
     first: tuple[str, ...]
     second: tuple[str, ...]
+    seed: int = SEED
 
     @property
     def facts(self) -> tuple[Fact, ...]:
@@ -133,6 +135,7 @@ def build_world(seed: int = SEED) -> World:
         stated=tuple(stated),
         first=tuple(first),
         second=tuple(second),
+        seed=seed,
     )
 
 

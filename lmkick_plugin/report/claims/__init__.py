@@ -7,7 +7,8 @@ independent items give; *not tested* names the runs that are missing. A claim of
 where one part fails at 1 - .05/k.
 
 References:
-    Jaiswal et al., arXiv:2310.01382 (claims 1 to 12); Khanal and Capone, arXiv:2409.11233 (13, 14).
+    Jaiswal et al., arXiv:2310.01382 (claims 1 to 12); Khanal and Capone, arXiv:2409.11233 (13, 14);
+    "The Benchmark Illusion", arXiv:2606.17609 (15, 16).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lmkick_plugin.report.claims.knowledge import (
     open_book_outlasts_closed,
     patterns_fail,
 )
+from lmkick_plugin.report.claims.recall import most_are_out_of_reach, quantization_loses_fewer
 from lmkick_plugin.report.claims.sizes import (
     large_sparse_against_small_dense,
     quantization_keeps_more,
@@ -103,6 +105,16 @@ CLAIMS: Sequence[Claim] = (
         divergence_ranks_better,
     ),
     Claim(14, "Calibration on a task's own text beats C4 on that task.", own_text_beats_c4),
+    Claim(
+        15,
+        "Of the facts no longer said at the highest sparsity, most are out of reach, not lost.",
+        most_are_out_of_reach,
+    ),
+    Claim(
+        16,
+        "At equal loss of said facts, quantization loses fewer for good than pruning.",
+        quantization_loses_fewer,
+    ),
 )
 
 

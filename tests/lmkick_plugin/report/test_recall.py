@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lmkick_plugin.report.claims import CLAIMS
+from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.recall import FORMS, STATES, compare_recall, recall_of, state_of
 from lmkick_plugin.results.runs import load_run
 
@@ -200,3 +202,50 @@ def test_forms_that_were_not_asked_are_named(tmp_path: Path) -> None:
     (found,), _ = compare_recall(first, second)
     assert "Not asked: choose." in found.to_text()
     assert found.table[0, 1] == 0
+
+
+def cell(folder: Path, facts: Facts, **record: Any) -> Cell:
+    run = load_run(str(write_run(folder, facts)))
+    return Cell(name=folder.name, run=run, label=folder.name, record=record, model="m")
+
+
+def model_of(tmp_path: Path, *cells: Cell, facts: int = 700) -> Model:
+    everything = {f"q{number}": dict.fromkeys(FORMS, True) for number in range(facts)}
+    dense = cell(tmp_path / "dense", everything, compressor="none")
+    return Model(name="m", key="m", dense=dense, cells=cells)
+
+
+@pytest.mark.parametrize(
+    ("counts", "outcome"),
+    [
+        ({"said": 100, "recognised": 400, "lost": 200}, "holds"),
+        ({"said": 100, "recognised": 100, "lost": 500}, "fails"),
+        ({"said": 100, "recognised": 300, "lost": 300}, "inconclusive"),
+        ({"said": 10, "lost": 5}, "not measured"),
+    ],
+)
+def test_claim_15(tmp_path: Path, counts: dict[str, int], outcome: str) -> None:
+    wanda = {"compressor": "wanda", "requested_sparsity": 0.6}
+    severe = cell(tmp_path / "severe", world(1, **counts)[1], **wanda)
+    facts = sum(counts.values())
+    mild = cell(tmp_path / "mild", world(1, lost=facts)[1], **{**wanda, "requested_sparsity": 0.3})
+    model = model_of(tmp_path, mild, severe, facts=facts)
+    assert CLAIMS[14].test(None, model).outcome == outcome  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("lost", "outcome"), [(50, "holds"), (350, "fails")])
+def test_claim_16(tmp_path: Path, lost: int, outcome: str) -> None:
+    pruned = cell(
+        tmp_path / "pruned",
+        world(1, said=300, recognised=200, lost=200)[1],
+        compressor="wanda",
+        requested_sparsity=0.5,
+    )
+    far = cell(tmp_path / "far", world(2, lost=700)[1], compressor="wanda", requested_sparsity=0.9)
+    facts = world(1, said=320, recognised=380 - lost, lost=lost)[1]
+    quantized = cell(tmp_path / "bits", facts, compressor="gptq", num_bits=3)
+    model = model_of(tmp_path, pruned, far, quantized)
+    found = CLAIMS[15].test(None, model)  # type: ignore[arg-type]
+    assert found.outcome == outcome
+    assert [one.name for one in found.cells] == ["pruned", "bits"]
+    assert CLAIMS[15].test(None, model_of(tmp_path / "x", far)).outcome == "not measured"  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from lmkick_plugin import bundled
-from lmkick_plugin.data import freebaseqa, instructions, mmlu, summarization, triviaqa
+from lmkick_plugin.data import freebaseqa, instructions, mmlu, recall, summarization, triviaqa
 from task_yaml.kick_mmlu import _generate_configs as generate
 from tools.kick_mini.documents import KINDS as DOCUMENTS
 from tools.kick_mini.documents import LETTERS, Writer, choices_of
@@ -133,7 +133,10 @@ class TestFiles:
         for size in summarization.SIZES:
             assert len(summarization.load(story_size=size, data_dir="mini")["test"]) >= 10
         assert len(instructions.load_alpaca(data_dir="mini")["test"]) == 150
+        facts = recall.load(form="read", data_dir="mini")["validation"]
+        assert len(facts) == 570  # every closed-book question has evidence
         evidence = triviaqa.load_open(data_dir="mini")["validation"]
+        assert len(evidence) == 870
         found = [any(a in row["evidence"].lower() for a in row["aliases"]) for row in evidence]
         assert all(found)
 
