@@ -66,7 +66,11 @@ def examples_of(evidence: Evidence, model: Model) -> dict[str, tuple[Example, ..
             waiting = [c for c in model.cells if _wants(evidence, c, task, found[c.name])]
             if not waiting:
                 break
-            whole = dict(_items(model.dense, leaf, key))
+            # Of the dense run's items, which may be gigabytes of documents, only what is shown.
+            whole = {
+                name: (item["value"], visible(_answer(item), limit=_ANSWER))
+                for name, item in _items(model.dense, leaf, key)
+            }
             for cell in waiting:
                 _add(found[cell.name], task, whole, _items(cell, leaf, key))
     return {name: _chosen(examples) for name, examples in found.items()}
@@ -83,16 +87,16 @@ def _wants(evidence: Evidence, cell: Cell, task: str, found: Sequence[Example]) 
 def _add(
     found: list[Example],
     task: str,
-    whole: Mapping[str, dict[str, Any]],
+    whole: Mapping[str, tuple[float, str]],
     items: Iterator[tuple[str, dict[str, Any]]],
 ) -> None:
     """Read a run's items until there are enough of both kinds of this task."""
     counts = {w: sum(e.won is w for e in found if e.task == task) for w in (True, False)}
     for name, item in items:
-        dense = whole.get(name)
-        if dense is None or dense["value"] == item["value"]:
+        value, dense = whole.get(name, (item["value"], ""))
+        if value == item["value"]:
             continue
-        won = item["value"] > dense["value"]
+        won = item["value"] > value
         if counts[won] >= EXAMPLES:
             continue
         counts[won] += 1
@@ -101,7 +105,7 @@ def _add(
                 task,
                 visible(_question(item), limit=_QUESTION),
                 visible(_wanted(item), limit=_ANSWER),
-                visible(_answer(dense), limit=_ANSWER),
+                dense,
                 visible(_answer(item), limit=_ANSWER),
                 won,
             )
