@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from compressors.allocation import by_block, check_allocation, outlier_shares, owl
 from compressors.base import Compressor
 from compressors.blocks.capture import capture
 from compressors.blocks.compress_group import Solver
@@ -26,6 +27,7 @@ from compressors.blocks.preconditions import (
     check_shapes,
     in_evaluation,
     memory_advice,
+    require_calibration,
 )
 from compressors.cache import CompressionCache, software
 from compressors.errors import SettingsError
@@ -49,6 +51,9 @@ def compress_model(
     device: torch.device | str | None = None,
     batch_size: int | None = None,
     true_sequential: bool = False,
+    allocation: str | Mapping[str, float] = "uniform",
+    owl_lambda: float = 0.08,
+    owl_threshold: float = 5.0,
     resume_dir: str | Path | None = None,
     compress_cache: str | Path | None = None,
     compress_cache_gb: float = 100,
@@ -77,6 +82,11 @@ def compress_model(
             It changes results by rounding only.
         true_sequential: Compress q/k/v, then o, then gate/up, then down, each on inputs that came
             through the former, instead of a whole block at once.
+        allocation: How an unstructured sparsity is shared out between blocks: ``"uniform"``,
+            ``"owl"`` (:mod:`compressors.allocation`; needs ``calibration`` whatever the method) or
+            a mapping of block names to sparsities.
+        owl_lambda: Half of the spread of sparsities between blocks.
+        owl_threshold: Multiple of the mean score from which on a weight is an outlier.
         resume_dir: Keep finished blocks here, and go on from them when called again. Other models
             and settings are refused.
         compress_cache: Take the compressed weights from here where they are kept, and else keep
@@ -91,7 +101,8 @@ def compress_model(
         The report, counted on the weights that are then in the model.
 
     Raises:
-        SettingsError: The calibration data is missing or malformed, ``resume_dir`` is another
+        SettingsError: The calibration data is missing or malformed, an allocation does not go with
+            method or model, ``resume_dir`` is another
             compression's, or a folder cannot be used or has no room.
         UnsupportedModelError: Blocks or matrices cannot be found, or do not go with the settings.
         NumericalError: Weights or activations are not finite, or a Hessian stays indefinite.
@@ -115,14 +126,24 @@ def compress_model(
         blocks = find_blocks(model)
         check_shapes(compressor, blocks)
         check_finite(blocks)
+        whole = check_allocation(allocation, compressor, blocks, owl_lambda, owl_threshold)
+        target = None if device is None else concrete_device(device)
+        home = target or home_device(blocks[0].module)
+        sparsities = None if isinstance(allocation, str) else dict(allocation)
+        if allocation == "owl" and whole is not None:
+            text = require_calibration(model, "allocation='owl'", calibration)
+            batches = _batches(text, batch_size, home)
+            shares = outlier_shares(model, blocks, batches, target, owl_threshold)
+            sparsities = owl(shares, _weights(blocks), whole, owl_lambda)
         store, entry, finished = None, None, []
         if cache is not None:
-            identity = fingerprint(model, compressor, tokens, true_sequential)
+            identity = fingerprint(model, compressor, tokens, true_sequential, sparsities)
             identity["software"] = software()
             entry = held.enter_context(cache.entry(identity, _kept_bytes(blocks)))
             store = entry.store
         elif resume_dir is not None:
-            store = ResumeStore(resume_dir, fingerprint(model, compressor, tokens, true_sequential))
+            identity = fingerprint(model, compressor, tokens, true_sequential, sparsities)
+            store = ResumeStore(resume_dir, identity)
         if store is not None:
             finished = store.restore(blocks, grids)
         known = entry.report() if entry is not None and len(finished) == len(blocks) else None
@@ -140,6 +161,7 @@ def compress_model(
             run = _Run(
                 blocks=blocks,
                 compressor=compressor,
+                sparsities=sparsities,
                 tokens=0 if tokens is None else tokens.numel(),
                 store=store,
                 finished=finished,
@@ -147,14 +169,12 @@ def compress_model(
                 clock=clock,
                 bar=bar,
             )
-            target = None if device is None else concrete_device(device)
             if tokens is None:
                 run.without_calibration(target)
             elif len(finished) < len(blocks):
-                batches = _batches(tokens, batch_size, target or home_device(blocks[0].module))
+                batches = _batches(tokens, batch_size, home)
                 run.with_calibration(model, batches, target, true_sequential)
-        where = target or home_device(blocks[0].module)
-        report = _report(run, compressor, where, len(finished), clock)
+        report = _report(run, compressor, home, len(finished), clock)
         if entry is not None:
             entry.finish(report)
     return report
@@ -168,6 +188,7 @@ class _Run:
         *,
         blocks: list[Block],
         compressor: Compressor,
+        sparsities: Mapping[str, float] | None,
         tokens: int,
         store: ResumeStore | None,
         finished: list[tuple[LayerReport, ...]],
@@ -179,6 +200,7 @@ class _Run:
         self.tokens = tokens
         self.rows: dict[int, Sequence[LayerReport]] = dict(enumerate(finished))
         self._compressor = compressor
+        self._by_block = by_block(compressor, sparsities or {})
         self._solver = Solver(compressor, tokens)
         self._store = store
         self._grids = grids
@@ -212,6 +234,7 @@ class _Run:
                     passes = Passes(inputs, step, block, here)
                     if index not in self.rows:
                         self._bar.set_postfix_str(block.name)
+                        self._solver.use(self._by_block.get(block.name, self._compressor))
                         rows = list(self._compress(passes, true_sequential))
                         self._finish(index, rows)
                     if step + 1 < len(inputs.order):
@@ -227,10 +250,12 @@ class _Run:
         mover = BlockMover([self.blocks[index] for index in remaining], device)
         try:
             for step, index in enumerate(remaining):
-                self._bar.set_postfix_str(self.blocks[index].name)
+                block = self.blocks[index]
+                self._bar.set_postfix_str(block.name)
                 with mover.visiting(step) as here:
                     self._clock.lap("move", here)
-                    rows = list(self._solver.without_inputs(self.blocks[index].matrices))
+                    self._solver.use(self._by_block.get(block.name, self._compressor))
+                    rows = list(self._solver.without_inputs(block.matrices))
                     self._clock.lap("solve", here)
                     self._finish(index, rows)
         finally:
@@ -295,6 +320,11 @@ class _Clock:
 def _kept_bytes(blocks: Sequence[Block]) -> int:
     """Bytes of the parameters that are compressed: what a store of them takes."""
     return sum(p.numel() * p.element_size() for block in blocks for _, p in block.parameters())
+
+
+def _weights(blocks: Sequence[Block]) -> dict[str, int]:
+    """Weights of each block's matrices."""
+    return {block.name: sum(matrix.view().numel() for matrix in block.matrices) for block in blocks}
 
 
 def _batches(tokens: Tensor, batch_size: int | None, device: torch.device) -> tuple[Tensor, ...]:

@@ -29,6 +29,7 @@ class LayerReport:
         shape: ``(out_features, in_features)``.
         sparsity: Share of zeros among its weights as they now are in the model.
         nonzero: Weights that are not zero.
+        requested_sparsity: What the method was asked for; None unless unstructured.
         num_bits: Bits of a code; None unless quantized.
         number_format: ``int``, ``fp8``, ``mxfp4`` or ``nvfp4``; None unless quantized.
         error: Relative output error ``||X W^T - X W'^T||^2 / ||X W^T||^2`` on calibration inputs
@@ -47,6 +48,7 @@ class LayerReport:
     shape: tuple[int, int]
     sparsity: float
     nonzero: int
+    requested_sparsity: float | None = None
     num_bits: int | None = None
     number_format: str | None = None
     error: float | None = None

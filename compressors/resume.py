@@ -43,12 +43,17 @@ _MEANING = {
     "recipe": "the compression settings",
     "calibration": "the calibration tokens",
     "true_sequential": "true_sequential",
+    "allocation": "the sparsities of the blocks",
     "format": "the version of the directory's format",
 }
 
 
 def fingerprint(
-    model: nn.Module, compressor: Compressor, calibration: Tensor | None, true_sequential: bool
+    model: nn.Module,
+    compressor: Compressor,
+    calibration: Tensor | None,
+    true_sequential: bool,
+    sparsities: Mapping[str, float] | None = None,
 ) -> dict[str, str]:
     """Describe all that decides the compressed weights; bulky things by their SHA-256.
 
@@ -57,12 +62,13 @@ def fingerprint(
         compressor: The method with its settings.
         calibration: Token ids, int64 ``[samples, seqlen]``, or None.
         true_sequential: The order of compression.
+        sparsities: Of each block, where they are not all the method's own.
     """
     config = getattr(model, "config", None)
     settings = config.to_dict() if config is not None else {}
     settings = {name: value for name, value in settings.items() if name not in _NOT_THE_MODEL}
     tokens = [] if calibration is None else [("tokens", calibration)]
-    return {
+    identity = {
         "format": _FORMAT,
         "weights": _digest([*model.named_parameters(), *model.named_buffers()]),
         "config": _sha256(json.dumps(settings, sort_keys=True, default=str).encode()),
@@ -70,6 +76,9 @@ def fingerprint(
         "calibration": _digest(tokens),
         "true_sequential": str(true_sequential),
     }
+    if sparsities is not None:
+        identity["allocation"] = _sha256(json.dumps(dict(sparsities), sort_keys=True).encode())
+    return identity
 
 
 class ResumeStore:
@@ -223,9 +232,9 @@ def _read_header(path: Path) -> dict[str, str] | None:
 
 def _require_same(directory: Path, before: Mapping[str, str], identity: Mapping[str, str]) -> None:
     differing = [
-        f"{meaning} ({_short(before.get(part))} there, {_short(identity[part])} now)"
+        f"{meaning} ({_short(before.get(part))} there, {_short(identity.get(part))} now)"
         for part, meaning in _MEANING.items()
-        if before.get(part) != identity[part]
+        if before.get(part) != identity.get(part)
     ]
     if differing:
         raise SettingsError(

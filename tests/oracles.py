@@ -23,7 +23,9 @@ __all__ = [
     "inverse_factor",
     "magnitude_mask",
     "nm_mask",
+    "outlier_share",
     "output_error",
+    "owl",
     "round_to_grid",
     "rtn",
     "smallest",
@@ -107,6 +109,28 @@ def nm_mask(scores: Tensor, n: int, m: int) -> Tensor:
         for position in range(m - n):
             keep[range(len(keep)), start + ascending[:, position]] = False
     return keep
+
+
+# --- sparsity by block --------------------------------------------------------------------------
+
+
+def outlier_share(matrices: list[tuple[Tensor, Tensor]], threshold: float) -> float:
+    """OWL: share of a block's Wanda scores above ``threshold`` times their mean over the block.
+
+    ``matrices`` are pairs of a weight [out, in] and its inputs [tokens, in].
+    """
+    scores = torch.cat(
+        [(weight.abs().double() * column_norm(x).double()).flatten() for weight, x in matrices]
+    )
+    return float((scores > threshold * scores.mean()).double().mean())
+
+
+def owl(shares: list[float], sizes: list[int], sparsity: float, owl_lambda: float) -> list[float]:
+    """OWL: block l's sparsity is s - d_l + mean(d), d the shares scaled to [0, 2 lambda]."""
+    low, high = min(shares), max(shares)
+    d = [2 * owl_lambda * (share - low) / (high - low) for share in shares]
+    mean = sum(each * size for each, size in zip(d, sizes, strict=True)) / sum(sizes)
+    return [sparsity - each + mean for each in d]
 
 
 # --- quantization grids -------------------------------------------------------------------------

@@ -31,7 +31,7 @@ CORE = [
         "matmul",
     ),
     *("statistics", "obs", "methods", "report", "blocks"),
-    *("calibration", "resume", "cache", "driver"),
+    *("calibration", "allocation", "resume", "cache", "driver"),
 ]
 # The maths needs torch alone (and Triton, in its one kernel).
 MATHS = {*CORE[: CORE.index("methods") + 1]} - {"files"}

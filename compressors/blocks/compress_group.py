@@ -17,7 +17,7 @@ from compressors.blocks.find import WeightMatrix
 from compressors.blocks.input_hooks import InputGroup
 from compressors.blocks.offload import synchronize
 from compressors.errors import NumericalError
-from compressors.patterns import NM
+from compressors.patterns import NM, Unstructured
 from compressors.quantization_grid import QuantizationGrid
 from compressors.report import LayerReport, stored_bytes
 from compressors.statistics import Hessian, NoStatistic
@@ -36,7 +36,7 @@ class Solver:
     """Compresses matrices in the model and reports on each.
 
     Args:
-        compressor: The method.
+        compressor: The method, until :meth:`use` gives another.
         tokens: Calibration tokens in all; 0 where the method needs none.
     """
 
@@ -45,6 +45,10 @@ class Solver:
         self._tokens = tokens
         self._warned: set[int] = set()
         self._grids: dict[str, QuantizationGrid] = {}
+
+    def use(self, compressor: Compressor) -> None:
+        """Go on with these settings of the method."""
+        self._compressor = compressor
 
     def take_grids(self) -> dict[str, QuantizationGrid]:
         """The grids of the matrices that were quantized since this was last called, by name."""
@@ -140,6 +144,7 @@ class Solver:
             shape=(weight.shape[0], weight.shape[1]),
             sparsity=1 - nonzero / weight.numel(),
             nonzero=nonzero,
+            requested_sparsity=pattern.sparsity if isinstance(pattern, Unstructured) else None,
             num_bits=result.num_bits,
             number_format=None if result.num_bits is None else result.number_format,
             error=error,

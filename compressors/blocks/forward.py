@@ -107,10 +107,12 @@ class Passes:
         rest = [name for name in matrices if name not in placed]
         return [*stages, rest] if rest else stages
 
-    def propagate(self) -> None:
-        """Replace the hidden states by the block's outputs."""
+    def propagate(self, collector: Collector | None = None) -> None:
+        """Replace the hidden states by the block's outputs; a hooked collector sees the inputs."""
         storage = self._inputs.storage
         for batch in range(len(self._inputs.hidden)):
+            if collector is not None:
+                collector.next_batch()
             output = self._run(batch)
             self._inputs.hidden[batch] = output if storage is None else output.to(storage)
 

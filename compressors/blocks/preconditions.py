@@ -15,7 +15,10 @@ from compressors.blocks.find import Block, WeightMatrix
 from compressors.errors import NumericalError, SettingsError, UnsupportedModelError
 from compressors.statistics import NoStatistic
 
-__all__ = ["check_calibration", "check_finite", "check_shapes", "in_evaluation", "memory_advice"]
+__all__ = [
+    "check_calibration", "check_finite", "check_shapes", "in_evaluation", "memory_advice",
+    "require_calibration",
+]  # fmt: skip
 
 #: What else tells of it: the CPU's allocator, pinned memory and CUDA's libraries have no exception
 #: class of their own for this.
@@ -30,9 +33,17 @@ def check_calibration(
     Raises:
         SettingsError: They are missing, empty, of the wrong kind, or not of this model.
     """
-    method = type(compressor).__name__
     if compressor.statistic is NoStatistic:
         return None
+    return require_calibration(model, type(compressor).__name__, calibration)
+
+
+def require_calibration(model: nn.Module, method: str, calibration: Tensor | None) -> Tensor:
+    """Return the token ids, checked; ``method`` names what needs them.
+
+    Raises:
+        SettingsError: They are missing, empty, of the wrong kind, or not of this model.
+    """
     if calibration is None:
         raise SettingsError(
             f"{method} needs calibration data: pass calibration=token_ids, int64 [samples, seqlen] "

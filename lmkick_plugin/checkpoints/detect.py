@@ -38,8 +38,8 @@ _RECIPE = (
     "compressor", "pattern", "requested_sparsity", "num_bits", "group_size", "symmetric",
     "number_format",
     *OWN_SETTINGS, "calibration", "nsamples", "seqlen", "seed", "base_model", "base_revision",
-    "true_sequential", "seconds", "layer_summary", "layers", "earlier", "adapter", "revision",
-    "subfolder", "calibration_sources",
+    "true_sequential", "allocation", "owl_lambda", "owl_threshold", "seconds", "layer_summary",
+    "layers", "earlier", "adapter", "revision", "subfolder", "calibration_sources",
 )  # fmt: skip
 #: What a later compression's record keeps of an earlier one.
 _STEP = (

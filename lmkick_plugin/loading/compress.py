@@ -168,6 +168,7 @@ class Compression:
             device=device,
             true_sequential=bool(self._recipe.true_sequential),
             progress=main_process,
+            **self._recipe.build_allocation(),
             **settings,
         )
         require_finite(model, "the compressed model")

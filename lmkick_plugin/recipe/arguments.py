@@ -17,6 +17,8 @@ from typing import Any
 from compressors.errors import SettingsError
 from compressors.number_formats import FLOAT_FORMATS, NUMBER_FORMATS
 from lmkick_plugin import bundled
+from lmkick_plugin.recipe import allocation
+from lmkick_plugin.recipe.allocation import read_allocation, read_not_negative
 from lmkick_plugin.recipe.calibration_source import check_source
 from lmkick_plugin.recipe.formats import FORMATS, check_recipe, read_quantize
 from lmkick_plugin.recipe.methods import (
@@ -135,6 +137,9 @@ def _with(argument: str) -> tuple[str, ...]:
     return tuple(name for name, method in METHODS.items() if argument in method.arguments)
 
 
+#: Calibration goes with every pruner where it decides the blocks' sparsities (allocation=owl).
+_CALIBRATABLE = tuple(dict.fromkeys((*CALIBRATED, *PRUNERS)))
+
 #: The contract: every argument of ours. A default holds where the argument applies.
 ARGUMENTS: dict[str, Argument] = {
     "compressor": Argument(partial(read_choice, choices=COMPRESSORS), default="none"),
@@ -153,10 +158,13 @@ ARGUMENTS: dict[str, Argument] = {
     "dampening_frac": Argument(_read_fraction, _with("dampening_frac"), 0.01),
     "block_size": Argument(partial(read_int, low=1), _with("block_size"), 128),
     "true_sequential": Argument(read_bool, CALIBRATED, False),
-    "calibration": Argument(_read_calibration, CALIBRATED, "c4"),
-    "nsamples": Argument(partial(read_int, low=1), CALIBRATED, 128),
-    "seqlen": Argument(partial(read_int, low=2), CALIBRATED, 2048),
-    "seed": Argument(read_seeds, (*CALIBRATED, *_with("seed")), (0,)),
+    "allocation": Argument(read_allocation, PRUNERS),
+    "owl_lambda": Argument(read_not_negative, PRUNERS),
+    "owl_threshold": Argument(read_not_negative, PRUNERS),
+    "calibration": Argument(_read_calibration, _CALIBRATABLE, "c4"),
+    "nsamples": Argument(partial(read_int, low=1), _CALIBRATABLE, 128),
+    "seqlen": Argument(partial(read_int, low=2), _CALIBRATABLE, 2048),
+    "seed": Argument(read_seeds, _CALIBRATABLE, (0,)),
     "data_dir": Argument(_read_data_dir),
     "resume_dir": Argument(read_folder, COMPRESSORS[1:]),
     "compress_cache": Argument(read_folder, COMPRESSORS[1:]),
@@ -226,17 +234,23 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
     settings |= _own_grid(settings)
     if "bits" in settings and "group_size" in arguments:
         settings.setdefault("group_size", -1)  # None, as in Python: one group a row
+    allocation.check_allocation(compressor, settings, given)
     _check_together(compressor, settings, others)
     joint = compressor not in PRUNERS or "bits" in settings
     for name, argument in ARGUMENTS.items():
         applies = compressor in argument.goes_with and (
             joint or name not in ("group_size", "symmetric")
         )
+        applies = applies and allocation.applies(compressor, name, settings)
         default = _default(compressor, name)
         if applies and default is not None:
             settings.setdefault(name, default)
     if compressor in PRUNERS:
         settings.setdefault("pattern", "unstructured")
+    if settings.get("allocation") == "owl":
+        settings = {**allocation.OWL_DEFAULTS, **settings}
+    elif settings.get("allocation") == "uniform":
+        del settings["allocation"]
     settings["seeds"] = settings.pop("seed", None)
     return Recipe(**settings), {name: _read_passed(name, arguments[name]) for name in others}
 

@@ -37,6 +37,10 @@ class Recipe:
         dampening_frac: Damping of the Hessian (``percdamp`` in GPTQ's code).
         block_size: Columns of one lazy update.
         true_sequential: Compress q/k/v, then o, then gate/up, then down.
+        allocation: How the sparsity is shared out between blocks: ``owl`` or ``file:PATH``; None
+            is uniform.
+        owl_lambda: Half of the spread of sparsities between blocks.
+        owl_threshold: Multiple of the mean score from which on a weight is an outlier.
         calibration: Where the calibration text comes from.
         nsamples: Calibration samples.
         seqlen: Tokens of a sample.
@@ -72,6 +76,9 @@ class Recipe:
     dampening_frac: float | None = None
     block_size: int | None = None
     true_sequential: bool | None = None
+    allocation: str | None = None
+    owl_lambda: float | None = None
+    owl_threshold: float | None = None
     calibration: str | None = None
     nsamples: int | None = None
     seqlen: int | None = None
@@ -121,6 +128,17 @@ class Recipe:
                 raise SettingsError(f"compressor={self.compressor} has no sparsity to prune to.")
             return Unstructured(self.sparsity)
         return NM(*split_pattern(self.pattern))
+
+    def build_allocation(self) -> dict[str, Any]:
+        """What ``compress_model`` is told of the allocation."""
+        if self.allocation is None:
+            return {}
+        if self.allocation == "owl":
+            owl = {"owl_lambda": self.owl_lambda, "owl_threshold": self.owl_threshold}
+            return {"allocation": "owl", **owl}
+        from lmkick_plugin.recipe.allocation import read_sparsities
+
+        return {"allocation": read_sparsities(self.allocation.removeprefix("file:"))}
 
     def build_compressor(self) -> Compressor | None:
         """The method with its settings; None for ``compressor=none``. Imports torch."""

@@ -29,7 +29,8 @@ _NAMES = {
     "group_size": "group", "act_order": "act-order", "static_groups": "static groups",
     "wanda_variant": "variant", "dampening_frac": "damping", "block_size": "block",
     "true_sequential": "true sequential", "calibration": "", "nsamples": "samples",
-    "seqlen": "length", "symmetric": "symmetric",
+    "seqlen": "length", "symmetric": "symmetric", "allocation": "", "owl_lambda": "lambda",
+    "owl_threshold": "threshold",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from compressors.errors import SettingsError
 from lmkick_plugin.loading.checks import check_pretrained
+from lmkick_plugin.recipe.allocation import applies
 from lmkick_plugin.recipe.arguments import ARGUMENTS, parse_arguments
 from lmkick_plugin.recipe.readers import is_unset, read_seeds, suggest
 from lmkick_plugin.recipe.recipe import Recipe
@@ -162,7 +163,9 @@ def _points(
         point = dict(zip(spread, values, strict=True))
         where = ", ".join(f"{name}={point[name]}" for name in varied)
         compressor = str(point.get("compressor", "none")).strip().lower()
-        takes_seed = compressor in ARGUMENTS["seed"].goes_with
+        takes_seed = compressor in ARGUMENTS["seed"].goes_with and applies(
+            compressor, "seed", point
+        )
         repeated = seeds if seeds and takes_seed and "seed" not in point else (None,)
         for seed in repeated:
             chosen = point if seed is None else {**point, "seed": seed}

@@ -319,6 +319,9 @@ def test_every_argument_is_used_or_refused(compressor: str, name: str, tmp_path:
         "clip": False,
         "act_order": False,
         "static_groups": False,
+        "allocation": "owl",
+        "owl_lambda": 0.1,
+        "owl_threshold": 7.0,
         "dampening_frac": 0.1,
         "block_size": 64,
         "calibration": "wikitext",
@@ -347,6 +350,9 @@ def test_every_argument_is_used_or_refused(compressor: str, name: str, tmp_path:
     if compressor == "sparsegpt" and name in ("group_size", "symmetric"):
         base = {**base, "bits": 4}
         given = {**given, "bits": 4}
+    calibration = name in ("calibration", "nsamples", "seqlen", "seed")
+    if name.startswith("owl_") or (calibration and compressor in ("magnitude", "random")):
+        base, given = ({**each, "allocation": "owl"} for each in (base, given))
     if compressor not in ARGUMENTS[name].goes_with:
         with pytest.raises(SettingsError):
             recipe(**given)

@@ -47,9 +47,11 @@ KEYS = [
     "versions",
 ]
 SETTINGS = [*(name for name in OWN_SETTINGS if name not in KEYS), "true_sequential"]
+ALLOCATION = ["allocation", "owl_lambda", "owl_threshold"]
 OURS = [
     "number_format",
     *SETTINGS,
+    *ALLOCATION,
     "prefix_reuse",
     "bos",
     "revision",
@@ -189,6 +191,20 @@ def test_short_last_groups_are_counted(make: Any) -> None:
     groups = 2 * ((64 + 32 + 32 + 64) * 2 + (128 + 128) * 2 + 64 * 3)
     best = ragged["bytes_dense"] - 4 * weights + weights // 2 + 2 * groups
     assert ragged["bytes_best_format"] == best
+
+
+def test_owl_is_recorded_with_the_share_of_each_block(make: Any, calibration_file: str) -> None:
+    text = {"calibration": calibration_file, "nsamples": 3, "seqlen": 64}
+    kick = make(compressor="magnitude", sparsity=0.6, allocation="owl", owl_lambda=0.1, **text)
+    assert (kick["allocation"], kick["owl_lambda"], kick["owl_threshold"]) == ("owl", 0.1, 5.0)
+    assert (kick["calibration"], kick["nsamples"]) == (calibration_file, 3)
+    asked = {float(row["requested_sparsity"]) for row in csv.DictReader(kick["layers"])}
+    # Two blocks of one size: 0.6 plus and minus lambda.
+    assert asked == {0.5, 0.7}
+    assert kick["requested_sparsity"] == 0.6
+    plain = make(compressor="magnitude", sparsity=0.6)
+    assert plain["allocation"] is None
+    assert plain["weights_sha256"] != kick["weights_sha256"]
 
 
 def test_another_seed_is_another_model(make: Any) -> None:
