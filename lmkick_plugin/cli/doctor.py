@@ -275,7 +275,8 @@ def _store(path: Path) -> Iterator[Finding]:
 
 def _ask(settings: Any, reference_model: str | None) -> Iterator[Finding]:
     """One question to each model, past the store."""
-    from lmkick_plugin.judge.judge import Item, Judge
+    from lmkick_plugin.judge.items import Item
+    from lmkick_plugin.judge.judge import Judge
 
     with tempfile.TemporaryDirectory(prefix="lmkick_doctor_") as folder:
         once = {"retries": 1, "max_requests": 6, "store": str(Path(folder) / "replies.sqlite3")}

@@ -8,9 +8,13 @@ import sys
 from dataclasses import fields
 from typing import Any
 
+from compressors.errors import SettingsError
+from lmkick_plugin.judge.check import CheckSettings, load_experts
 from lmkick_plugin.judge.logged_answers import find_logged, find_runs
+from lmkick_plugin.judge.plan import JudgePlan
 from lmkick_plugin.judge.rejudge import content_table, judge_jobs, prepare
 from lmkick_plugin.judge.settings import JudgeSettings
+from lmkick_plugin.recipe.readers import read_int
 from lmkick_plugin.terminal import CommandError, emit, plain
 
 __all__ = ["add_arguments", "add_judge_options", "given_settings", "main"]
@@ -37,6 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only say how varied the answers are; no judge is asked",
     )
+    checks = parser.add_argument_group(
+        "check of the judge", "what the report says under every judged score"
+    )
+    checks.add_argument(
+        "--check", action="store_true", help="judge some answers again, and say how well it agrees"
+    )
+    checks.add_argument("--items", default="20", help="answers that are judged again (20)")
+    checks.add_argument("--repeats", default="2", help="times that they are judged in all (2)")
+    checks.add_argument("--second_judge", metavar="MODEL", help="another judge to agree with")
+    checks.add_argument("--second_base_url", metavar="URL", help="its endpoint")
+    checks.add_argument("--experts", metavar="FILE", help="JSON Lines of scores by experts")
     add_judge_options(parser)
 
 
@@ -54,15 +69,39 @@ def main(args: argparse.Namespace) -> int:
     try:
         runs = find_runs(args.results)
         jobs = prepare(find_logged(runs, patterns), runs, given, judging=not args.content)
+        check = _check_settings(args, given)
     except ValueError as error:
         raise CommandError(str(error)) from error
     for note in dict.fromkeys(note for run in runs for note in run.notes):
         print(f"note: {plain(note)}", file=sys.stderr)
     status = 0
     if not args.content:
-        status = judge_jobs(jobs)
+        status = judge_jobs(jobs, check)
     emit("\n" + content_table(jobs))
     return status
+
+
+def _check_settings(args: argparse.Namespace, given: dict[str, Any]) -> CheckSettings | None:
+    """What to check of the judge; None without ``--check``."""
+    if not args.check:
+        others = ("second_judge", "second_base_url", "experts")
+        alone = [f"--{name}" for name in others if getattr(args, name) is not None]
+        if alone:
+            raise SettingsError(f"{alone[0]} goes with --check; add it.")
+        return None
+    if args.second_judge is not None:
+        address = args.second_base_url or given.get("judge_base_url")
+        second = {**given, "judge_model": args.second_judge, "judge_base_url": address}
+        plan = JudgePlan.read(second)
+        if plan is not None:
+            plan.check("--second_judge")
+    return CheckSettings(
+        items=read_int("--items", args.items, low=2),
+        repeats=read_int("--repeats", args.repeats, low=1),
+        second=args.second_judge,
+        second_base_url=args.second_base_url,
+        experts=load_experts(args.experts) if args.experts is not None else (),
+    )
 
 
 def add_judge_options(parser: argparse.ArgumentParser) -> None:

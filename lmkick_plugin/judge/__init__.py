@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from lmkick_plugin.judge.client import Outcome
-from lmkick_plugin.judge.judge import LOWEST_SCORE, Item, Judge, Summary, Verdict, shared_judge
+from lmkick_plugin.judge.items import LOWEST_SCORE, Item
+from lmkick_plugin.judge.judge import Judge, Summary, shared_judge
 from lmkick_plugin.judge.parsing.parser import (
     parse_aspect_grades,
     parse_aspects,
@@ -14,6 +15,7 @@ from lmkick_plugin.judge.parsing.parser import (
 from lmkick_plugin.judge.prompts import Prompts
 from lmkick_plugin.judge.reply_store import Reply, ReplyStore, StoreError
 from lmkick_plugin.judge.settings import JudgeSettings
+from lmkick_plugin.judge.verdicts import Verdict
 
 __all__ = [
     "LOWEST_SCORE",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many answers, one judge, one reference: from what a run generated to verdicts, whatever happens.
+"""Verdicts on all answers of a task; faults of an endpoint do not raise.
 
 Answers cost hours of a GPU, so nothing that goes wrong here may raise: an item that could not be
 judged has a verdict that says why.
@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmkick_plugin.judge.judge import Item, Judge, Verdict
+from lmkick_plugin.judge.items import Item
+from lmkick_plugin.judge.judge import Judge
 from lmkick_plugin.judge.references import Turns
 from lmkick_plugin.judge.rubric import Rubric
+from lmkick_plugin.judge.verdicts import Verdict
 
 __all__ = ["Subject", "judge_all"]
 
@@ -38,7 +40,12 @@ class Subject:
 
 
 def judge_all(
-    judge: Judge, rubric: Rubric, subjects: Sequence[Subject], *, reference_model: str | None = None
+    judge: Judge,
+    rubric: Rubric,
+    subjects: Sequence[Subject],
+    *,
+    reference_model: str | None = None,
+    repeat: int = 0,
 ) -> list[tuple[Verdict, ...]]:
     """Judge the answers to all documents of a task.
 
@@ -47,6 +54,7 @@ def judge_all(
         rubric: What is asked.
         subjects: The documents with their answers.
         reference_model: A model to answer first, to be compared with.
+        repeat: Another number asks anew, to see how much verdicts vary.
 
     Returns:
         For each document one verdict a turn. Ctrl-C ends judging, not the program: what was
@@ -56,7 +64,7 @@ def judge_all(
     try:
         if reference_model is not None:
             subjects, reasons = _with_references(judge, rubric, subjects, reference_model)
-        return _grade(judge, rubric, subjects, reasons)
+        return _grade(judge, rubric, subjects, reasons, repeat)
     except KeyboardInterrupt:
         judge.stop(_INTERRUPTED)
         _LOGGER.warning("Judging was interrupted. The answers are kept; judge the rest later.")
@@ -65,7 +73,7 @@ def judge_all(
         _LOGGER.exception("Judging broke off. The answers are kept; judge them later.")
     if reference_model is None:  # what has been paid for stands in the store
         try:
-            return _grade(judge, rubric, subjects, reasons)
+            return _grade(judge, rubric, subjects, reasons, repeat)
         except Exception:
             _LOGGER.exception("What had been judged cannot be read.")
     left = Verdict(scores=None, reason=_INTERRUPTED)
@@ -73,13 +81,17 @@ def judge_all(
 
 
 def _grade(
-    judge: Judge, rubric: Rubric, subjects: Sequence[Subject], reasons: Sequence[str | None]
+    judge: Judge,
+    rubric: Rubric,
+    subjects: Sequence[Subject],
+    reasons: Sequence[str | None],
+    repeat: int,
 ) -> list[tuple[Verdict, ...]]:
     asked: list[Item] = []
     for subject, reason in zip(subjects, reasons, strict=True):
         if reason is None:
             asked += rubric.items(subject.doc, subject.answers, subject.reference)
-    verdicts = iter(judge.grade(asked))
+    verdicts = iter(judge.grade(asked, repeat=repeat))
     return [
         tuple(
             rubric.accept(next(verdicts)) if reason is None else Verdict(scores=None, reason=reason)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from lmkick_plugin.judge.limits import Budget, Limits
 from lmkick_plugin.judge.llmkick_original import PROMPTS
 from lmkick_plugin.judge.prompts import Prompts
 from lmkick_plugin.judge.references import Reference, Turns, load_answers, read_reference
+from lmkick_plugin.judge.rubric import Rubric
 from lmkick_plugin.judge.settings import JudgeSettings, api_key, endpoint_address
 
 __all__ = ["Endpoint", "JudgePlan", "check_metadata", "match_references"]
@@ -113,6 +114,12 @@ class JudgePlan:
     def dense_in_run(self) -> bool:
         """Whether the evaluated model itself is to answer as before its compression."""
         return self.reference == Reference("dense")
+
+    def metrics(self, rubric: Rubric, categories: Iterable[str]) -> dict[str, bool | None]:
+        """The metrics of a task, as :meth:`Rubric.names` has them."""
+        compared = self.reference is not None
+        both_orders = self.settings.order == "both"
+        return rubric.names(categories, compared=compared, both_orders=both_orders)
 
     def public(self) -> dict[str, Any]:
         """What a record should say of the judge; it holds no key."""

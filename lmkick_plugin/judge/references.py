@@ -17,12 +17,15 @@ from typing import Any, Literal
 
 from compressors.errors import SettingsError
 
-__all__ = ["Reference", "Turns", "load_answers", "read_reference"]
+__all__ = ["IDENTITIES", "TEXTS", "Reference", "Turns", "load_answers", "read_reference"]
 
 Turns = tuple[str, ...]
 
-_IDENTITIES = ("question_id", "doc_hash", "id", "doc_id")
-_TEXTS = ("text", "answer", "output", "response", "highlights")
+IDENTITIES = ("question_id", "doc_hash", "id", "doc_id")
+"""Fields of a row that may name its document, the first one counts."""
+
+TEXTS = ("text", "answer", "output", "response", "highlights")
+"""Fields of a row that may hold its answer, the first one counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def load_answers(path: Path | str) -> dict[str, Turns]:
                         " Keep one."
                     )
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SettingsError(f"{path}: no file of answers ({error}). Give JSON Lines.") from error
+        raise SettingsError(f"{path}: not a file of answers ({error}). Give JSON Lines.") from error
     if not answers:
         raise SettingsError(f"{path} holds no answers.")
     return answers
@@ -105,18 +108,18 @@ def load_answers(path: Path | str) -> dict[str, Turns]:
 def _read_row(row: Any, where: str) -> tuple[str, Turns]:
     if not isinstance(row, Mapping):
         raise SettingsError(f"{where}: expected an object.")
-    identity = next((row[name] for name in _IDENTITIES if row.get(name) is not None), None)
+    identity = next((row[name] for name in IDENTITIES if row.get(name) is not None), None)
     if identity is None:
-        raise SettingsError(f"{where}: no identity. Expected one of: {', '.join(_IDENTITIES)}.")
+        raise SettingsError(f"{where}: no identity. Expected one of: {', '.join(IDENTITIES)}.")
     turns = _turns(row)
     if turns is None:
-        raise SettingsError(f"{where}: no answer. Expected one of: {', '.join(_TEXTS)}.")
+        raise SettingsError(f"{where}: no answer. Expected one of: {', '.join(TEXTS)}.")
     return str(identity), turns
 
 
 def _turns(row: Mapping[str, Any]) -> Turns | None:
     """The answer of one row; None where it holds none."""
-    found: Any = next((row[name] for name in _TEXTS if isinstance(row.get(name), str)), None)
+    found: Any = next((row[name] for name in TEXTS if isinstance(row.get(name), str)), None)
     if found is None:
         found = row.get("resps", row.get("choices"))
         while isinstance(found, list) and len(found) == 1:  # one request, one repeat

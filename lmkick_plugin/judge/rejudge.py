@@ -15,20 +15,23 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from compressors.files import write_atomically
 from lmkick_plugin import __version__
-from lmkick_plugin.judge.judge import Verdict, shared_judge
+from lmkick_plugin.judge.check import CheckSettings, check_task
+from lmkick_plugin.judge.judge import shared_judge
 from lmkick_plugin.judge.judge_documents import Subject, judge_all
 from lmkick_plugin.judge.logged_answers import Logged, dense_run
 from lmkick_plugin.judge.plan import JudgePlan
 from lmkick_plugin.judge.references import Reference, Turns
 from lmkick_plugin.judge.rubric import Metrics
+from lmkick_plugin.judge.verdicts import Verdict
 from lmkick_plugin.metrics.variety import Content, describe
 from lmkick_plugin.results.runs import Run
-from lmkick_plugin.terminal import emit, render_table
+from lmkick_plugin.terminal import emit, plain, render_table
 
 __all__ = ["content_table", "judge_jobs", "prepare"]
 
@@ -103,33 +106,47 @@ def _with_dense(
     return replace(plan, reference=Reference("dense", str(path))), False
 
 
-def judge_jobs(jobs: Sequence[_Job]) -> int:
-    """Judge, write, print; returns the exit status."""
+def judge_jobs(jobs: Sequence[_Job], check: CheckSettings | None = None) -> int:
+    """Judge, write, print.
+
+    Args:
+        jobs: From :func:`prepare`.
+        check: What to check of the judge; None for nothing.
+
+    Returns:
+        Exit status: 0; 1 where answers are unjudged; 2 where a file cannot be written.
+    """
     outputs: dict[Path, dict[str, Any]] = {}
     table: list[list[str]] = []
+    lines: list[str] = []
     unjudged = failed = 0
-    for job in jobs:
-        if job.plan is None or job.is_dense:
-            continue
-        entry, missing = _judge_one(job, job.plan)
+    done = [(job, job.plan) for job in jobs if job.plan is not None and not job.is_dense]
+    for job, plan in done:
+        entry, missing = _judge_one(job, plan, check)
         unjudged += missing
-        path = _output_path(job.logged, job.plan)
+        path = _output_path(job.logged, plan)
         if path not in outputs:
-            outputs[path] = _with_earlier_tasks(path, _header(job.logged, job.plan))
-        output = outputs[path]
-        output["tasks"][job.logged.task] = entry
+            outputs[path] = _with_earlier_tasks(path, _header(job.logged, plan))
+        tasks = outputs[path]["tasks"]
+        checked = tasks.get(job.logged.task, {})  # an earlier check stays
+        kept = {name: checked[name] for name in ("check", "line") if name in checked}
+        tasks[job.logged.task] = kept | entry
         try:  # after each task: what is done is on the disk
-            write_atomically(path, json.dumps(output, indent=2, ensure_ascii=False) + "\n")
+            text = json.dumps(outputs[path], indent=2, ensure_ascii=False)
+            write_atomically(path, text + "\n")
         except OSError as error:
             failed += 1
             print(f"lmkick judge: {path} cannot be written: {error}", file=sys.stderr)
+        if "line" in entry:
+            lines.append(f"{job.logged.run.label}, {job.logged.task}: {entry['line']}")
         for metric, value in entry["metrics"].items():
             name = (job.logged.run.label, job.logged.task, metric)
             table.append([*name, str(value["n"]), _number(value["mean"]), _number(value["stderr"])])
     emit(render_table(["run", "task", "metric", "n", "value", "stderr"], table, text_columns=3))
-    judges = {job.plan.settings for job in jobs if job.plan is not None and not job.is_dense}
-    for settings in judges:
-        emit(f"\n{settings.model}: {shared_judge(settings).summary}.")
+    for line in lines:
+        emit(f"\n{plain(line)}")
+    for settings in {plan.settings for _, plan in done}:
+        emit(f"\n{plain(settings.model)}: {shared_judge(settings).summary}.")
         emit(f"Replies are kept in {settings.store_path}.")
     for path in outputs:
         emit(f"Scores are in {path}")
@@ -138,19 +155,21 @@ def judge_jobs(jobs: Sequence[_Job]) -> int:
     return 1 if unjudged else 0
 
 
-def _judge_one(job: _Job, plan: JudgePlan) -> tuple[dict[str, Any], int]:
+def _judge_one(
+    job: _Job, plan: JudgePlan, check: CheckSettings | None
+) -> tuple[dict[str, Any], int]:
     """The part of the output file on one task, and how many answers are unjudged."""
     logged = job.logged
     judge = shared_judge(plan.settings)
     judge.start()
     subjects = [Subject(doc, said, job.references.get(key)) for key, _, doc, said in logged.rows]
     verdicts = judge_all(judge, logged.rubric, subjects, reference_model=plan.reference_model)
-    compared = plan.reference is not None
     categories = [row[2]["category"] for row in logged.rows if "category" in row[2]]
-    names = logged.rubric.names(categories, compared=compared)
+    names = plan.metrics(logged.rubric, categories)
     values: list[Metrics] = [
-        logged.rubric.metrics(row[2], given, compared=compared)
+        {name: own.get(name) for name in names if name in own}
         for row, given in zip(logged.rows, verdicts, strict=True)
+        for own in [logged.rubric.metrics(row[2], given)]
     ]
     items = [
         {
@@ -162,7 +181,17 @@ def _judge_one(job: _Job, plan: JudgePlan) -> tuple[dict[str, Any], int]:
         for row, given, metrics in zip(logged.rows, verdicts, values, strict=True)
     ]
     metrics = {name: _mean([row.get(name) for row in values]) for name in names}
-    return {"metrics": metrics, "items": items}, sum(map(_missing, verdicts))
+    entry = {"metrics": metrics, "higher_is_better": names, "items": items}
+    if check is not None:
+        entry |= check_task(
+            logged.rubric,
+            subjects,
+            [(*logged.rubric.identities(row[2]), row[1]) for row in logged.rows],
+            verdicts,
+            plan,
+            check,
+        )
+    return entry, sum(map(_missing, verdicts))
 
 
 def _missing(verdicts: Sequence[Verdict]) -> int:
@@ -184,6 +213,7 @@ def _header(logged: Logged, plan: JudgePlan) -> dict[str, Any]:
         "lmkick": __version__,
         "results": logged.file.path.name,
         "run": logged.run.label,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "judge": plan.public(),
         "tasks": {},
     }
@@ -193,7 +223,9 @@ def _with_earlier_tasks(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     """Keep what an earlier call with other ``--tasks`` wrote to the same file."""
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        same = all(earlier[name] == header[name] for name in header if name != "tasks")
+        same = all(
+            earlier[name] == header[name] for name in header if name not in ("tasks", "date")
+        )
         return {**header, "tasks": dict(earlier["tasks"])} if same else header
     except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
         return header

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rubrics: how a judge scores each task's answers, and the names of its metrics.
+"""Rubrics: what a judge is asked about a task's answers, and the metrics that its verdicts become.
 
 The same for a run that judges as it goes and for ``lmkick judge``, which judges logged answers.
 """
@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmkick_plugin.judge.judge import Item, Verdict
+from lmkick_plugin.judge.items import LOWEST_SCORE, Item
 from lmkick_plugin.judge.llmkick_original import reads_pair, reads_rows
 from lmkick_plugin.judge.parsing.tokens import ASPECTS
+from lmkick_plugin.judge.verdicts import Verdict
 from lmkick_plugin.results.task_facts import facts_of
 
 __all__ = ["Metrics", "Rubric", "rubric_of"]
@@ -65,7 +66,15 @@ class Rubric:
         if self.kind == "summary":
             story = doc.get("prompt") or doc["article"]
             other = None if reference is None else reference[0]
-            return [Item(question=story, answer=answers[0], reference=other, kind="aspects")]
+            return [
+                Item(
+                    question=story,
+                    answer=answers[0],
+                    reference=other,
+                    kind="aspects",
+                    floor=self._floor,
+                )
+            ]
         questions = self.prompts(doc)
         solutions = doc.get("solutions") or [None] * len(questions)
         items = []
@@ -80,9 +89,15 @@ class Rubric:
                     history=tuple(zip(before, answers, strict=False)),
                     reference_history=tuple(zip(before, reference or (), strict=False)),
                     solution=solutions[turn],
+                    floor=self._floor,
                 )
             )
         return items
+
+    @property
+    def _floor(self) -> float:
+        """The released code takes a 0 as it is; otherwise nothing is below an empty answer."""
+        return 0.0 if self.released else LOWEST_SCORE
 
     def accept(self, verdict: Verdict) -> Verdict:
         """The verdict as this task counts it.
@@ -106,55 +121,73 @@ class Rubric:
             reason="the released code's parser reads no scores in the reply",
         )
 
-    def metrics(
-        self, doc: Mapping[str, Any], verdicts: Sequence[Verdict], *, compared: bool
-    ) -> Metrics:
+    def metrics(self, doc: Mapping[str, Any], verdicts: Sequence[Verdict]) -> Metrics:
         """The values of one document.
 
         Args:
             doc: The task's document.
             verdicts: One a turn, as :meth:`accept` returns them.
-            compared: Whether there is a reference.
 
         Returns:
             A value for each of :meth:`names` that concerns the document: of the categories, only
             its own.
         """
         out: Metrics = {}
+        by_turn = [_overall(verdict) for verdict in verdicts]
+        out["judge_score"] = score = _mean(by_turn)
         if self.kind == "summary":
             scores = verdicts[0].scores or {}
             out |= {f"judge_{aspect}": scores.get(aspect) for aspect in ASPECTS}
         else:
-            by_turn = [None if v.scores is None else v.scores["score"] for v in verdicts]
-            out["judge_score"] = score = _mean(by_turn)
             if self.kind == "conversation":
                 out |= {f"judge_score_turn_{i}": one for i, one in enumerate(by_turn, 1)}
             out[_of_category(doc["category"])] = score
-        if compared:
-            results = [verdict.result for verdict in verdicts]
-            out["judge_win"] = _mean([None if r is None else _WINS[r] for r in results])
-        missing = sum(verdict.scores is None for verdict in verdicts)
-        out["unjudged"] = missing / len(verdicts)
+        out["judge_score_bound"] = _mean([self._floor if s is None else s for s in by_turn])
+        results = [verdict.result for verdict in verdicts]
+        out["judge_win"] = _mean([None if r is None else _WINS[r] for r in results])
+        agreed = [verdict.consistent for verdict in verdicts]
+        out["position_consistency"] = _mean([None if one is None else float(one) for one in agreed])
+        out["unjudged"] = sum(score is None for score in by_turn) / len(verdicts)
         return out
 
-    def names(self, categories: Iterable[str], *, compared: bool) -> list[str]:
+    def overall(self, verdicts: Sequence[Verdict]) -> float | None:
+        """The one score of a document.
+
+        Args:
+            verdicts: One a turn.
+
+        Returns:
+            The mean over aspects and turns; None where a turn is unjudged.
+        """
+        return _mean([_overall(verdict) for verdict in verdicts])
+
+    def names(
+        self, categories: Iterable[str], *, compared: bool, both_orders: bool
+    ) -> dict[str, bool | None]:
         """All metrics of a task.
 
         Args:
             categories: Those of its documents; none for stories.
             compared: Whether there is a reference.
+            both_orders: Whether it is shown in both places.
 
         Returns:
-            Names in the order in which to show them.
+            Whether higher is better, by name in the order in which to show them. None for wins and
+            consistency, which have no verdict, and for the bound, which would repeat the score's.
         """
+        names: dict[str, bool | None] = {"judge_score": True}
         if self.kind == "summary":
-            names = [f"judge_{aspect}" for aspect in ASPECTS]
+            names |= {f"judge_{aspect}": True for aspect in ASPECTS}
         else:
-            names = ["judge_score"]
             if self.kind == "conversation":
-                names += ["judge_score_turn_1", "judge_score_turn_2"]
-            names += list(dict.fromkeys(map(_of_category, categories)))
-        return [*names, *(["judge_win"] if compared else []), "unjudged"]
+                names |= {"judge_score_turn_1": True, "judge_score_turn_2": True}
+            names |= dict.fromkeys(map(_of_category, categories), True)
+        names["judge_score_bound"] = None
+        if compared:
+            names["judge_win"] = None
+        if compared and both_orders:
+            names["position_consistency"] = None
+        return {**names, "unjudged": False}
 
 
 def rubric_of(task: str) -> Rubric | None:
@@ -172,11 +205,16 @@ def rubric_of(task: str) -> Rubric | None:
     return Rubric(facts.rubric, facts.rubric_prompts == "llmkick")
 
 
+def _overall(verdict: Verdict) -> float | None:
+    """The one score of a verdict: of a summary, the mean of its four aspects."""
+    return None if verdict.scores is None else _mean(list(verdict.scores.values()))
+
+
 def _of_category(category: str) -> str:
     return f"judge_score_{category.replace('-', '_').replace(' ', '_')}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None unless every value is known: half a conversation is not scored."""
+    """The mean; None unless every value is known: half a conversation is no conversation."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None

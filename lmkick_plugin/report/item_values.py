@@ -18,6 +18,7 @@ from lmkick_plugin.report.item_pairs import Pair, pair_items
 from lmkick_plugin.report.paired_statistics import PairedStatistics, paired_statistics
 from lmkick_plugin.report.scoring import ItemValues, Scoring, UnusableValuesError, scoring_of
 from lmkick_plugin.report.verdict import Rule
+from lmkick_plugin.results.judges import judges_differ
 from lmkick_plugin.results.results_file import ResultsError, ResultsFile
 from lmkick_plugin.results.samples import Value
 from lmkick_plugin.results.task_facts import facts_in
@@ -140,6 +141,9 @@ def _measure(
 ) -> Measured:
     if metric == "bypass":
         raise _NotComparedError("the run was made with --predict_only and has no scores")
+    judges = judges_differ(task, metric, dense, compressed)
+    if judges is not None:
+        raise _NotComparedError(judges)
     scoring = scoring_of(
         metric,
         higher_is_better=dense.higher_is_better(task, metric),

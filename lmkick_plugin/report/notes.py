@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lmkick_plugin.report.comparison_table import Row
+from lmkick_plugin.results.judges import judge_line
 from lmkick_plugin.results.results_file import ResultsFile
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.terminal import plain
@@ -53,6 +54,9 @@ def on_tasks(pairs: Mapping[str, tuple[ResultsFile, ResultsFile]]) -> list[str]:
         if isinstance(counts, dict) and counts.get("effective") != counts.get("original"):
             said.setdefault("evaluated on a part of the data (limit)", []).append(task)
         for file in files:
+            judge = judge_line(file, task)
+            if judge is not None:
+                said.setdefault(f"{file.label}: {judge}", []).append(task)
             cut = file.record.get("truncated_prompts")
             if isinstance(cut, dict) and cut.get(task):
                 said.setdefault(f"{cut[task]} prompts did not fit in {file.label}", []).append(task)

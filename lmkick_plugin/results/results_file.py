@@ -6,13 +6,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from compressors.errors import LmkickError
 from lmkick_plugin.recipe.methods import OWN_SETTINGS
+from lmkick_plugin.results.judged_scores import (
+    JudgedTask,
+    merged,
+    read_judged,
+    with_judged,
+)
 from lmkick_plugin.results.samples import Sample, read_samples
 from lmkick_plugin.terminal import plain
 
@@ -78,12 +84,16 @@ class ResultsFile:
     Attributes:
         path: The ``results_<time>.json`` file.
         stamp: The time in its name, which its samples files share and which sorts by age.
-        data: Its contents.
+        data: Its contents, with the scores of ``lmkick judge`` where there are any.
+        judged: Where those scores come from, by task.
+        notes: What was left out.
     """
 
     path: Path
     stamp: str
     data: Mapping[str, Any]
+    judged: Mapping[str, JudgedTask] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> ResultsFile:
@@ -110,7 +120,9 @@ class ResultsFile:
         if not isinstance(data, dict) or not isinstance(data.get("results"), dict):
             raise ResultsError(f"{path}: not lm-eval's results (no mapping called 'results')")
         name = NAME.match(path.name)
-        return cls(path, name["stamp"] if name else "", data)
+        stamp = name["stamp"] if name else ""
+        judged, notes = read_judged(path, stamp)
+        return cls(path, stamp, merged(data, judged), judged, tuple(notes))
 
     def mapping(self, key: str) -> Mapping[str, Any]:
         """A part of the file that should be a mapping.
@@ -251,7 +263,11 @@ class ResultsFile:
                 " --log_samples, which keeps the items' answers"
             )
         stat = path.stat()
-        return _samples(path, stat.st_mtime_ns, stat.st_size)
+        by_filter = _samples(path, stat.st_mtime_ns, stat.st_size)
+        if task in self.judged:
+            found = self.judged[task]
+            return {name: with_judged(items, found) for name, items in by_filter.items()}
+        return by_filter
 
 
 @lru_cache(maxsize=2)

@@ -122,7 +122,7 @@ def group_runs(
         groups.setdefault(file.identity, []).append(file)
     runs = []
     for members in groups.values():
-        said = list(notes)
+        said = [*notes, *(note for file in members for note in file.notes)]
         tasks = [task for file in members for task in file.tasks]
         repeated = sorted({task for task in tasks if tasks.count(task) > 1})
         if repeated:

@@ -27,10 +27,11 @@ from lmkick_plugin.inference.loaded_models import (
     model_of,
     require_kick_model,
 )
-from lmkick_plugin.judge.judge import Verdict, shared_judge
+from lmkick_plugin.judge.judge import shared_judge
 from lmkick_plugin.judge.judge_documents import Subject, judge_all
 from lmkick_plugin.judge.plan import JudgePlan
 from lmkick_plugin.judge.rubric import rubric_of
+from lmkick_plugin.judge.verdicts import Verdict
 from lmkick_plugin.metrics.aggregation import mean_of_scored
 
 __all__ = ["ConversationTask", "GenerationTask", "Judged"]
@@ -71,17 +72,17 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
         self._categories = list(self.eval_docs["category"]) if "category" in self.features else []
         if self._plan is not None:
             self.config.metadata = {**metadata, "judge": self._plan.public()}
-            for name in self._judge_metrics:
+            for name, higher in self._judge_metrics.items():
                 self._metric_fn_list[name] = None
                 self._aggregation_list[name] = mean_of_scored
-                self._higher_is_better[name] = name != "unjudged"
+                self._higher_is_better[name] = higher
 
     @property
-    def _judge_metrics(self) -> list[str]:
+    def _judge_metrics(self) -> dict[str, bool | None]:
+        """Whether higher is better, by metric."""
         if self._plan is None:
-            return []
-        compared = self._plan.reference is not None
-        return self._rubric.names(self._categories, compared=compared)
+            return {}
+        return self._plan.metrics(self._rubric, self._categories)
 
     @property
     def _predict_only(self) -> bool:
@@ -205,9 +206,8 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
         scores: dict[str, Any] = dict(self.config.process_results(doc, turns))
         if isinstance(result, Judged) and self._plan is not None:
             verdicts = [Verdict(**row) for row in json.loads(result.verdicts)]
-            compared = self._plan.reference is not None
-            scores |= dict.fromkeys(self._judge_metrics)
-            scores |= self._rubric.metrics(doc, verdicts, compared=compared)
+            own = self._rubric.metrics(doc, verdicts)
+            scores |= {name: own.get(name) for name in self._judge_metrics}
         return scores
 
 

@@ -104,7 +104,8 @@ def test_judging_later_gives_what_judging_at_once_gives(
     # again: nothing is asked, the same file is written
     assert judge(results) == 0
     assert len(server.requests) == 12
-    assert judged_files(results) == [found]
+    (again,) = judged_files(results)
+    assert {**again, "date": ""} == {**found, "date": ""}
     assert not any(NAME.match(path.name) for path in results.rglob("judged_*"))
     assert KEY not in json.dumps(found)
 
@@ -309,7 +310,7 @@ def test_doctor_finds_all_well(
     [
         (["--data_dir", "/nowhere"], "/nowhere: no such directory"),
         (["--device", "cuda:99"], "cuda:99 cannot be used"),
-        (["--tasks", "kick_wikitexts"], "did you mean 'kick_wikitext'"),
+        (["--tasks", "kick_wikitexts"], "id you mean 'kick_wikitext'"),
         (["--judge_model", "m", "--judge_base_url", "http://127.0.0.1:9/v1"], "connection failed"),
         (["--judge_model", "m", "--judge_base_url", "nonsense"], "judge_base_url"),
     ],
