@@ -39,14 +39,16 @@ _PAIRS = ("--model_args", "-a", "--metadata", "--gen_kwargs")
 
 
 def takes_part(options: argparse.Namespace) -> bool:
-    """Whether a run is of our model or of a task of ours.
+    """Whether a run is of our model or of a task of ours, or has settings of our judge.
 
     Args:
         options: As lm-eval's parser returned them for ``run``.
     """
     settings = _settings(options)
-    return settings.get("model") == "kick" or any(
-        name.lower().lstrip("*?[").startswith(_OUR_PREFIXES) for name in _names(settings)
+    return (
+        settings.get("model") == "kick"
+        or any(name.lower().lstrip("*?[").startswith(_OUR_PREFIXES) for name in _names(settings))
+        or "judge_" in str(settings.get("metadata"))
     )
 
 
@@ -60,11 +62,14 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
     Raises:
         LmkickError: What is wrong.
     """
+    from lmkick_plugin.judge.plan import check_metadata
+
     check_repeated(arguments)
     settings = _settings(options)
     model_arguments = _mapping(settings.get("model_args"))
     task_metadata = model_arguments | _mapping(settings.get("metadata"))
     _check_values(settings)
+    check_metadata(task_metadata)
     if settings.get("model") == "kick":
         placed = {
             name: settings[name]

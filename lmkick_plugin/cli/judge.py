@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check_settings(args: argparse.Namespace, given: dict[str, Any]) -> CheckSettings | None:
-    """What to check of the judge; None without ``--check``."""
+    """Settings of the check; None without ``--check``."""
     if not args.check:
         others = ("second_judge", "second_base_url", "experts")
         alone = [f"--{name}" for name in others if getattr(args, name) is not None]

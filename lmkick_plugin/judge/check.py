@@ -35,7 +35,7 @@ _SUMMEVAL_PREFIX = re.compile(r"^(?:dm|cnn)-test-")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckSettings:
-    """What is checked.
+    """Settings of a check.
 
     Attributes:
         items: Answers that are judged again, spread evenly over the task.
@@ -148,7 +148,7 @@ def check_task(
         identities: What each document may be called.
         verdicts: The judge's, as counted.
         plan: The judge.
-        settings: What is checked.
+        settings: Of the check.
 
     Returns:
         ``check``, the measures as plain data, and ``line``, the same in words for a report.

@@ -32,7 +32,7 @@ _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a request.
+    """The reply to a request, or why there is none.
 
     Attributes:
         reply: The reply that counts; None where none arrived.
@@ -249,7 +249,7 @@ class ChatClient:
 
 
 def complaint(request: Request, reply: Reply, settings: JudgeSettings) -> str | None:
-    """What is wrong with a reply that arrived.
+    """Find fault with a reply that arrived.
 
     Args:
         request: What was asked.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One OpenAI-compatible endpoint: what asking it needs, and requests in the form that it takes."""
+"""Requests to one OpenAI-compatible endpoint, in the form that it takes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Request:
 
 
 def missing_requirement(base_url: str | None) -> str | None:
-    """What has to be there before anything can be asked.
+    """Find what is missing before anything can be asked.
 
     Args:
         base_url: The endpoint; None for the default, which wants a key.

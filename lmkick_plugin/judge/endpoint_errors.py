@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of an endpoint in words, how long each lasts, and what of the interface it takes."""
+"""Faults of an endpoint and how long each lasts; fields of a request that it takes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP for the ``openai`` client, which retries; here is decided what is sent, awaited and read.
+"""HTTP client within limits, for the ``openai`` client, which retries.
 
 - Nothing is sent after a stop, beyond the budget, or to another host than the one configured.
 - A response is read up to a size and for a time, both limited.

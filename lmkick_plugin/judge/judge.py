@@ -22,7 +22,7 @@ __all__ = ["LOWEST_SCORE", "Item", "Judge", "Summary", "Verdict", "shared_judge"
 
 @dataclass(slots=True)
 class Summary:
-    """What judging came to so far.
+    """Counts of a judge's work so far.
 
     Attributes:
         items: Judged or not.
@@ -83,7 +83,7 @@ class Judge:
         self._stopped: str | None = None
 
     def problem(self) -> str | None:
-        """What keeps the judge from asking anything (package, key), found without asking."""
+        """Find what keeps the judge from asking (package, key), without asking."""
         return missing_requirement(self.settings.base_url)
 
     def grade(self, items: Sequence[Item], *, repeat: int = 0) -> list[Verdict]:

@@ -30,7 +30,7 @@ class Subject:
 
     Attributes:
         doc: The task's document.
-        answers: The model's, one a turn.
+        answers: The model's, one per turn.
         reference: The answers to compare with; None where there are none, or a model is asked.
     """
 
@@ -57,7 +57,7 @@ def judge_all(
         repeat: Another number asks anew, to see how much verdicts vary.
 
     Returns:
-        For each document one verdict a turn. Ctrl-C ends judging, not the program: what was
+        For each document one verdict per turn. Ctrl-C ends judging, not the program: what was
         judged until then is returned.
     """
     reasons: list[str | None] = [None] * len(subjects)

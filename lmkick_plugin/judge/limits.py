@@ -35,7 +35,7 @@ class Budget:
 
 
 class Limits:
-    """What holds for all requests of one run, whichever thread sends them.
+    """Limits of all requests of one run, in whichever thread.
 
     Args:
         settings: The judge's.

@@ -33,7 +33,7 @@ _REFUSALS = (401, 403)
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
-    """Check the settings of a judge whatever the tasks: they end in results files.
+    """Check the settings of a judge for any tasks: they end in results files.
 
     Args:
         metadata: A run's ``--metadata``.
@@ -122,7 +122,7 @@ class JudgePlan:
         return rubric.names(categories, compared=compared, both_orders=both_orders)
 
     def public(self) -> dict[str, Any]:
-        """What a record should say of the judge; it holds no key."""
+        """The judge's entry in a record, without a key."""
         settings = self.settings
         return {
             "model": settings.model,

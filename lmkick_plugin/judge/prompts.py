@@ -24,6 +24,7 @@ import yaml
 
 from compressors.errors import SettingsError
 from lmkick_plugin.recipe.readers import suggest
+from lmkick_plugin.terminal import plain
 
 __all__ = ["PROMPT_VERSION", "Prompts", "boundary", "response_format"]
 
@@ -31,6 +32,7 @@ PROMPT_VERSION = "1"
 """Changes whenever our wording does; it is part of every stored reply's key."""
 
 Message = dict[str, str]
+_LARGEST_FILE = 1_000_000
 
 _SYSTEM = (
     "You are an impartial judge of texts written by AI assistants. You are careful, you use the "
@@ -184,10 +186,18 @@ class Prompts:
         if path is None:
             return cls()
         try:
-            text = Path(path).expanduser().read_text(encoding="utf-8")
-            given = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(f"judge_prompt={path}: cannot be read ({error}).") from error
+            with Path(path).expanduser().open("rb") as file:
+                content = file.read(_LARGEST_FILE + 1)
+            if len(content) > _LARGEST_FILE:
+                raise SettingsError(f"judge_prompt={path}: larger than 1 MB; give prompts alone.")
+            given = yaml.safe_load(content.decode("utf-8"))
+        except SettingsError:
+            raise
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            reason = plain(error, limit=120)
+            raise SettingsError(
+                f"judge_prompt={plain(path)}: cannot be read ({reason}). Give YAML or JSON."
+            ) from error
         if not isinstance(given, dict) or not given:
             raise SettingsError(
                 f"judge_prompt={path}: expected a mapping of names to texts. Names: "

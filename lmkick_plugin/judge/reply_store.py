@@ -49,7 +49,7 @@ class StoreError(LmkickError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an endpoint answered.
+    """Reply of an endpoint.
 
     Attributes:
         text: The reply.
@@ -176,7 +176,7 @@ class ReplyStore:
 
     def release(self, key: str) -> None:
         """Give up a claim: the request was not answered."""
-        with contextlib.suppress(StoreError):  # it runs out by itself
+        with contextlib.suppress(StoreError):  # it expires
             self._run(
                 lambda connection: connection.execute(
                     "DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._owner)

@@ -33,7 +33,7 @@ class Rubric:
     """How one task's answers are judged.
 
     Attributes:
-        kind: ``summary`` (four aspects), ``answer`` (one score) or ``conversation`` (one a turn).
+        kind: ``summary`` (four aspects), ``answer`` (one score) or ``conversation`` (one per turn).
         released: Whether only those replies count that the released LLM-KICK code could read.
     """
 
@@ -41,11 +41,11 @@ class Rubric:
     released: bool = False
 
     def identities(self, doc: Mapping[str, Any]) -> tuple[str, ...]:
-        """What a document may be called in a file of answers."""
+        """Names of a document in a file of answers."""
         return tuple(str(doc[name]) for name in ("question_id", "id") if name in doc)
 
     def prompts(self, doc: Mapping[str, Any]) -> tuple[str, ...]:
-        """What a model is asked, turn by turn; for a reference model."""
+        """Prompts turn by turn, for a reference model."""
         if self.kind == "summary":
             return (doc.get("prompt") or _SUMMARIZE + doc["article"],)
         return tuple(doc["turns"]) if self.kind == "conversation" else (doc["question"],)
@@ -53,15 +53,15 @@ class Rubric:
     def items(
         self, doc: Mapping[str, Any], answers: Sequence[str], reference: Sequence[str] | None
     ) -> list[Item]:
-        """What to judge of one document.
+        """List the items of one document.
 
         Args:
             doc: The task's document.
-            answers: The model's answers, one a turn.
-            reference: The answers to compare with, one a turn; None to judge alone.
+            answers: The model's answers, one per turn.
+            reference: The answers to compare with, one per turn; None to judge alone.
 
         Returns:
-            One item a turn.
+            One item per turn.
         """
         if self.kind == "summary":
             story = doc.get("prompt") or doc["article"]
@@ -126,7 +126,7 @@ class Rubric:
 
         Args:
             doc: The task's document.
-            verdicts: One a turn, as :meth:`accept` returns them.
+            verdicts: One per turn, as :meth:`accept` returns them.
 
         Returns:
             A value for each of :meth:`names` that concerns the document: of the categories, only
@@ -154,7 +154,7 @@ class Rubric:
         """The one score of a document.
 
         Args:
-            verdicts: One a turn.
+            verdicts: One per turn.
 
         Returns:
             The mean over aspects and turns; None where a turn is unjudged.
@@ -215,6 +215,6 @@ def _of_category(category: str) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None unless every value is known: half a conversation is no conversation."""
+    """The mean; None unless every value is known: half a conversation does not count."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None

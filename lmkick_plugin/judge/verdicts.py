@@ -31,7 +31,7 @@ Result = Literal["win", "tie", "lose"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What came of one item.
+    """The judge's verdict on one item.
 
     Attributes:
         scores: The answer's scores by name (``score``, or the four aspects), averaged over the

@@ -40,11 +40,11 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Judged(NamedTuple):
-    """What ``filtered_resps`` holds of a judged document.
+    """A judged document in ``filtered_resps``.
 
     Attributes:
         answer: The model's answer, or its answers by turn.
-        verdicts: JSON: a list with one verdict a turn (:meth:`Verdict.to_dict`).
+        verdicts: JSON: a list with one verdict per turn (:meth:`Verdict.to_dict`).
     """
 
     answer: Any
@@ -52,7 +52,7 @@ class Judged(NamedTuple):
 
 
 class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no type information
-    """A task of one generated answer a document.
+    """A task of one generated answer per document.
 
     Differences to lm-eval's own kind: a prompt that no chat template wraps is followed by two
     newlines; and where a judge is configured (:class:`lmkick_plugin.judge.JudgeSettings`), the
@@ -174,7 +174,7 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
             )
 
     def _dense_answers(self, said: Sequence[tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
-        """What the evaluated model answers as before its compression."""
+        """Answers of the evaluated model as before its compression."""
         model = model_of(self.task_name)
         if model is None:
             raise SettingsError("the answers are not this run's: they came from a cache.")

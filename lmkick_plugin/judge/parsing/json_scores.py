@@ -108,14 +108,14 @@ def _inner(value: Any) -> Any:
 
 
 def _contained(value: dict[str, Any]) -> Iterator[Any]:
-    """What stands in the object under a name for scores."""
+    """Values of the object under a name for scores."""
     for name, item in value.items():
         if _key(name) in _CONTAINERS and isinstance(item, dict | list):
             yield item
 
 
 def _unnested(value: Any) -> Any:
-    """What stands inside doubled brackets, as in ``[[8]]``."""
+    """The content of doubled brackets, as in ``[[8]]``."""
     nested = isinstance(value, list) and len(value) == 1 and isinstance(value[0], list)
     return value[0] if nested else value
 

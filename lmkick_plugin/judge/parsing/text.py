@@ -48,7 +48,7 @@ _BEGIN = re.compile(r"(?:BEGIN ([0-9a-f]{16}) (.+?)|\[The Start of (.+?)\])\s*")
 
 
 class _Characters(dict[int, str]):
-    """What each character is written as; filled as characters are met."""
+    """ASCII form of each character; filled as characters are met."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)

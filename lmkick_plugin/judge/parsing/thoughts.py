@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reasoning judge's thoughts, told apart from its reply.
+"""Split of a reasoning judge's reply into thoughts and the rest.
 
 The tags are those that chat templates of reasoning models use. A closing tag has to be of the same
 name as the opening one; without an opening one it has to end its line. It is text in fenced code,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels, scores and words of a judge's sentence, told apart before anything is read into them.
+"""Labels, scores and words of a judge's sentence, as typed tokens.
 
 Numbers in a reply are not only scores: they are years, results of sums, fractions, ranges, the ids
 of the assistants. A sentence is read as scores only where it consists of labels, scores and the

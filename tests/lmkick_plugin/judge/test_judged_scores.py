@@ -63,16 +63,16 @@ def test_judged_scores_are_compared_item_by_item(
     assert "judge not checked (lmkick judge RESULTS --check)" in out
 
 
-def test_export_and_report_read_judged_scores(
-    both: Path, judge: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_export_and_report_read_judged_scores(both: Path, judge: Run, tmp_path: Path) -> None:
     assert judge(both) == 0
     assert main(["report", str(both), "-o", str(tmp_path / "page")]) == 0
     text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "page").rglob("*.csv"))
     assert "judge_score" in text
-    capsys.readouterr()
-    assert main(["export", str(both)]) == 0
-    assert "judge_score" in capsys.readouterr().out
+    page = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "page").rglob("*.md"))
+    assert "judged by strong, prompts 1" in page
+    assert main(["export", str(both), "-o", str(tmp_path / "rows")]) == 0
+    rows = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "rows").iterdir())
+    assert "judge_score" in rows
 
 
 def test_another_judge_is_not_compared(both: Path, judge: Run) -> None:

@@ -50,7 +50,7 @@ def test_samples_and_gzip(tmp_path: Path) -> None:
         ('{"id": 1, "texts": "a"}', "line 1: no answer"),
         ('{"id": 1, "choices": []}', "line 1: no answer"),
         ("[1]", "line 1: expected an object"),
-        ("{", "no file of answers"),
+        ("{", "not a file of answers"),
         ("", "holds no answers"),
     ],
 )
@@ -63,5 +63,5 @@ def test_broken_files_are_refused(text: str, words: str, tmp_path: Path) -> None
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no file of answers"):
+    with pytest.raises(ValueError, match="not a file of answers"):
         load_answers(tmp_path / "none.jsonl")
