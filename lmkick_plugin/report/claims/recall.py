@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmkick_plugin.report.claims.findings import Finding, Part, by_sign, finding
+from lmkick_plugin.report.claims.findings import Finding, Part, Quantity, at_least, finding
 from lmkick_plugin.report.claims.quantities import CONTROLS, PRUNERS, by_level, unstructured
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.item_pairs import MismatchError
@@ -40,7 +40,8 @@ def most_are_out_of_reach(evidence: Evidence, model: Model) -> Finding:  # noqa:
             value = found.shares[_OUT] / (1 - found.shares[_SAID])
             what = f"{found.source}: out of reach among facts no longer said, less a half"
             draws = np.asarray(found.draws[:, _OUT] / gone - 0.5, dtype=np.float64)
-            parts.append(by_sign(what, float(value) - 0.5, draws, cells=[cell]))
+            share = Quantity(float(value) - 0.5, draws, found.said)
+            parts.append(at_least(what, share, cells=[cell]))
     return finding(parts, needs=f"needs a pruned run ({', '.join(PRUNERS)}) with {_NEEDS}")
 
 
@@ -71,8 +72,8 @@ def quantization_loses_fewer(evidence: Evidence, model: Model) -> Finding:  # no
                 gap = theirs.shares[_LOST] - ours.shares[_LOST]
                 # Drawn apart, though the facts are the same: the interval is rather too wide.
                 draws = np.random.default_rng(0).permutation(theirs.draws[:, _LOST])
-                both = [other, cell]
-                parts.append(by_sign(what, float(gap), draws - ours.draws[:, _LOST], cells=both))
+                said = Quantity(float(gap), draws - ours.draws[:, _LOST], ours.said)
+                parts.append(at_least(what, said, cells=[other, cell]))
     needs = f"needs a quantized and a pruned run that say as many facts within 10 %, with {_NEEDS}"
     return finding(parts, needs=needs)
 

@@ -218,10 +218,10 @@ def model_of(tmp_path: Path, *cells: Cell, facts: int = 700) -> Model:
 @pytest.mark.parametrize(
     ("counts", "outcome"),
     [
-        ({"said": 100, "recognised": 400, "lost": 200}, "holds"),
-        ({"said": 100, "recognised": 100, "lost": 500}, "fails"),
-        ({"said": 100, "recognised": 300, "lost": 300}, "inconclusive"),
-        ({"said": 10, "lost": 5}, "not measured"),
+        ({"said": 100, "recognised": 400, "lost": 200}, "confirmed"),
+        ({"said": 100, "recognised": 100, "lost": 500}, "refuted"),
+        ({"said": 100, "recognised": 300, "lost": 300}, "open"),
+        ({"said": 10, "lost": 5}, "not tested"),
     ],
 )
 def test_claim_15(tmp_path: Path, counts: dict[str, int], outcome: str) -> None:
@@ -233,7 +233,7 @@ def test_claim_15(tmp_path: Path, counts: dict[str, int], outcome: str) -> None:
     assert CLAIMS[14].test(None, model).outcome == outcome  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("lost", "outcome"), [(50, "holds"), (350, "fails")])
+@pytest.mark.parametrize(("lost", "outcome"), [(50, "confirmed"), (350, "refuted")])
 def test_claim_16(tmp_path: Path, lost: int, outcome: str) -> None:
     pruned = cell(
         tmp_path / "pruned",
