@@ -51,7 +51,7 @@ class Case:
         source: Calibration text: ``c4`` reads ``web_text/train.jsonl`` of the data directory,
             ``wikitext`` the second half of WikiText-2's test text, which is not measured on.
         samples: Calibration samples of 1,024 tokens.
-        bos: Put the beginning-of-text token in place of each sample's first.
+        bos: Whether samples begin with the beginning-of-text token: ``never``, ``always``.
         settings: Further arguments of ``compress_model``.
     """
 
@@ -59,13 +59,18 @@ class Case:
     seeds: tuple[int, ...] = (0,)
     source: str = "c4"
     samples: int = 16
-    bos: bool = False
+    bos: str = "never"
     settings: tuple[tuple[str, Any], ...] = ()
 
 
 _THREE = (0, 1, 2)
 _RELEASED = GPTQ(num_bits=4, act_order=False, static_groups=False)
 _HALF = Unstructured(0.5)
+
+
+def _shared_out(method: Compressor) -> Case:
+    return Case(method=method, settings=(("allocation", "owl"),))
+
 
 CASES: dict[str, Case] = {
     "dense": Case(method=None),
@@ -78,11 +83,19 @@ CASES: dict[str, Case] = {
     "wanda 50 %": Case(method=Wanda(pattern=_HALF), seeds=_THREE),
     "sparsegpt 50 %": Case(method=SparseGPT(pattern=_HALF), seeds=_THREE),
     "magnitude 50 %": Case(method=Magnitude(pattern=_HALF)),
+    "wanda 60 %": Case(method=Wanda(pattern=Unstructured(0.6))),
+    "wanda 60 % OWL": _shared_out(Wanda(pattern=Unstructured(0.6))),
+    "sparsegpt 60 %": Case(method=SparseGPT(pattern=Unstructured(0.6))),
+    "sparsegpt 60 % OWL": _shared_out(SparseGPT(pattern=Unstructured(0.6))),
+    "wanda 70 %": Case(method=Wanda(pattern=Unstructured(0.7))),
+    "wanda 70 % OWL": _shared_out(Wanda(pattern=Unstructured(0.7))),
+    "sparsegpt 70 %": Case(method=SparseGPT(pattern=Unstructured(0.7))),
+    "sparsegpt 70 % OWL": _shared_out(SparseGPT(pattern=Unstructured(0.7))),
     # Why the released order loses to rounding: each case changes one thing.
     "gptq 4 bits g128 released order, damping 0.1": Case(
         method=replace(_RELEASED, dampening_frac=0.1)
     ),
-    "gptq 4 bits g128 released order, BOS first": Case(method=_RELEASED, bos=True),
+    "gptq 4 bits g128 released order, BOS first": Case(method=_RELEASED, bos="always"),
     "gptq 4 bits g128 released order, static groups": Case(
         method=replace(_RELEASED, static_groups=True)
     ),
@@ -91,7 +104,7 @@ CASES: dict[str, Case] = {
     "gptq 4 bits g128 released order, 64 samples": Case(method=_RELEASED, samples=64),
     "sparsegpt 50 %, WikiText": Case(method=SparseGPT(pattern=_HALF), source="wikitext"),
     "wanda 50 %, WikiText": Case(method=Wanda(pattern=_HALF), source="wikitext"),
-    "sparsegpt 50 %, BOS first": Case(method=SparseGPT(pattern=_HALF), bos=True),
+    "sparsegpt 50 %, BOS first": Case(method=SparseGPT(pattern=_HALF), bos="always"),
     "sparsegpt 50 %, damping 0.1": Case(method=SparseGPT(pattern=_HALF, dampening_frac=0.1)),
 }
 
@@ -118,10 +131,8 @@ def measure(model: Path, data_dir: Path, case: Case, seed: int) -> dict[str, Any
         source: Any = "c4" if case.source == "c4" else [unseen]
         tokens = load_calibration(
             source, tokenizer, nsamples=case.samples, seqlen=1024, seed=seed, data_dir=data_dir,
-            progress=False,
+            bos=case.bos, progress=False,
         )  # fmt: skip
-        if case.bos:
-            tokens[:, 0] = tokenizer.bos_token_id
         started = time.process_time()
         report = compress_model(
             dense, case.method, calibration=tokens, progress=False, **dict(case.settings)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compression of large language models: pruning and quantization, one method a file.
+"""Compression of large language models: pruning and quantization, one file per method.
 
 Everything public is imported when first asked for, so that ``import compressors`` loads no torch.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed weights kept for other runs: one folder an entry, found by what decides its bits.
+"""Cache of compressed weights for other runs: one folder per entry, keyed by all that decides them.
 
 An entry is the directory of a :class:`compressors.resume.ResumeStore` under the SHA-256 of its
 identity (weights and configuration of the model, recipe, calibration tokens, versions), and the
@@ -235,7 +235,7 @@ def _bytes_on_disk(folder: Path) -> int:
 
 
 def _bytes_of(folder: Path) -> int:
-    """What an entry takes, or will take once it is finished."""
+    """Bytes an entry takes, or will take once it is finished."""
     try:
         announced = int((folder / _SIZE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

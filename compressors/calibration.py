@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration text to token batches: seeded random crops of C4, WikiText or one's own text."""
+"""Calibration samples: seeded random crops of C4, WikiText or one's own text."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only loop over a model's blocks: gather, compress, pass on."""
+"""The loop over a model's blocks: gather statistics, compress, propagate."""
 
 from __future__ import annotations
 

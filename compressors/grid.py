@@ -65,7 +65,7 @@ class Grid:
         size = self.group_size
         if size is not None and (not is_integer(size) or size < 1):
             raise SettingsError(
-                f"group_size={size!r} has to be an integer from 1 on, or None for one group a row"
+                f"group_size={size!r} has to be an integer from 1 on, or None for one group per row"
             )
         if self.scale_dtype not in (None, torch.float16, torch.bfloat16):
             raise SettingsError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The number formats that weights are rounded to, and what each of them fixes; needs no torch."""
+"""Number formats that weights are rounded to, and the settings each fixes; needs no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FloatFormat:
 
     Attributes:
         num_bits: Bits of a code.
-        group_size: Columns of a block; None: a row.
+        group_size: Columns of a block; None: one per row.
         largest: The largest point.
         scale_bits: Bits of a block's scale as stored.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which weights go: unstructured sparsity and N:M, with exact counts.
+"""Sparsity patterns: unstructured and N:M, with exact counts.
 
 Thresholding with ``score <= k-th score`` prunes every tie, which in bfloat16 is a lot (70.19 % when
 70 % was asked for). Here a comparison group of ``count`` scores loses exactly
@@ -165,7 +165,7 @@ class NM:
 
 @cache
 def _pairs(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What counts, from ``in_order`` of all pairs of a group, how many come before each.
+    """Count, from ``in_order`` of all pairs of a group, how many come before each.
 
     Returns:
         First and second index of each pair; float32 ``[m, pairs]``, 1 where a pair's order puts

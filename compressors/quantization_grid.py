@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantized matrices as integers: their grids, and the codes that dense weights stand for.
+"""Quantized matrices as codes: their grids, and the conversion from and to dense weights.
 
 The weights that are evaluated are multiples of their scale, rounded to the weights' dtype. Their
 codes can be had from them at any time, so a compression need only keep the grids: of a matrix with
@@ -22,7 +22,7 @@ __all__ = ["QuantizationGrid"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QuantizationGrid:
-    """What a quantized matrix's dense weights do not tell of it; on the CPU.
+    """Grid of a quantized matrix, which its dense weights do not hold; on the CPU.
 
     Attributes:
         num_bits: Bits of a code, 2 to 8.

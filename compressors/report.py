@@ -22,7 +22,7 @@ __all__ = ["CompressionReport", "LayerReport", "stored_bytes", "write_table"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerReport:
-    """What happened to one weight matrix.
+    """Outcome of one weight matrix.
 
     Attributes:
         name: Qualified name in the model.
@@ -68,12 +68,12 @@ class LayerReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressionReport:
-    """What happened to a model's weight matrices.
+    """Outcome of a model's weight matrices.
 
     Attributes:
         method: Name of the method, lower case.
         recipe: The method with its settings, as Python would write it.
-        layers: One row a matrix, in the order of compression.
+        layers: One row per matrix, in the order of compression.
         sparsity: Share of zeros in all compressed matrices together.
         parameters: Weights in those matrices.
         nonzero: Those that are not zero.

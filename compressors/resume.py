@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished blocks on disk, so that a compression that was killed goes on where it was.
+"""Store of finished blocks, from which a killed compression continues.
 
 A directory belongs to one compression: ``resume.json`` names the model's weights and configuration,
 the recipe, the calibration tokens and the order of compression, and any difference is an error.

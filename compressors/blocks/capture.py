@@ -60,7 +60,7 @@ class _Call:
 
 @dataclass(slots=True)
 class BlockInputs:
-    """What the blocks were called with, for every batch of the calibration data.
+    """Arguments of the blocks' calls, for every batch of the calibration data.
 
     Attributes:
         hidden: The first block's hidden states, one tensor a batch.

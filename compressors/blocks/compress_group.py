@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From gathered inputs to new weights in the model: one group of matrices, and its report rows."""
+"""Compress the matrices that read one input, write the new weights, report on each."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fused experts of transformers: 3-D parameters, one slice an expert, and what each reads.
+"""Fused experts of transformers: 3-D parameters, one slice per expert, and their inputs.
 
 ``transformers.integrations.moe.use_experts_implementation`` marks such modules and fixes their
 meaning: ``(hidden_states, top_k_index, top_k_weights)`` in, ``gate_up_proj`` (or ``up_proj``) and

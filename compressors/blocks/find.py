@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a model keeps its decoder blocks, found from the model itself.
+"""Find a model's decoder blocks from the model itself.
 
 No list of model names: the blocks are the one ``ModuleList`` of the classes in
 ``_no_split_modules``, and :mod:`compressors.blocks.matrices` finds what they hold. Embeddings,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The forward passes of one block over all calibration batches: to gather, and to pass on."""
+"""Forward passes of one block over all calibration batches: gather statistics, propagate."""
 
 from __future__ import annotations
 

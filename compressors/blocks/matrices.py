@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weight matrices of a block: what its linear layers hold, and each expert of a fused mixture.
+"""Weight matrices of a block: its linear layers', and each expert's of a fused mixture.
 
 A block whose weights are mostly stored in another way is an error: compressing only its attention
 would silently leave most of the model as it is.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks on the compute device, one after the other, for models that need not fit on it.
+"""Move blocks to the compute device one after the other; the model need not fit on it.
 
 On CUDA the next block is copied on a side stream, through pinned host memory and by a worker
 thread, while the present one computes; the compressed weights go home the same way. The worker

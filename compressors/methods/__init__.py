@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One compression method a file."""
+"""Compression methods, one file each."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AWQ: rounding after columns were scaled by how large their inputs are."""
+"""AWQ: scale columns by the size of their inputs, then round to nearest."""
 
 from __future__ import annotations
 

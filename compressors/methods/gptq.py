@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPTQ: quantization that lets the other weights make up for it."""
+"""GPTQ: column-by-column quantization with error compensation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class GPTQ(Quantizer):
 
     Differences from the released code:
         1. Weights of inputs that were always zero are zeroed before any grid is found; the released
-           code lets them widen the grid where there is one group a row.
+           code lets them widen the grid where there is one group per row.
         2. The symmetric grid of a row without negative weights is symmetric too.
         3. Inputs that were always zero take no part in the damping's mean and are the last in
            act-order. The released code gives them a diagonal of 1, whatever the others are, which

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Magnitude pruning: the smallest weights of a matrix go."""
+"""Magnitude pruning: drop the smallest weights of a matrix."""
 
 from __future__ import annotations
 

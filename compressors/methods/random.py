@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random pruning: the control that every method has to beat."""
+"""Random pruning: the control."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Round to nearest: the quantization that every other has to beat, and the settings they share."""
+"""Round to nearest: the baseline of quantization, and the settings that quantizers share."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SparseGPT: pruning that lets the other weights make up for it."""
+"""SparseGPT: column-by-column pruning with error compensation."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class SparseGPT(Compressor):
     """Prune column by column, each error made up for by the columns that follow.
 
     Unstructured weights are compared within blocks of ``block_size`` columns over all rows, N:M
-    ones within their group when the sweep reaches it.
+    ones within their group when the column pass reaches it.
 
     Args:
         pattern: ``Unstructured(sparsity)`` or ``NM(n, m)``.
         dampening_frac: Share of the Hessian's mean diagonal added to its diagonal, 0 to 1
             (``percdamp`` in the released code); raised, and reported, where that is not enough.
         block_size: Columns worked on at a time; M of an N:M pattern has to divide it.
-        quantize: Round the weights that stay to this grid, in the same sweep (joint compression);
+        quantize: Round the weights that stay to this grid, in the same pass (joint compression);
             None: do not.
 
     Raises:
@@ -46,7 +46,7 @@ class SparseGPT(Compressor):
         2. Inputs that were always zero are the first to be pruned, but no more than the count; the
            released code zeroes all their weights. They take no part in the damping's mean, in which
            the released code counts a diagonal of 1 for each.
-        3. Joint compression takes grids of groups as GPTQ does, not only one a row.
+        3. Joint compression takes grids of groups as GPTQ does, not only one per row.
     """
 
     statistic: ClassVar[type[Hessian]] = Hessian
@@ -93,7 +93,7 @@ class SparseGPT(Compressor):
     def compress_together(
         self, weights: Sequence[Tensor], stats: Hessian, feeds_scores: Sequence[bool] = ()
     ) -> list[CompressedWeight]:
-        """Prune matrices that read the same input, in one sweep."""
+        """Prune matrices that read the same input, in one pass."""
         plan = Plan(
             pattern=self.pattern,
             grid=None if self.quantize is None else self.quantize.grid,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The damped Hessian, factorized so that the sweep can begin at its first column."""
+"""The damped Hessian, factorized so that the column pass begins at its first column."""
 
 from __future__ import annotations
 

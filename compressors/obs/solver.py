@@ -46,7 +46,7 @@ __all__ = ["Plan", "solve"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the column pass does to a matrix.
+    """Settings of one column pass.
 
     Attributes:
         pattern: Prune by it; None to prune nothing.
@@ -76,7 +76,7 @@ def solve(weights: Sequence[Tensor], stats: Hessian, plan: Plan) -> list[Compres
         plan: What to do to them.
 
     Returns:
-        One result a matrix.
+        One result per matrix.
 
     Raises:
         NumericalError: If weights or statistics are not finite, or the Hessian not positive

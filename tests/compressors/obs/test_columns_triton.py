@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fused kernel gives what the torch road gives: in Triton's interpreter, and on a GPU."""
+"""The fused kernel gives what the torch code gives: in Triton's interpreter, and on a GPU."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ MODES = [
 ]
 
 
-def make_sweep(grid: Grid | None, pattern: NM | None, prunes: bool) -> ColumnBuffers:
+def make_buffers(grid: Grid | None, pattern: NM | None, prunes: bool) -> ColumnBuffers:
     """A block of 24 columns and 40 rows with its buffers filled."""
     size, rows = 24, 40
     torch.manual_seed(0)
     grids = None
     if grid is not None:
         grids = GroupGrids(grid, torch.randn(size, rows), None, static=True, matrix_scale=None)
-    sweep = ColumnBuffers(
+    buffers = ColumnBuffers(
         size, rows, torch.device("cpu"), prunes=prunes, pattern=pattern, grids=grids
     )
-    sweep.values.copy_(torch.randn(size, rows))
-    sweep.feedback.copy_((torch.randn(size, size) * 0.2).tril(-1))
-    sweep.importance.copy_(torch.rand(size, 1) + 0.1)
+    buffers.values.copy_(torch.randn(size, rows))
+    buffers.feedback.copy_((torch.randn(size, size) * 0.2).tril(-1))
+    buffers.importance.copy_(torch.rand(size, 1) + 0.1)
     if prunes:
-        sweep.kept.copy_(torch.rand(size, rows) > 0.5)
+        buffers.kept.copy_(torch.rand(size, rows) > 0.5)
     if grids is not None:
-        sweep.groups = grids.group_of.tolist()
-    return sweep
+        buffers.groups = grids.group_of.tolist()
+    return buffers
 
 
 def compare_in_the_interpreter() -> None:
@@ -57,17 +57,17 @@ def compare_in_the_interpreter() -> None:
     assert columns.can_fuse(torch.device("cpu"))
     for grid, pattern, prunes in MODES:
         for count in (24, 16):
-            plain, fused = (make_sweep(grid, pattern, prunes) for _ in range(2))
+            plain, fused = (make_buffers(grid, pattern, prunes) for _ in range(2))
             before = plain.values.clone()
             TorchColumns(plain).run(count)
             compress_fused(fused, count)
-            assert not torch.equal(before, plain.values), "the sweep did nothing"
+            assert not torch.equal(before, plain.values), "the pass did nothing"
             assert torch.equal(plain.values[count:], before[count:])
             torch.testing.assert_close(fused.values, plain.values, rtol=1e-5, atol=1e-5)
             assert torch.equal(fused.kept, plain.kept)
 
 
-def test_interpreted_kernel_is_the_torch_road() -> None:
+def test_interpreted_kernel_is_the_torch_code() -> None:
     pytest.importorskip("triton", reason="needs triton (its interpreter runs without a GPU)")
     pytest.importorskip("numpy", reason="triton's interpreter needs numpy")
     # The switch is read when triton is imported, hence the process of its own.
@@ -92,7 +92,7 @@ def test_interpreted_kernel_is_the_torch_road() -> None:
     ],
     ids=str,
 )
-def test_without_a_compiler_torch_sweeps(
+def test_without_a_compiler_torch_runs(
     failure: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("triton", reason="needs triton to be there")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SparseGPT and GPTQ against the loops of the papers, and what the sweep does in hard cases."""
+"""SparseGPT and GPTQ against the loops of the papers, and the column pass in hard cases."""
 
 from __future__ import annotations
 
