@@ -18,6 +18,7 @@ from lmkick_plugin.report.banner import banner
 from lmkick_plugin.report.claims import CLAIMS
 from lmkick_plugin.report.evidence import Evidence, Settings, gather
 from lmkick_plugin.report.export import FIELDS, SCHEMA, write_leaderboard
+from lmkick_plugin.report.formatting import NOTHING
 from lmkick_plugin.report.models import collect
 from lmkick_plugin.report.page_content import build
 from lmkick_plugin.report.published import beside, published_numbers
@@ -292,3 +293,17 @@ def test_measured_speed_stands_with_its_run(write: Writer, tmp_path: Path) -> No
     assert facts["none"]["weights in memory"] == "2.50 MB"
     assert "prefill" not in facts["none"]
     assert "decode" not in facts["gptq"]
+
+
+def test_a_level_without_a_verdict_has_a_mark_of_its_own(write: Writer, tmp_path: Path) -> None:
+    both = {"kick_freebaseqa": quiz("contains", 0.8), "other": quiz("contains", 0.8)}
+    one = {"other": both["other"]}
+    for name, kick, tasks in (
+        ("dense", record(), both),
+        ("mild", record("wanda", requested_sparsity=0.3), both),
+        ("severe", record("wanda", requested_sparsity=0.5), one),
+    ):
+        write(name, tasks, record=kick, directions={"contains": True})
+    page = write_report([write.folder], tmp_path / "out", resamples=200)
+    assert f'class="v-none"><span aria-hidden="true">{NOTHING} </span>50 %' in page.read_text()
+    assert f"{NOTHING} 50 %" in (tmp_path / "out" / "report.md").read_text()
