@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import logging
 import random
@@ -41,11 +42,35 @@ _JOINED_BYTES_PER_TOKEN = 8
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """Calibration text: its name for messages, its documents, and whether they are one text."""
+    """Calibration text.
+
+    Attributes:
+        name: For messages.
+        documents: Its documents.
+        joined: Whether they are one text.
+        origin: ``hub``, ``data_dir``, ``file`` or ``texts``.
+        file: The file that was read, or what of the Hub.
+    """
 
     name: str
     documents: Sequence[str]
     joined: bool
+    origin: str = "texts"
+    file: str | None = None
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the text came from, as plain values; ``sha256`` is None for data of the Hub."""
+        digest = None
+        if self.origin == "texts":
+            digest = hashlib.sha256("\0".join(self.documents).encode()).hexdigest()
+        elif self.origin != "hub" and self.file is not None:
+            digest = hashlib.sha256(Path(self.file).read_bytes()).hexdigest()
+        return {
+            "origin": self.origin,
+            "file": self.file,
+            "sha256": digest,
+            "rows": len(self.documents),
+        }
 
 
 def first_token(tokenizer: Any, bos: str, **special: Any) -> int | None:
@@ -83,6 +108,7 @@ def load_calibration(
     data_dir: str | Path | None = None,
     bos: str = "auto",
     progress: bool = True,
+    provenance: dict[str, Any] | None = None,
 ) -> Tensor:
     """Make calibration samples from text.
 
@@ -107,6 +133,8 @@ def load_calibration(
         bos: Whether BOS begins every sample: ``auto`` (where the tokenizer adds it itself),
             ``always`` or ``never``.
         progress: Show a progress bar.
+        provenance: Filled with where the text came from: ``origin``, ``file``, ``sha256``,
+            ``rows``.
 
     Returns:
         Token ids, int64 ``[nsamples, seqlen]``.
@@ -131,6 +159,8 @@ def load_calibration(
     text = _find(source, data_dir)
     if not any(document.strip() for document in text.documents):
         raise SettingsError(f"{text.name}: no text in it; give a source that holds some")
+    if provenance is not None:
+        provenance |= text.provenance()
     begin = first_token(tokenizer, bos)
     if begin is not None and seqlen < 2:
         raise SettingsError(f"seqlen={seqlen}: BOS leaves no room for text; give at least 2")
@@ -234,7 +264,9 @@ def _find(source: str | Path | Iterable[str], data_dir: str | Path | None) -> _T
         dataset, arguments, local = _NAMED[source]
         joined = source == "wikitext"
         if data_dir is None:
-            return _Text(source, _from_hub(source, dataset, arguments, local), joined)
+            part = next(iter(arguments.get("data_files", {}).values()), arguments.get("name"))
+            rows = _from_hub(source, dataset, arguments, local)
+            return _Text(source, rows, joined, "hub", f"{dataset}: {part}")
         path = Path(data_dir) / local
         zipped = path.with_name(path.name + ".gz")
         path = zipped if zipped.exists() and not path.exists() else path
@@ -244,7 +276,7 @@ def _find(source: str | Path | Iterable[str], data_dir: str | Path | None) -> _T
                 "with the field text), give the path of another file as calibration, or leave "
                 "data_dir out to use the Hub"
             )
-        return _Text(str(path), _read_jsonl(path), joined)
+        return _Text(str(path), _read_jsonl(path), joined, "data_dir", str(path))
     if isinstance(source, str | Path):
         return _from_file(Path(source))
     texts = list(source)
@@ -278,9 +310,9 @@ def _from_file(path: Path) -> _Text:
         )
     kind = path.name.removesuffix(".gz")
     if kind.endswith(".jsonl"):
-        return _Text(str(path), _read_jsonl(path), joined=False)
+        return _Text(str(path), _read_jsonl(path), False, "file", str(path))
     if kind.endswith(".txt"):
-        return _Text(str(path), [_read(path)], joined=True)
+        return _Text(str(path), [_read(path)], True, "file", str(path))
     raise SettingsError(f"calibration={path}: the name must end in one of {', '.join(_FORMATS)}")
 
 

@@ -207,6 +207,9 @@ def _read_block(
     rows = tuple(LayerReport.from_dict(row) for row in json.loads(metadata["layers"]))
     if metadata["sha256"] != _digest(sorted(tensors.items())):
         raise ValueError("its checksum does not match")
+    names_here = {matrix.name for matrix in block.matrices}
+    if any(row.name not in names_here for row in rows):
+        raise ValueError(f"it holds {rows[0].name}, of another block")
     grids = {}
     for row in rows:
         # A matrix whose columns were scaled has none.

@@ -438,6 +438,7 @@ class KickLM(FastHFLM):
             survey=survey,
             report=None if made is None else made.report,
             calibration_shape=None if made is None else made.calibration_shape,
+            calibration_sources=None if made is None else made.calibration_sources,
             base=self._identity(),
             earlier=() if again is None else again.steps(),
             dtype=str(self.model.dtype).removeprefix("torch."),

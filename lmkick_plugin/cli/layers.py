@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from compressors.files import write_atomically
-from lmkick_plugin.results.results_file import ResultsError, ResultsFile
+from lmkick_plugin.results.results_file import ResultsError, ResultsFile, fallbacks
 from lmkick_plugin.results.runs import find_results
 from lmkick_plugin.terminal import emit, render_table
 
@@ -61,6 +61,9 @@ def main(args: argparse.Namespace) -> int:
     files = _files(args.results)
     for file in files:
         emit(f"{file.label}: {write_layer_table(file)}")
+        fell_back = fallbacks(file.record)
+        if fell_back is not None:
+            emit(fell_back)
         if args.worst > 0:
             emit(_worst(file, args.worst) + "\n")
     return 0

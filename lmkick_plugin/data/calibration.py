@@ -26,6 +26,8 @@ _FILES = {"c4": "web_text/train.jsonl", "wikitext": "wikitext/train.jsonl"}
 
 _LOG = logging.getLogger(__name__)
 
+_DOMAINS = {"c4": "web", "wikitext": "encyclopedia"}
+
 
 @dataclass(frozen=True)
 class PreparedCalibration:
@@ -35,11 +37,14 @@ class PreparedCalibration:
         parts: Tokens, int64 ``[samples, seqlen]``; or how many samples the model is to write.
         seqlen: Tokens of a sample.
         seed: Of what the model writes, and of the order of a mixture.
+        sources: Where each part came from: ``source``, ``domain``, ``origin``, ``file``,
+            ``sha256``, ``rows``.
     """
 
     parts: tuple[Tensor | int, ...]
     seqlen: int
     seed: int
+    sources: tuple[dict[str, Any], ...] = ()
 
     def tokens(self, write: Callable[[int, int, int], Tensor]) -> Tensor:
         """Complete the tokens; int64 ``[nsamples, seqlen]``.
@@ -102,15 +107,19 @@ def prepare(
     if length < seqlen and "self" in sources:
         _LOG.warning("calibration=%s: the model writes %d tokens, its context", source, length)
     parts: list[Tensor | int] = []
+    found: list[dict[str, Any]] = []
     for place, part in enumerate(sources):
         share = nsamples // len(sources) + (place < nsamples % len(sources))
         if part == "self":
             parts.append(share)
+            found.append({"source": part, "domain": "the model's own text", "origin": "model"})
             continue
+        task = part.startswith("task:")
+        origin: dict[str, Any] = {"source": part, "domain": _DOMAINS.get(part, "own file")}
         try:
             parts.append(
                 load_calibration(
-                    _training_text(part, data_dir) if part.startswith("task:") else part,
+                    _training_text(part, data_dir) if task else part,
                     tokenizer,
                     nsamples=share,
                     seqlen=length if len(sources) > 1 else seqlen,
@@ -119,8 +128,10 @@ def prepare(
                     data_dir=data_dir,
                     bos=bos,
                     progress=progress,
+                    provenance=origin,
                 )
             )
+            found.append(origin | ({"domain": "task", "origin": "task"} if task else {}))
         except UnicodeEncodeError as error:
             raise SettingsError(
                 f"calibration={part}: a text holds half a character (a lone surrogate, such as "
@@ -130,7 +141,7 @@ def prepare(
             if part.startswith("task:"):
                 raise SettingsError(f"calibration={part}: {error}") from error
             raise
-    return PreparedCalibration(tuple(parts), length, seed)
+    return PreparedCalibration(tuple(parts), length, seed, tuple(found))
 
 
 def check_text(source: str, data_dir: str | None) -> None:

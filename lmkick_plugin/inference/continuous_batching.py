@@ -21,6 +21,7 @@ from torch import Tensor
 from lmkick_plugin.inference.batch_cache import RowCache
 from lmkick_plugin.inference.batch_sizes import BatchSize, give_back_memory, is_out_of_memory
 from lmkick_plugin.inference.stop_strings import StopStrings
+from lmkick_plugin.inference.thoughts import Thoughts
 
 __all__ = ["Answer", "GreedyModel", "decode_greedily"]
 
@@ -46,7 +47,7 @@ class Answer:
     prompt: list[int]
     limit: int
     ends: frozenset[int]
-    stops: StopStrings
+    stops: StopStrings | Thoughts
     generated: list[int] = field(default_factory=list)
     complete: bool = False
 

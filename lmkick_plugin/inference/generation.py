@@ -26,6 +26,7 @@ from lmkick_plugin.inference.batch_sizes import batch_size_of
 from lmkick_plugin.inference.continuous_batching import Answer, decode_greedily
 from lmkick_plugin.inference.greedy_support import Greedy, find_greedy
 from lmkick_plugin.inference.stop_strings import StopStrings
+from lmkick_plugin.inference.thoughts import Thoughts, log_thoughts, may_think
 from lmkick_plugin.inference.truncation import cut_left
 
 __all__ = ["generate_until"]
@@ -70,6 +71,7 @@ def generate_until(
     results: dict[int, str] = {}
     if jobs:
         _answer(lm, requests, jobs, results, hidden=disable_tqdm or lm.rank != 0)
+        _log_thoughts(requests, jobs)
     if left_over:
         others = plain([requests[index] for index in left_over])
         results.update(zip(left_over, others, strict=True))
@@ -87,8 +89,9 @@ class _Plan:
         self.greedy = greedy
         self.stops = StopStrings(lm.tokenizer, self.until)
 
-    def answer(self, prompt: list[int]) -> Answer:
-        return Answer(prompt, self.limit, self.greedy.ends, self.stops)
+    def answer(self, lm: Any, text: str, prompt: list[int]) -> Answer:
+        stops = Thoughts(lm, text, self.stops, self.until) if may_think(lm) else self.stops
+        return Answer(prompt, self.limit, self.greedy.ends, stops)
 
 
 def _plan(lm: Any, settings: Any) -> _Plan | str:
@@ -156,7 +159,7 @@ def _sort_out(
             lm.note_cut(text)
         key = (repr(settings), text)
         if key not in jobs:
-            jobs[key] = _Job(plan, plan.answer(kept))
+            jobs[key] = _Job(plan, plan.answer(lm, text, kept))
         jobs[key].requests.append(index)
     return list(jobs.values()), sorted(left_over)
 
@@ -220,6 +223,13 @@ def _finish(lm: Any, job: _Job) -> str:
     """The text of an answer, as ``hf`` makes it of the tokens."""
     tokens = job.answer.generated
     thought = lm.think_end_token
+    thoughts = job.answer.stops
+    if isinstance(thoughts, Thoughts):
+        if thoughts.inside:
+            return ""
+        if thoughts.after is not None:
+            text = str(lm.tok_decode(tokens[thoughts.after :])).lstrip()
+            return str(postprocess_generated_text(text, job.plan.until, None))
     if isinstance(thought, int) and thought in tokens:
         tokens = tokens[len(tokens) - tokens[::-1].index(thought) :]
     text = str(lm.tok_decode(tokens))
@@ -232,3 +242,18 @@ def _finish(lm: Any, job: _Job) -> str:
             think_end_token=thought if isinstance(thought, str) else None,
         )
     )
+
+
+def _log_thoughts(requests: Sequence[Any], jobs: Sequence[_Job]) -> None:
+    """Say for each task how many answers had thoughts, and how many nothing else."""
+    found: dict[str, list[Thoughts]] = {}
+    limits: dict[str, int] = {}
+    for job in jobs:
+        if isinstance(job.answer.stops, Thoughts):
+            task = str(requests[job.requests[0]].task_name)
+            found.setdefault(task, []).append(job.answer.stops)
+            limits[task] = job.plan.limit
+    for task, all_of_it in found.items():
+        unfinished = sum(one.inside for one in all_of_it)
+        thoughtful = unfinished + sum(one.after is not None for one in all_of_it)
+        log_thoughts(task, thoughtful, unfinished, limits[task])

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lmkick_plugin.inference.scores import Answer
 from lmkick_plugin.inference.scoring import EncodedAhead, Scorer, encode_many
+from lmkick_plugin.inference.thoughts import answer_plainly, may_think
 from lmkick_plugin.inference.truncation import (
     TruncatedPrompts,
     fit_generation,
@@ -132,6 +133,8 @@ class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         for instance in requests:
             self._prompts.setdefault(instance.args[0], []).append(instance)
         plain = functools.partial(super().generate_until, disable_tqdm=disable_tqdm)
+        if may_think(self):
+            plain = functools.partial(answer_plainly, self, plain)
         try:
             with suppress_truncation_warnings():
                 answers: list[str] = self._generate(requests, plain, disable_tqdm)

@@ -68,6 +68,7 @@ class Compression:
     Attributes:
         report: What was done to each matrix; None before.
         calibration_shape: Samples and tokens of each that were used; None without calibration.
+        calibration_sources: Where their text came from; None without calibration.
         weights: What the compressed weights are; None before.
     """
 
@@ -84,6 +85,7 @@ class Compression:
         self._source = source
         self.report: CompressionReport | None = None
         self.calibration_shape: tuple[int, int] | None = None
+        self.calibration_sources: tuple[dict[str, Any], ...] | None = None
         self.weights: WeightSurvey | None = None
 
     def load_calibration(
@@ -159,6 +161,7 @@ class Compression:
         tokens = None
         if calibration is not None:
             tokens = calibration.tokens(self._writer(model, tokenizer, progress=main_process))
+            self.calibration_sources = calibration.sources
             self.calibration_shape = (int(tokens.shape[0]), int(tokens.shape[1]))
         settings = self._driver_settings(main_process)
         self.report = compress_model(
@@ -171,6 +174,8 @@ class Compression:
             **self._recipe.build_allocation(),
             **settings,
         )
+        if main_process:
+            _log_outcome(self.report)
         require_finite(model, "the compressed model")
         self.weights = survey_weights(model)
         if zeros is not None:
@@ -234,6 +239,31 @@ class Compression:
 
         folder = self._recipe.save_compressed
         save(model, folder, tokenizer=tokenizer, storage=storage, grids=grids, record=record)
+
+
+def _log_outcome(report: CompressionReport) -> None:
+    """Log the outcome in two lines, and matrices that another method had to compress."""
+    summary = report.summary()
+    errors = [
+        "none" if value is None else f"{value:.4f}"
+        for value in (summary["mean_error"], summary["worst_error"])
+    ]
+    logger.info(
+        "%s: %.2f %% of %d weights in %d matrices are zero; mean output error %s, worst %s.",
+        report.method, 100 * report.sparsity, report.parameters, summary["matrices"],
+        *errors,
+    )  # fmt: skip
+    logger.info(
+        "%.1f MB as evaluated, %.1f MB in the best known format; %.1f s.",
+        report.bytes_dense / 1e6, report.bytes_best_format / 1e6, report.seconds,
+    )  # fmt: skip
+    fell_back = [layer.note for layer in report.layers if layer.note is not None]
+    if fell_back:
+        logger.warning(
+            "%d of %d matrices fell back to another method (%s, ...): too few calibration tokens "
+            "reached them. Raise nsamples or seqlen.",
+            len(fell_back), len(report.layers), fell_back[0],
+        )  # fmt: skip
 
 
 def _log_lost(before: ZeroCount, model: Any) -> None:

@@ -23,6 +23,7 @@ from lmkick_plugin.results.results_file import (
     RECIPE,
     ResultsError,
     ResultsFile,
+    fallbacks,
     model_key,
     short_model,
 )
@@ -265,6 +266,9 @@ def collect(paths: Sequence[Path], *, labels: Mapping[Path, str] | None = None) 
         for run in group_runs(members, source=", ".join(map(str, paths))):
             notes += run.notes
             cells.append(_cell(run, fields, len(cells) + 1))
+            fell_back = fallbacks(run.record)
+            if fell_back is not None:
+                notes.append(f"{cells[-1].label}: {fell_back}")
     notes += _newer_format(files)
     return Collection(_models(cells, notes), tuple(dict.fromkeys(notes)), tuple(skipped))
 

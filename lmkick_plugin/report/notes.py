@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from lmkick_plugin.report.comparison_table import Row
 from lmkick_plugin.results.judges import judge_line
-from lmkick_plugin.results.results_file import ResultsFile
+from lmkick_plugin.results.results_file import ResultsFile, fallbacks
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.terminal import plain
 
@@ -36,6 +36,7 @@ def on_runs(dense: Run, compressed: Run) -> list[str]:
     for key in ("base_model", "base_revision", "revision", "subfolder", "adapter", "dtype"):
         if first and second and first.get(key) != second.get(key):
             notes.append(f"{key} differs: {first.get(key)} against {second.get(key)}")
+    notes += [line for run in (dense, compressed) if (line := fallbacks(run.record)) is not None]
     return notes
 
 

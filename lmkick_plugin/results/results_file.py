@@ -28,6 +28,7 @@ __all__ = [
     "RECIPE",
     "ResultsError",
     "ResultsFile",
+    "fallbacks",
     "model_key",
     "short_model",
 ]
@@ -282,6 +283,17 @@ def _arguments(raw: object) -> dict[str, Any]:
         return dict(raw)
     pairs = (pair.split("=", 1) for pair in str(raw or "").split(",") if "=" in pair)
     return {key.strip(): value.strip() for key, value in pairs}
+
+
+def fallbacks(record: Mapping[str, Any]) -> str | None:
+    """How many matrices another method had to compress, for want of calibration tokens."""
+    summary = record.get("layer_summary")
+    if not isinstance(summary, dict) or not summary.get("notes"):
+        return None
+    return plain(
+        f"{summary['notes']} of {summary.get('matrices')} matrices of {record.get('compressor')}"
+        " fell back to another method: too few calibration tokens reached them (lmkick layers)"
+    )
 
 
 def model_key(record: Mapping[str, Any]) -> str | None:

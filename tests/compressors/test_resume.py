@@ -153,7 +153,11 @@ def _spoil_header(path: Path) -> None:
     path.write_bytes(b"nothing of the kind")
 
 
-@pytest.mark.parametrize("damage", [_flip_a_byte, _cut, _spoil_header])
+def _of_another_block(path: Path) -> None:
+    path.write_bytes((path.parent / "block_0000.safetensors").read_bytes())
+
+
+@pytest.mark.parametrize("damage", [_flip_a_byte, _cut, _spoil_header, _of_another_block])
 def test_a_damaged_block_is_named_and_done_again(
     damage: Callable[[Path], None],
     samples: Tensor,

@@ -171,11 +171,25 @@ def test_other_tokens_that_end_answers(refuse_hf: None) -> None:
 
 
 @pytest.mark.parametrize("think_end_token", [40, "D"])
-def test_thoughts_are_cut_off_as_in_hf(think_end_token: int | str) -> None:
+def test_stop_strings_count_after_the_thoughts(think_end_token: int | str) -> None:
+    """In ``hf`` they end an answer within them."""
     kick, hf = both("llama", 3, think_end_token=think_end_token)
     requests = some_requests(10)
     found = answers(kick, requests)
-    assert found == answers(hf, requests)
+    assert found != answers(hf, requests)
+    hf.think_end_token = None
+    end = hf.tok_decode([think_end_token]) if isinstance(think_end_token, int) else think_end_token
+    bare = [(one.args[0], {**one.args[1], "until": []}) for one in requests]
+    expected = []
+    for request, raw in zip(
+        requests, answers(hf, make_requests("generate_until", bare)), strict=True
+    ):
+        answer = raw.partition(end)[2].lstrip()
+        for stop in request.args[1]["until"]:
+            answer = answer.split(stop)[0] if stop else answer
+        expected.append(answer)
+    assert found == expected
+    assert any(expected)
     kick.think_end_token = None
     assert answers(kick, requests) != found
 

@@ -116,3 +116,62 @@ def test_divergence_stops_before_it_measures(
     said = capsys.readouterr().err
     assert "kickonly_divergence: the checkpoint is already compressed" in said
     assert "reference=" in said
+
+
+def test_the_record_says_which_text_was_read(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Not the nickname: the data directory's file stands in for C4."""
+    import hashlib
+
+    lines = "".join(json.dumps({"text": f"{n} some text. " * 40}) + "\n" for n in range(9))
+    file = tmp_path / "web_text" / "train.jsonl"
+    file.parent.mkdir()
+    file.write_text(lines)
+    how: dict[str, Any] = {"nsamples": 4, "seqlen": 32, "data_dir": str(tmp_path)}
+    wanda: dict[str, Any] = {"compressor": "wanda", "sparsity": 0.5}
+    for calibration, expected in (("c4", 1), ("mix:c4+self", 2)):
+        folder = tmp_path / calibration.replace(":", "")
+        model = KickLM(
+            pretrained=str(tiny_model_dir), calibration=calibration,
+            save_compressed=str(folder), **wanda, **how, **CPU,
+        )  # fmt: skip
+        first, *rest = record(model)["calibration_sources"]
+        assert first == {
+            "source": "c4", "domain": "web", "origin": "data_dir", "file": str(file),
+            "sha256": hashlib.sha256(lines.encode()).hexdigest(), "rows": 9,
+        }  # fmt: skip
+        assert [one["origin"] for one in rest] == ["model"][: expected - 1]
+        saved = json.loads((folder / "kick.json").read_text())["record"]
+        assert saved["calibration_sources"] == [first, *rest]
+    plain = KickLM(pretrained=str(tiny_model_dir), compressor="magnitude", sparsity=0.5, **CPU)
+    assert record(plain)["calibration_sources"] is None
+
+
+def test_the_outcome_is_logged_in_two_lines(
+    tiny_model_dir: Path, calibration_file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    how = {"calibration": calibration_file, "nsamples": 4, "seqlen": 32}
+    with caplog.at_level(logging.INFO, logger="lmkick_plugin.loading.compress"):
+        KickLM(pretrained=str(tiny_model_dir), compressor="wanda", pattern="2:4", **how, **CPU)
+    said = [one.message for one in caplog.records if one.name == "lmkick_plugin.loading.compress"]
+    assert len(said) == 2
+    assert said[0].startswith("wanda: 50.00 % of 73728 weights in 14 matrices are zero; mean")
+    assert "MB as evaluated" in said[1]
+
+
+def test_experts_that_fell_back_are_counted_and_said(
+    tmp_path: Path, calibration_file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tests.conftest import make_tiny_tokenizer
+    from tests.tiny_models import make
+
+    how = {"calibration": calibration_file, "nsamples": 2, "seqlen": 32}
+    with caplog.at_level(logging.WARNING, logger="lmkick_plugin.loading.compress"):
+        model = KickLM(
+            pretrained=make("mixtral"), tokenizer=make_tiny_tokenizer(), batch_size=2,
+            compressor="wanda", sparsity=0.5, **how,
+        )  # fmt: skip
+    summary = record(model)["layer_summary"]
+    assert 0 < summary["notes"] < summary["matrices"]
+    line = f"{summary['notes']} of {summary['matrices']} matrices fell back to another method"
+    assert line in caplog.text
+    assert "starved expert" in caplog.text

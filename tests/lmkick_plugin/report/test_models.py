@@ -368,6 +368,14 @@ def test_a_checkpoint_compressed_twice_is_neither_pruned_nor_quantized_alone(
     assert cell.short == "wanda 2:4, then rtn 8 bits"
 
 
+def test_matrices_that_fell_back_are_noted(write: Writer) -> None:
+    facts(write, "dense", 0.6, record())
+    kick = {**record("gptq"), "num_bits": 4, "layer_summary": {"matrices": 300, "notes": 270}}
+    facts(write, "gptq", 0.5, kick)
+    found = collect([write.folder])
+    assert any("270 of 300 matrices of gptq fell back" in note for note in found.notes)
+
+
 def test_every_field_of_the_record_is_a_column() -> None:
     tree = ast.parse(Path(record_module.__file__).read_text(encoding="utf-8"))
     built = next(n for n in ast.walk(tree) if getattr(n, "name", None) == "build_record")

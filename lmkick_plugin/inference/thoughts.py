@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thoughts of reasoning models: not scored, and no place for a stop string.
+
+Such a model writes ``<think>``, its thoughts, ``</think>`` and the answer. Some chat templates open
+the thoughts in the prompt.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+__all__ = ["Thoughts", "answer_plainly", "log_thoughts", "may_think"]
+
+OPEN, CLOSE = "<think>", "</think>"
+
+logger = logging.getLogger(__name__)
+
+
+def may_think(lm: Any) -> bool:
+    """Whether a model's answers may begin with thoughts: under a chat template, or as it was told.
+
+    Args:
+        lm: A ``KickLM``.
+    """
+    told = lm.think_end_token is not None
+    return bool(told or lm.chat_template_used)
+
+
+class Thoughts:
+    """Stop strings of one answer, which count after its thoughts only.
+
+    Attributes:
+        inside: Whether the answer, as far as it goes, is nothing but thoughts.
+        after: Number of tokens up to the end of the thoughts; None without thoughts.
+    """
+
+    def __init__(self, lm: Any, prompt: str, stops: Any, until: Sequence[str]) -> None:
+        """Nothing is generated yet.
+
+        Args:
+            lm: A ``KickLM``.
+            prompt: What the answer follows.
+            stops: The stop strings of an answer without thoughts
+                (:class:`lmkick_plugin.inference.stop_strings.StopStrings`).
+            until: The same strings as text.
+        """
+        self._lm = lm
+        self._stops = stops
+        self._until = [stop for stop in until if stop]
+        end = lm.think_end_token
+        self._end: str | int = CLOSE if end is None else end
+        self._window = 0
+        if isinstance(self._end, str):
+            self._window = len(lm.tokenizer.encode(self._end, add_special_tokens=False)) + 2
+        self.inside = _begun(lm, prompt)
+        self._decided = self.inside
+        self.after: int | None = None
+
+    def reached(self, generated: Sequence[int]) -> bool:
+        """Whether an answer ends here.
+
+        Args:
+            generated: Its tokens; asked at each of its lengths from 1 on.
+        """
+        if not self._decided:
+            text = self._text(generated).lstrip()
+            if OPEN.startswith(text):
+                return False  # may still begin with thoughts
+            self._decided, self.inside = True, text.startswith(OPEN)
+            if not self.inside:  # what the stop strings have missed so far
+                return any(self._stops.reached(generated[:n]) for n in range(1, len(generated) + 1))
+        if self.inside:
+            if not self._ends(generated):
+                return False
+            self.inside, self.after = False, len(generated)
+        if self.after is None:
+            return bool(self._stops.reached(generated))
+        answer = self._text(generated[self.after :]).lstrip()
+        return any(stop in answer for stop in self._until)
+
+    def _ends(self, generated: Sequence[int]) -> bool:
+        if isinstance(self._end, int):
+            return generated[-1] == self._end
+        return self._end in self._text(generated[-self._window :])
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self._lm.tok_decode(tokens, skip_special_tokens=False))
+
+
+def answer_plainly(
+    lm: Any, plain: Callable[[list[Any]], list[str]], requests: list[Any]
+) -> list[str]:
+    """Let ``hf`` answer, without stop strings where thoughts are to be expected.
+
+    Args:
+        lm: A ``KickLM``.
+        plain: Answers as ``hf`` does.
+        requests: ``generate_until`` instances.
+    """
+    end = lm.think_end_token
+    template = str(getattr(lm.tokenizer, "chat_template", None) or "")
+    if isinstance(end, int) or (end is None and OPEN not in template):
+        return plain(requests)
+    bare = [replace(one, arguments=(one.args[0], {**one.args[1], "until": []})) for one in requests]
+    lm.think_end_token = None  # hf would not say whether the thoughts ended
+    try:
+        texts = plain(bare)
+    finally:
+        lm.think_end_token = end
+    answers, thoughtful, unfinished = [], 0, 0
+    for request, text in zip(requests, texts, strict=True):
+        if _begun(lm, request.args[0]) or text.lstrip().startswith(OPEN):
+            _, closed, text = text.partition(end or CLOSE)
+            text = text.lstrip()
+            thoughtful += 1
+            unfinished += not closed
+        until = request.args[1].get("until") or []
+        for stop in [until] if isinstance(until, str) else until:
+            text = text.split(stop)[0] if stop else text
+        answers.append(text)
+    if requests:
+        limit = int(requests[0].args[1].get("max_gen_toks", lm.max_gen_toks))
+        log_thoughts(str(requests[0].task_name), thoughtful, unfinished, limit)
+    return answers
+
+
+def _begun(lm: Any, prompt: str) -> bool:
+    """Whether thoughts begin with the answer's first token, whatever it is."""
+    told = lm.think_end_token is not None and lm.enable_thinking is not False
+    return bool(told or prompt.rstrip().endswith(OPEN))
+
+
+def log_thoughts(task: str, thoughtful: int, unfinished: int, limit: int) -> None:
+    """Say what became of answers with thoughts, and how to have none.
+
+    Args:
+        task: Its name.
+        thoughtful: Answers that began with thoughts.
+        unfinished: Those that ended within them.
+        limit: Tokens that an answer could have.
+    """
+    if unfinished:
+        logger.warning(
+            "%s: %d answers are empty, since their thoughts did not end within %d tokens. Use "
+            "enable_thinking=False among the model's arguments, or --gen_kwargs max_gen_toks=N.",
+            task, unfinished, limit,
+        )  # fmt: skip
+    elif thoughtful:
+        logger.warning(
+            "%s: %d answers began with thoughts (<think>), which are cut before scoring. "
+            "enable_thinking=False asks a model for none.",
+            task, thoughtful,
+        )  # fmt: skip

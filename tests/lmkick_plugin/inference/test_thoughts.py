@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thoughts are cut before scoring, and stop strings count after them only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.models.huggingface import HFLM
+
+from lmkick_plugin.inference import generation
+from lmkick_plugin.model import KickLM
+from tests.lmkick_plugin.conftest import make_requests
+
+THOUGHT = "<think>\nLet me see.\nHmm.\n</think>\n\nParis is it.\nMore."
+TEMPLATE = "{{ messages[0]['content'] }}{% if enable_thinking %}<think>{% endif %}"
+TOLD = {"enable_thinking": True, "think_end_token": "</think>"}
+
+
+def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Let every model's greedy answer be this text, whether it is decoded here or by ``hf``."""
+
+    def scripted(_model: Any, answers: Sequence[Any], _size: Any) -> Iterator[Any]:
+        for answer in answers:
+            for token in tokens:
+                if not answer.complete:
+                    answer.add(token)
+            answer.complete = True
+            yield answer
+
+    def plain(lm: Any, requests: Sequence[Any], **_: Any) -> list[str]:
+        cut = [lm.tok_decode(tokens[: one.args[1]["max_gen_toks"]]) for one in requests]
+        for at, one in enumerate(requests):
+            for stop in one.args[1]["until"]:
+                cut[at] = cut[at].split(stop)[0]
+        return cut
+
+    from tests.conftest import make_tiny_tokenizer
+
+    tokens = make_tiny_tokenizer().encode(text, add_special_tokens=False)
+    monkeypatch.setattr(generation, "decode_greedily", scripted)
+    monkeypatch.setattr(HFLM, "generate_until", plain)
+
+
+@pytest.fixture(params=[True, False], ids=["batched", "hf"])
+def ask(request: pytest.FixtureRequest, tiny_model_dir: Path) -> Any:
+    def answer(limit: int = 200, *, chat: bool = True, prompt: str = "Q", **how: Any) -> str:
+        lm = KickLM(
+            pretrained=str(tiny_model_dir), device="cpu", batch_size=2,
+            prefix_reuse=request.param, **how,
+        )  # fmt: skip
+        lm.tokenizer.chat_template = TEMPLATE
+        if chat:
+            prompt = lm.apply_chat_template([{"role": "user", "content": prompt}])
+        settings = {"until": ["\n"], "max_gen_toks": limit}
+        (found,) = lm.generate_until(make_requests("generate_until", [(prompt, settings)]))
+        return found
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (THOUGHT, "Paris is it."),
+        ("  \n" + THOUGHT, "Paris is it."),
+        ("<think></think>Paris", "Paris"),
+        ("<think>\na\nb", ""),  # thoughts that never end
+        ("Paris.\nMore.", "Paris."),
+        ("\nParis.", ""),  # as without thoughts: the stop string comes first
+        ("<thin line>\nParis", "<thin line>"),
+        ("Paris <think>\nno</think>", "Paris <think>"),
+    ],
+)
+def test_under_a_chat_template(
+    ask: Any, said: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(monkeypatch, said)
+    assert ask() == expected
+
+
+@pytest.mark.parametrize("how", [{"think_end_token": "</think>"}, TOLD])
+def test_thoughts_that_the_prompt_opens(
+    ask: Any, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(monkeypatch, THOUGHT.removeprefix("<think>"))
+    assert ask(**how) == "Paris is it."
+    assert ask(limit=10, **how) == ""
+
+
+def test_without_a_chat_template_an_answer_is_what_it_was(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(monkeypatch, THOUGHT)
+    assert ask(chat=False) == "<think>"
+
+
+def test_the_log_names_the_remedy(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    says(monkeypatch, THOUGHT)
+    with caplog.at_level(logging.WARNING, logger="lmkick_plugin"):
+        ask()
+        assert "1 answers began with thoughts" in caplog.text
+        assert "enable_thinking=False" in caplog.text
+        caplog.clear()
+        ask(limit=12)
+        assert "1 answers are empty, since their thoughts did not end within 12" in caplog.text
+        caplog.clear()
+        says(monkeypatch, "Paris.")
+        ask()
+    assert "thoughts" not in caplog.text
