@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lmkick_plugin import bundled
 from lmkick_plugin.checkpoints.checked_loader import CheckedLoader, untie_where_different
 from lmkick_plugin.checkpoints.detect import Recognised
+from lmkick_plugin.checkpoints.processor import processor_files
 from lmkick_plugin.data.calibration import PreparedCalibration
 from lmkick_plugin.inference import answer_cache, loaded_models
 from lmkick_plugin.inference.answer_ranks import rank_answers
@@ -256,6 +257,7 @@ class KickLM(FastHFLM):
             calibration,
             device=None if several else torch.device(self.device),
             main_process=self._is_main_process,
+            files=processor_files(self.passed["pretrained"], self.passed),
             zeros=None if self.recognised is None else self.recognised.zeros,
             record=self._record,
         )

@@ -7,7 +7,8 @@ import errno
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ def save(
     grids: Mapping[str, QuantizationGrid] | None = None,
     report: CompressionReport | None = None,
     record: Mapping[str, Any] | None = None,
+    extra_files: Sequence[Path] = (),
 ) -> Path:
     """Save a compressed model.
 
@@ -64,6 +66,7 @@ def save(
         grids: What ``compress_model(..., grids=grids)`` filled; for packed formats.
         report: What ``compress_model`` returned.
         record: The ``kick`` record; without one, made from ``report``.
+        extra_files: Further files to copy, such as those of a multimodal model's processor.
 
     Returns:
         The folder.
@@ -91,6 +94,8 @@ def save(
             generation.to_json_file(partial / "generation_config.json")
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
+        for file in extra_files:
+            shutil.copyfile(file, partial / file.name)
         if quantization is not None:
             config["quantization_config"] = quantization
             if storage == "gptq":

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -131,6 +132,7 @@ class Compression:
         *,
         device: torch.device | None,
         main_process: bool,
+        files: Sequence[Path] = (),
         zeros: ZeroCount | None,
         record: Callable[[WeightSurvey], Mapping[str, Any]],
     ) -> Any:
@@ -142,6 +144,7 @@ class Compression:
             calibration: What :meth:`load_calibration` returned.
             device: Where to compress; None leaves each block where a device map has put it.
             main_process: Whether this process shows progress and saves.
+            files: Saved with it as they are.
             zeros: Of a checkpoint that was compressed before; what is lost of them is logged.
             record: Makes the ``kick`` record of the compressed weights.
 
@@ -181,7 +184,7 @@ class Compression:
         if zeros is not None:
             _log_lost(zeros, model)
         if main_process:
-            self._save(model, tokenizer, settings.get("grids"), record(self.weights))
+            self._save(model, tokenizer, settings.get("grids"), record(self.weights), files)
         return model
 
     def _writer(
@@ -231,14 +234,28 @@ class Compression:
         check_room(model, self._recipe.save_compressed, storage, fitted)
         return fitted
 
-    def _save(self, model: Any, tokenizer: Any, grids: Any, record: Mapping[str, Any]) -> None:
+    def _save(
+        self,
+        model: Any,
+        tokenizer: Any,
+        grids: Any,
+        record: Mapping[str, Any],
+        files: Sequence[Path],
+    ) -> None:
         storage = _storage(self._recipe)
         if storage is None or self._recipe.save_compressed is None:
             return
         from lmkick_plugin.checkpoints.write import save
 
-        folder = self._recipe.save_compressed
-        save(model, folder, tokenizer=tokenizer, storage=storage, grids=grids, record=record)
+        save(
+            model,
+            self._recipe.save_compressed,
+            tokenizer=tokenizer,
+            storage=storage,
+            grids=grids,
+            record=record,
+            extra_files=files,
+        )
 
 
 def _log_outcome(report: CompressionReport) -> None:

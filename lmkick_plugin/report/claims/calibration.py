@@ -12,6 +12,7 @@ from lmkick_plugin.report.claims.quantities import (
 )
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.models import Cell, Model
+from lmkick_plugin.terminal import plain
 
 __all__ = ["own_text_beats_c4", "samples_help_sparsegpt"]
 
@@ -76,9 +77,18 @@ def own_text_beats_c4(evidence: Evidence, model: Model) -> Finding:
                 own, general = (recovery_of(evidence, c, task) for c in (cell, other))
                 if own is not None and general is not None:
                     gain = own - general
-                    what = f"{task}: recovery with its own text minus C4, {cell.label}"
+                    text = _text_of(other)
+                    what = f"{task}: recovery with its own text minus {text}, {cell.label}"
                     parts.append(at_least(what, gain, cells=[cell, other]))
     return finding(
         parts,
         needs="needs a run with calibration=task:NAME beside the same with c4, and that task",
     )
+
+
+def _text_of(cell: Cell) -> str:
+    """The general text of a run calibrated with ``c4``: C4, or the local file that stood in."""
+    for source in cell.record.get("calibration_sources") or ():
+        if isinstance(source, dict) and source.get("origin") not in (None, "hub"):
+            return plain(f"{source.get('file')} in place of C4", limit=80)
+    return "C4"

@@ -175,3 +175,18 @@ def test_experts_that_fell_back_are_counted_and_said(
     line = f"{summary['notes']} of {summary['matrices']} matrices fell back to another method"
     assert line in caplog.text
     assert "starved expert" in caplog.text
+
+
+def test_files_of_a_processor_are_saved_as_well(tiny_model_dir: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "multimodal")
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (folder / name).write_text(json.dumps({"name": name}))
+    saved = tmp_path / "saved"
+    KickLM(pretrained=str(folder), save_compressed=str(saved), **PRUNE, **CPU)
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        assert json.loads((saved / name).read_text()) == {"name": name}
+    text = tmp_path / "text"
+    KickLM(pretrained=str(tiny_model_dir), save_compressed=str(text), **PRUNE, **CPU)
+    assert not list(text.glob("*processor_config.json"))
