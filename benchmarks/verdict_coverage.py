@@ -9,13 +9,14 @@ where, for every n of 20 or more, P(match) is at most .065 at a true recovery of
 .90 in every world, and the interval of the difference covers the truth in at least 93 % of the
 experiments of all worlds together. Worlds in which nothing at all is won are the exception: where
 two or three lost items are expected, none is lost in 8 % of the experiments, and P(match) at .95 is
-.074 exactly; .09 is allowed there. Beside it stands the rule that was used before: percentile
-intervals over resampled items.
+.074 exactly; .09 is allowed there. Two standard errors of the simulation are allowed for. Beside
+it stands the rule that was used before: percentile intervals over resampled items.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -221,6 +222,7 @@ class Line:
         fail: Highest P(fail) at a recovery of .975 or more.
         coverage: Over all worlds.
         lowest: Coverage of the world where it is lowest.
+        experiments: In each world.
     """
 
     kind: str
@@ -230,12 +232,16 @@ class Line:
     fail: float
     coverage: float
     lowest: float
+    experiments: int
 
     @property
     def passes(self) -> bool:
         """Whether the rule keeps its promises here; below 20 clusters there are none."""
         most = MOST_MATCH_LOST if self.kind == "lost" else MOST_MATCH
-        right = all(self.match[recovery] <= share for recovery, share in most.items())
+        right = all(
+            self.match[recovery] <= share + 2 * math.sqrt(share * (1 - share) / self.experiments)
+            for recovery, share in most.items()
+        )
         return self.n < FEWEST or (right and self.coverage >= LEAST_COVERAGE)
 
 
@@ -270,6 +276,7 @@ def line(
         fail=max(rates.fail for (_, r), rates in found.items() if r >= 0.975),
         coverage=float(np.mean([rates.coverage for rates in found.values()])),
         lowest=min(rates.coverage for rates in found.values()),
+        experiments=experiments,
     )
 
 
