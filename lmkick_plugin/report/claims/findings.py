@@ -268,7 +268,7 @@ def _sentence(outcome: Outcome, parts: Sequence[Part], deciding: Part) -> str:
         return f"{shown}." if count == 1 else f"All {count} comparisons say so; closest: {shown}."
     if outcome == "not tested":
         return f"{held} of {count} comparisons say so, and others are missing: {deciding.what}."
-    what = "do not" if outcome == "refuted" else "are not settled"
+    what = "against" if outcome == "refuted" else "not settled"
     against = sum(part.outcome == outcome for part in parts)
     if count == 1:
         return f"{shown}{'' if outcome == 'refuted' else ', which settles nothing'}."
