@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from compressors import (
+    AWQ,
+    GPTQ,
     Magnitude,
     SettingsError,
     SparseGPT,
@@ -27,6 +29,7 @@ from compressors import (
     compress_model,
     resume,
 )
+from compressors.quantization_grid import QuantizationGrid
 from compressors.resume import ResumeStore
 from tests.tiny_models import make
 
@@ -137,6 +140,31 @@ def test_methods_without_calibration_resume_too(tmp_path: Path) -> None:
     second = make("gpt2")
     assert run(second, None, tmp_path, method).resumed_blocks == 2
     assert same_bits(first.state_dict(), second.state_dict())
+
+
+@pytest.mark.parametrize(
+    "method", [GPTQ(number_format="nvfp4"), AWQ(num_bits=3, group_size=32)], ids=str
+)
+def test_grids_are_kept_where_there_are_any(method: Any, samples: Tensor, tmp_path: Path) -> None:
+    found: list[dict[str, QuantizationGrid]] = []
+    models = [make("llama"), make("llama")]
+    for model in models:
+        grids: dict[str, QuantizationGrid] = {}
+        report = compress_model(
+            model, method, calibration=samples, resume_dir=tmp_path, grids=grids, progress=False
+        )
+        found.append(grids)
+    assert report.resumed_blocks == report.blocks
+    assert same_bits(models[0].state_dict(), models[1].state_dict())
+    assert set(found[0]) == set(found[1])
+    assert len(found[0]) == (0 if isinstance(method, AWQ) else len(report.layers))
+    for name, grid in found[0].items():
+        again = found[1][name]
+        assert again.number_format == grid.number_format == "nvfp4"
+        assert again.matrix_scale is not None
+        assert grid.matrix_scale is not None
+        assert torch.equal(again.matrix_scale, grid.matrix_scale)
+        assert torch.equal(again.scale, grid.scale)
 
 
 def _flip_a_byte(path: Path) -> None:

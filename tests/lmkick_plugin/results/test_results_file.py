@@ -138,6 +138,12 @@ def test_every_setting_that_changes_weights_tells_runs_apart(
     assert list(load_run(f"{folder}@{setting}={values[0]}").tasks) == ["quiz"]
 
 
+@pytest.mark.parametrize(("name", "label"), [("int", "m awq 4 bits"), ("nvfp4", "m awq nvfp4")])
+def test_a_number_format_stands_for_its_bits(write: Writer, name: str, label: str) -> None:
+    quantized = {"compressor": "awq", "num_bits": 4, "number_format": name, "base_model": "m"}
+    assert load_run(str(write("m", {"quiz": ITEMS}, record=quantized))).label == label
+
+
 def test_evaluations_of_other_weights_are_noted(write: Writer) -> None:
     write("m", {"quiz": ITEMS}, record=DENSE)
     folder = write("m", {"talk": ITEMS}, record={**DENSE, "weights_sha256": "1"}, stamp=LATER)
