@@ -237,7 +237,7 @@ def test_shared_inputs_share_one_statistic(samples: Tensor) -> None:
     sizes: list[int] = []
 
     class Counting(type(WANDA)):  # type: ignore[misc]
-        def compress_together(self, weights: Any, stats: Any) -> Any:
+        def compress_together(self, weights: Any, stats: Any, feeds_scores: Any = ()) -> Any:
             sizes.append(len(weights))
             return [WANDA.compress(weight, stats) for weight in weights]
 
