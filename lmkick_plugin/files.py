@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -11,13 +12,32 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from compressors.errors import SettingsError
 from compressors.files import remove_leftovers, unfinished
 
-__all__ = ["check_folder", "check_space", "check_target", "new_folder"]
+__all__ = ["check_folder", "check_space", "check_target", "new_folder", "parse_json"]
 
 _log = logging.getLogger(__name__)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that anybody may have written.
+
+    Raises:
+        ValueError: Not JSON, nested too deeply, or with an integer that no float can hold.
+    """
+    try:
+        return json.loads(text, parse_int=_bounded_int)
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from error
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > 300:
+        raise json.JSONDecodeError(f"a number of {len(digits)} digits", digits[:20], 0)
+    return int(digits)
 
 
 def check_folder(name: str, folder: str | Path) -> Path:

@@ -24,8 +24,31 @@ INTEGER = datasets.Value("int64")
 
 
 def table(rows: Iterable[Mapping[str, Any]], **columns: Any) -> Any:
-    """A ``datasets.Dataset`` in memory with exactly these columns."""
-    return datasets.Dataset.from_list(list(rows), features=datasets.Features(columns))
+    """A ``datasets.Dataset`` in memory with exactly these columns.
+
+    Raises:
+        DataError: A value of a column is not of its type.
+    """
+    found = list(rows)
+    for name, kind in columns.items():
+        for number, row in enumerate(found):
+            if not _fits(row[name], kind):
+                raise DataError(
+                    f"row {number + 1}: {name} is {row[name]!r:.60}, expected "
+                    f"{_EXPECTED.get(str(kind), str(kind))}"
+                )
+    return datasets.Dataset.from_list(found, features=datasets.Features(columns))
+
+
+_EXPECTED = {str(TEXT): "text", str(TEXTS): "a list of texts", str(INTEGER): "a whole number"}
+
+
+def _fits(value: object, kind: Any) -> bool:
+    if value is None or str(kind) not in _EXPECTED:
+        return True
+    if kind == TEXTS:
+        return isinstance(value, list) and all(isinstance(part, str) for part in value)
+    return isinstance(value, str if kind == TEXT else int)
 
 
 def positive(name: str, value: object) -> int:

@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 from compressors.errors import LmkickError
 from lmkick_plugin import bundled
+from lmkick_plugin.files import parse_json
 
 __all__ = [
     "DATA_DIR_VARIABLE",
@@ -251,6 +252,8 @@ def _require(row: Mapping[str, Any], field: str, where: str) -> None:
                 f"{where}: no field {field!r}; there are {', '.join(map(repr, row)) or 'none'}"
             )
         value = value[part]
+    if value is None or value == []:
+        raise DataError(f"{where}: field {field!r} is {'null' if value is None else 'empty'}")
 
 
 def read_text(path: Path) -> str:
@@ -280,9 +283,11 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         with opener(path, "rt", encoding="utf-8", newline="\n") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    row = json.loads(line)
+                    row = parse_json(line)
                     if not isinstance(row, dict):
                         raise DataError(f"{path}, line {number}: a JSON object was expected")
+                    if "\\ud" in line.lower():
+                        _check_characters(row, f"{path}, line {number}")
                     yield f"{path}, line {number}", row
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {number}: not JSON ({error})") from error
@@ -290,3 +295,10 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise DataError(f"{path}: not UTF-8 after line {number} ({error})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read after line {number} ({error})") from error
+
+
+def _check_characters(row: Mapping[str, Any], where: str) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: holds half a character (a lone surrogate)") from error

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin.files import parse_json
 from lmkick_plugin.judge.references import Turns
 from lmkick_plugin.judge.rubric import Rubric, rubric_of
 from lmkick_plugin.results.results_file import NULLS, ResultsError, ResultsFile
@@ -141,7 +141,7 @@ def _read(file: ResultsFile, task: str) -> list[tuple[int, str, dict[str, Any], 
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             item = (int(row["doc_id"]), str(row["doc_hash"]), dict(row["doc"]), _said(row))
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ResultsError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import LmkickError
+from lmkick_plugin.files import parse_json
 from lmkick_plugin.recipe.methods import OWN_SETTINGS
 from lmkick_plugin.results.judged_scores import (
     JudgedTask,
@@ -110,7 +111,7 @@ class ResultsFile:
             ResultsError: If it cannot be read, is not complete JSON, or is something else.
         """
         try:
-            data = json.loads(path.read_bytes())
+            data = parse_json(path.read_bytes())
         except OSError as error:
             raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from compressors.errors import LmkickError
+from lmkick_plugin.files import parse_json
 
 __all__ = ["Choice", "Sample", "SamplesError", "Value", "normalised_text", "read_samples"]
 
@@ -149,7 +150,7 @@ def read_samples(path: Path) -> dict[str, list[Sample]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 sample = _reduce(record)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 hint = "" if line.endswith(b"\n") else ": the file ends in the middle of a record"

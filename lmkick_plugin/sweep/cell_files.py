@@ -24,13 +24,20 @@ from pathlib import Path
 from typing import Any
 
 from compressors.files import write_atomically
+from lmkick_plugin.files import parse_json
 from lmkick_plugin.terminal import CommandError, plain
 
 __all__ = ["NAME", "Ledger", "describe_error"]
 
 NAME = "cell.json"
 SCHEMA = 1
-_FACTS = ("seconds", "compress_seconds", "weights_sha256", "dense_sha256", "bytes")
+_FACTS: dict[str, Any] = {
+    "seconds": int | float,
+    "compress_seconds": int | float,
+    "weights_sha256": str,
+    "dense_sha256": str,
+    "bytes": int,
+}
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
@@ -68,7 +75,7 @@ class Ledger:
         """
         try:
             found = cls.parse(folder, (folder / NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls(folder, cell, identity)
         if found.identity != identity:
             raise CommandError(_other_config(folder, found.identity, identity))
@@ -83,12 +90,22 @@ class Ledger:
             text: The file's contents.
 
         Raises:
-            ValueError: It is no such file (``KeyError`` and ``TypeError`` likewise).
+            ValueError: Not such a file (likewise ``KeyError``, ``TypeError``, ``AttributeError``).
         """
-        data = json.loads(text)
+        data = parse_json(text)
         facts = {name: data[name] for name in _FACTS if data.get(name) is not None}
-        cell, identity = str(data["cell"]), dict(data["identity"])
-        return cls(folder, cell, identity, dict(data["tasks"]), facts, data.get("error"))
+        tasks, error = data["tasks"], data.get("error")
+        whole = all(isinstance(facts[name], _FACTS[name]) for name in facts) and all(
+            isinstance(entry, dict) and isinstance(entry.get("seconds", 0), int | float)
+            for entry in tasks.values()
+        )
+        if (
+            not whole
+            or not isinstance(data["identity"], dict)
+            or not isinstance(error, dict | None)
+        ):
+            raise ValueError("fields of other types")
+        return cls(folder, str(data["cell"]), data["identity"], tasks, facts, error)
 
     def results(self, task: str, settings: Mapping[str, Any]) -> Path | None:
         """The results file of a task that is done; None where it is not.
@@ -104,7 +121,7 @@ class Ledger:
         if entry.get("state") != "done":
             return None
         path = self.folder / str(entry.get("results"))
-        if not path.is_file():
+        if not _is_whole(path):
             return None
         if entry.get("settings") != settings:
             raise CommandError(
@@ -130,6 +147,16 @@ class Ledger:
         rest = {"identity": self.identity, "error": self.error, "tasks": self.tasks}
         text = json.dumps({**entries, **self.facts, **rest}, indent=1, ensure_ascii=False)
         write_atomically(self.folder / NAME, text + "\n")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a results file ends as JSON objects do; a full disk or a crash may cut it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-min(path.stat().st_size, 16), os.SEEK_END)
+            return file.read().rstrip().endswith(b"}")
+    except (OSError, ValueError):
+        return False
 
 
 def _other_config(

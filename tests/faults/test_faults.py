@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad inputs of every command: one clear line, exit status 2, no weights loaded.
+
+A case is a line of :data:`CASES`: a command line and words that the message has to hold. ``{root}``
+holds the files of ``places.py``, ``{model}`` is a model without a fault.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmkick_plugin import cli
+from tests.faults import places
+
+ENDS = re.compile(r"^(lmkick [a-z]+): (error: )?(?P<message>.+)$")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+    """A folder with everything that can be wrong."""
+    folder = tmp_path_factory.mktemp("faults")
+    places.make_data(folder)
+    places.make_models(folder, tiny_model_dir)
+    places.make_results(folder)
+    places.make_texts(folder)
+    places.make_yaml(folder, tiny_model_dir)
+    (folder / "file").write_text("in the way")
+    (folder / "link").symlink_to(folder / "nowhere")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No judge, no data directory, lm-eval's logging left alone; another working directory."""
+    for name in os.environ:
+        if name.startswith(("LMKICK_", "OPENAI_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr("lm_eval.utils.setup_logging", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert list(tmp_path.iterdir()) == []  # nothing is left of what was refused
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Calls that read weights."""
+    from transformers import PreTrainedModel
+
+    seen: list[str] = []
+    load = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+
+    def counted(cls: Any, name: Any, *args: Any, **options: Any) -> Any:
+        found = load(cls, name, *args, **options)
+        seen.append(str(name))
+        return found
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(counted))
+    return seen
+
+
+def run(command: str, root: Path, model: Path) -> list[str]:
+    names = {"root": str(root), "model": str(model), "long": "x" * 300}
+    parts = shlex.split(command)
+    return [re.sub(r"\{(\w+)\}", lambda match: names[match[1]], part) for part in parts]
+
+
+#: Command line, then words of the message, in this order.
+KICK = "run --model kick --tasks kick_freebaseqa --metadata data_dir={root}/data --device cpu "
+GOOD = KICK + "--model_args pretrained={model}"
+PRUNE = GOOD + ",compressor=magnitude,"
+WANDA = GOOD + ",compressor=wanda,sparsity=0.5,nsamples=2,seqlen=32,"
+COMPRESS = "compress --pretrained {model} --compressor magnitude --device cpu --output {root}/new "
+STUDY = (
+    "study seeds --tasks kick_freebaseqa --output {root}/study --device cpu --metadata "
+    "data_dir={root}/data --model_args pretrained={model},compressor=wanda,sparsity=0.5,"
+)
+CASES = [
+    # --- run: where results go
+    (GOOD + " --output_path {root}/file", "file is a file"),
+    (GOOD + " --output_path {root}/file/below", "file is a file"),
+    (GOOD + " --output_path {root}/link", "nothing can be written|link to nowhere"),
+    (GOOD + " --output_path {root}/{long}", "too long"),
+    (GOOD + " --output_path /proc/nothing", "nothing can be written"),
+    (GOOD + " --output_path /dev/null/x", "is a file|nothing can be written"),
+    (GOOD + " --log_samples", "--output_path"),
+    (GOOD + " --use_cache {root}/{long}", "too long"),
+    # --- run: numbers
+    (GOOD + " --batch_size 0", "--batch_size='0': expected a whole number of at least 1, auto"),
+    (GOOD + " --batch_size -1", "--batch_size"),
+    (GOOD + " --batch_size auto:-1", "--batch_size='auto:-1'"),
+    (GOOD + " --batch_size auto:0", "--batch_size='auto:0'"),
+    (GOOD + " --batch_size many", "--batch_size='many'"),
+    (GOOD + " --batch_size auto --max_batch_size 0", "--max_batch_size=0"),
+    (GOOD + ",batch_size=0", "batch_size=0"),
+    (GOOD + ",max_batch_size=-3", "max_batch_size"),
+    (GOOD + ",max_length=0", "max_length=0"),
+    (GOOD + " --limit 0", "--limit=0.0"),
+    (GOOD + " --limit -1", "--limit=-1.0"),
+    (GOOD + " --limit nan", "--limit=nan"),
+    (GOOD + " --limit inf", "--limit=inf"),
+    (GOOD + " --limit 1.5", "--limit=1.5"),
+    (GOOD + " --limit few", "limit"),
+    (GOOD + " --num_fewshot -1", "--num_fewshot=-1"),
+    (GOOD + " --gen_kwargs max_gen_toks=0", "--gen_kwargs max_gen_toks=0"),
+    (GOOD + " --gen_kwargs max_new_tokens=-5", "--gen_kwargs max_new_tokens"),
+    (GOOD + " --gen_kwargs temperature=-1", "--gen_kwargs temperature"),
+    (GOOD + " --gen_kwargs do_sample=maybe", "--gen_kwargs do_sample='maybe': expected true"),
+    (GOOD + " --gen_kwargs top_p=2", "--gen_kwargs top_p"),
+    # --- run: tasks
+    (GOOD + " --tasks kick_freebaseqa,", "comma too many"),
+    (GOOD + " --tasks ,", "comma too many"),
+    (GOOD + " --tasks KICK_FREEBASEQA", "Did you mean 'kick_freebaseqa'"),
+    (GOOD + " --tasks kick_zzz*", "no task 'kick_zzz\\*'"),
+    (GOOD + " --tasks kick_freebaseq", "Did you mean 'kick_freebaseqa'"),
+    (GOOD + " --tasks no_such_task", "Tasks not found: no_such_task"),
+    (GOOD + " --include_path {root}/file", "--include_path .*no such folder"),
+    (GOOD + " --include_path {root}/nowhere", "--include_path .*no such folder"),
+    # --- run: devices and switches
+    (GOOD + " --device cuda:99", "device=cuda:99: torch .* sees"),
+    (GOOD + " --device gpu", "Did you mean 'cuda'"),
+    (GOOD + " --device mps", "device=mps"),
+    (GOOD + " --device cuda:-1", "not a device"),
+    (GOOD + " --device cuda:one", "not a device"),
+    (GOOD + ",device=gpu", "Did you mean 'cuda'"),
+    (GOOD + ",device=cuda:77", "device=cuda:77"),
+    (GOOD + ",trust_remote_code=maybe", "trust_remote_code='maybe': expected true or false"),
+    (GOOD + ",parallelize=perhaps", "parallelize='perhaps'"),
+    (GOOD + ",use_fast_tokenizer=2", "use_fast_tokenizer=2"),
+    (GOOD + ",add_bos_token=si", "add_bos_token='si'"),
+    (GOOD + ",load_in_8bit=maybe", "load_in_8bit='maybe'"),
+    (GOOD + ",local_files_only=da", "local_files_only='da'"),
+    (GOOD + ",dtype=int8", "dtype=int8"),
+    (GOOD + ",backend=magic", "backend='magic'"),
+    # --- run: names of arguments
+    (GOOD + ",compresor=wanda,sparsity=0.5", "Did you mean 'compressor'"),
+    (GOOD + ",compressor=wnada,sparsity=0.5", "Did you mean 'wanda'"),
+    (PRUNE + "sparsity=0.5,sparsity=0.7", "sparsity was given twice"),
+    (GOOD + ",pretrained=other", "pretrained was given twice"),
+    (GOOD + " --gen_kwargs temperature=0,temperature=1", "temperature was given twice"),
+    (GOOD + " --metadata data_dir=a data_dir=b", "data_dir was given twice"),
+    (PRUNE + "sparcity=0.5", "Did you mean 'sparsity'"),
+    (PRUNE + "bits=4,sparsity=0.5", "does not go with"),
+    (GOOD + ",no_such=1", "Unknown model argument no_such"),
+    # --- run: recipe
+    (PRUNE + "sparsity=1.5", "sparsity=1.5"),
+    (PRUNE + "sparsity=" + "9" * 400, "sparsity"),
+    (PRUNE + "sparsity=nan", "sparsity='?nan"),
+    (PRUNE + "pattern=2:7", "divide"),
+    (PRUNE + "pattern=4:2", "Did you mean pattern=2:4"),
+    (PRUNE + "pattern=2:0", "pattern"),
+    (PRUNE + "pattern=2/4", "pattern"),
+    (GOOD + ",compressor=gptq,bits=1", "bits=1"),
+    (GOOD + ",compressor=rtn,bits=4,group_size=0", "group_size=0"),
+    (GOOD + ",compressor=rtn,bits=4,symmetric=maybe", "symmetric='maybe'"),
+    (PRUNE + "sparsity=0.5,resume_dir={root}/file", "resume_dir.*file"),
+    (PRUNE + "sparsity=0.5,resume_dir={root}/{long}", "resume_dir.*too long"),
+    (PRUNE + "sparsity=0.5,resume_dir=/proc/nothing", "resume_dir.*nothing can be written"),
+    (PRUNE + "sparsity=0.5,compress_cache={root}/file", "compress_cache.*file"),
+    (PRUNE + "sparsity=0.5,save_compressed={root}/data", "not empty"),
+    (PRUNE + "sparsity=0.5,save_compressed={root}/{long}", "too long"),
+    # --- run: calibration
+    (WANDA + "calibration={root}/nowhere.txt", "nowhere.txt"),
+    (WANDA + "calibration={root}/texts/empty.txt", "empty.txt"),
+    (WANDA + "calibration={root}/texts/short.txt", "too short"),
+    (WANDA + "calibration={root}/texts/bytes.txt", "UTF-8"),
+    (WANDA + "calibration={root}/texts/folder.txt", "folder.txt"),
+    (WANDA + "calibration={root}/texts/surrogate.jsonl", "half a character"),
+    (WANDA + "calibration={root}/texts/null.jsonl", "null.jsonl"),
+    (WANDA + "calibration={root}/texts/no_field.jsonl", "no_field.jsonl"),
+    (WANDA + "calibration={root}/texts/half.jsonl", "half.jsonl"),
+    (WANDA + "calibration={root}/texts/digits.jsonl", "digits.jsonl"),
+    (WANDA + "calibration={root}/{long}", "too long"),
+    (WANDA + "calibration=task:nothing", "no training text"),
+    (WANDA.replace("nsamples=2", "nsamples=1e9") + "calibration={root}/texts/good.txt", "At most"),
+    (WANDA.replace("nsamples=2", "nsamples=0") + "calibration={root}/texts/good.txt", "nsamples=0"),
+    # --- run: models
+    *(
+        (KICK + f"--model_args pretrained={{root}}/models/{name}", words)
+        for name, words in {
+            "nothing": "no model config",
+            "no_config": "no model config",
+            "broken_config": "config",
+            "list_config": "config",
+            "bytes_config": "config",
+            "no_weights": "no_weights",
+            "empty_weights": "weights",
+            "half_weights": "weights",
+            "no_tokenizer": "tokenizer",
+            "broken_tokenizer": "tokenizer",
+            "unknown_type": "no-such-model",
+            "number_type": "config",
+            "other_width": "size|shape",
+            "text_width": "config",
+            "no_heads": "config",
+            "bert": "causal",
+            "gguf": "gguf_file=q4.gguf",
+        }.items()
+    ),
+    (KICK + "--model_args pretrained={root}/file", "file"),
+    (KICK + "--model_args pretrained={root}/nowhere", "no such folder"),
+    (KICK + "--model_args pretrained=", "pretrained"),
+    (KICK + "--model_args pretrained={long}{long}", "too long"),
+    (KICK + "--model_args nonsense", "name=value|key=value"),
+    (KICK + '--model_args \'{"pretrained": "a\\u0000b"}\'', "NUL"),
+    (GOOD + ",reference={root}/nowhere", "reference"),
+    (GOOD + ",peft={root}/nowhere", "peft"),
+    (GOOD + ",tokenizer={root}/nowhere", "tokenizer"),
+    # --- run: data
+    *(
+        (GOOD.replace("{root}/data", f"{{root}}/{name}"), words)
+        for name, words in {
+            "null_question": "RawQuestion",
+            "no_parses": "Parses",
+            "number_question": "RawQuestion",
+            "text_parses": "Parses",
+            "null_answers": "Answers",
+            "no_field": "no field 'RawQuestion'",
+            "not_json": "not JSON",
+            "not_object": "JSON object",
+            "empty": "no rows",
+            "digits": "eval.jsonl",
+            "deep": "eval.jsonl",
+            "surrogate": "half a character",
+            "bytes": "UTF-8",
+            "folder_file": "eval.jsonl",
+            "nowhere": "no such",
+            "file": "no such|not a directory",
+        }.items()
+    ),
+    (
+        GOOD.replace("kick_freebaseqa", "kick_wikitext").replace("{root}/data", "{root}/null_text"),
+        "text",
+    ),
+    # --- run: --config
+    ("run --config {root}/nowhere.yaml", "no such file"),
+    ("run --config {root}/yaml/folder.yaml", "no such file"),
+    ("run --config {root}/yaml/bytes.yaml", "cannot be read"),
+    ("run --config {root}/yaml/bomb.yaml", "more than"),
+    ("run --config {root}/yaml/list.yaml", "expected a mapping"),
+    ("run --config {root}/yaml/tab.yaml", "not YAML"),
+    # --- compress
+    (COMPRESS, "sparsity"),
+    (COMPRESS + "--sparsity 2", "sparsity"),
+    (COMPRESS + "--pattern 2:7", "divide"),
+    (COMPRESS + "--sparsity 0.5 --device cuda:99", "device=cuda:99"),
+    (COMPRESS + "--sparsity 0.5 --device gpu", "Did you mean 'cuda'"),
+    (COMPRESS + "--sparsity 0.5 --output {root}/file", "file is a file"),
+    (COMPRESS + "--sparsity 0.5 --output {root}/{long}", "too long"),
+    (COMPRESS + "--sparsity 0.5 --output /proc/nothing", "nothing can be written"),
+    (COMPRESS + "--sparsity 0.5 --output {root}/data", "not empty"),
+    (COMPRESS + "--sparsity 0.5 --pretrained {root}/models/no_weights", "no_weights"),
+    (COMPRESS + "--sparsity 0.5 --pretrained {root}/models/other_width", "size|shape"),
+    (COMPRESS + "--sparsity 0.5 --model-args trust_remote_code=maybe", "expected true or false"),
+    (COMPRESS + "--sparsity 0.5 --model-args revision=a,revision=b", "given twice"),
+    (COMPRESS + "--sparsity 0.5 --format gptq", "save_format=gptq"),
+    (COMPRESS + "--sparsty 0.5", "sparsty"),
+    (COMPRESS + "--sparsity 0.5 --resume-dir {root}/file", "resume_dir"),
+    # --- sweep
+    *(
+        (f"sweep {{root}}/yaml/{name}.yaml", words)
+        for name, words in {
+            "bomb": "more than",
+            "cycle": "more than|itself",
+            "twice": "line 5 already",
+            "merge": "base: no such key",
+            "merge_wrong": "merging",
+            "python_tag": "python",
+            "list": "expected a mapping",
+            "empty": "expected a mapping",
+            "tab": "not YAML",
+            "deep": "nested too deeply",
+            "limit_zero": "limit=0",
+            "limit_nan": "limit",
+            "limit_text": "limit='few'",
+            "limit_digits": "limit",
+            "device": "device=cuda:99",
+            "device_gpu": "Did you mean 'cuda'",
+            "batch_zero": "batch_size=0",
+            "batch_auto": "batch_size='auto:-1'",
+            "max_gen_toks": "max_gen_toks=0",
+            "gen_kwargs": "gen_kwargs max_gen_toks=0",
+            "nul": "NUL",
+            "nul_model": "NUL",
+            "nul_data": "NUL",
+            "long_output": "too long",
+            "output_file": "file is a file",
+            "task_case": "Did you mean 'kick_freebaseqa'",
+            "task_pattern": "no task",
+            "task_empty": "name of a task",
+            "trust": "trust_remote_code='maybe'",
+            "unknown_key": "Did you mean 'tasks'",
+            "pattern": "divide",
+            "pattern_group": "divide",
+            "text_missing": "no such file",
+            "nsamples": "At most",
+            "null_model": "models",
+            "model_missing": "no such folder",
+            "recipe_text": "recipes",
+            "seed_negative": "seed",
+            "folder": "cannot be read",
+            "bytes": "cannot be read",
+            "nowhere": "cannot be read",
+        }.items()
+    ),
+    ("sweep {root}/yaml/good.yaml --device gpu", "Did you mean 'cuda'"),
+    ("sweep {root}/yaml/good.yaml --limit 0", "limit='0'"),
+    ("sweep {root}/yaml/good.yaml --limit nan", "limit='nan'"),
+    ("sweep {root}/yaml/good.yaml --workers 0", "workers"),
+    ("sweep {root}/yaml/good.yaml --retries -1", "retries"),
+    ("sweep {root}/yaml/good.yaml --batch-size auto:0", "batch_size"),
+    ("sweep {root}/yaml/good.yaml --data-dir {root}/nowhere", "no such"),
+    ("sweep {root}/yaml/good.yaml --data-dir {root}/no_parses", "Parses"),
+    ("sweep {root}/yaml/good.yaml --output {root}/file", "file is a file"),
+    ("sweep {root}/yaml/good.yaml --executor ray --ray-address ''", "ray"),
+    # --- study
+    (STUDY + "calibration={root}/nowhere.txt", "no such file"),
+    (STUDY + "calibration=c4 --seeds 3", "no spread"),
+    (STUDY + "calibration=c4 --seeds 1 1", "twice"),
+    (STUDY + "calibration=c4 --limit 0", "limit='0'"),
+    (STUDY + "calibration=c4 --device gpu", "Did you mean 'cuda'"),
+    (STUDY + "sparsity=0.7", "given twice"),
+    (STUDY.replace("seeds", "nsamples", 1) + "calibration=c4 --values 0", "nsamples"),
+    (STUDY.replace("seeds", "nsamples", 1) + "calibration=c4 --values many", "nsamples"),
+    (STUDY.replace("seeds", "calibration", 1) + "seed=0 --values {root}/nowhere", "no such file"),
+    (STUDY.replace("wanda", "magnitude") + "seed=0+1", "does not go with"),
+    (STUDY.replace("compressor", "compresor") + "seed=0+1", "Did you mean 'compressor'"),
+    (STUDY + "trust_remote_code=maybe", "trust_remote_code='maybe'"),
+    # --- results
+    *(
+        (f"{command} {{root}}/runs/{name}{more}", words)
+        for command, more in {
+            "compare {root}/runs/run": "",
+            "report": " -o {root}/page",
+            "export": " -o {root}/rows",
+            "layers": "",
+        }.items()
+        for name, words in {
+            "empty": "not a whole JSON|no results",
+            "half": "not a whole JSON|no results",
+            "list": "not lm-eval's results|no results",
+            "results_null": "not lm-eval's results|no results",
+            "results_list": "not lm-eval's results|no results",
+            "many_digits": "digits|no results|not a whole",
+            "digits": "digits|no results|not a whole",
+            "deep": "not a whole JSON|no results",
+            "bytes": "not a whole JSON|no results",
+            "folder": "no results|cannot be read|directory",
+            "nothing": "no results",
+            "nowhere": "nowhere",
+        }.items()
+    ),
+    ("compare {root}/runs/run {root}/runs/sample_half", "line 1"),
+    ("compare {root}/runs/run {root}/runs/sample_list", "line 1"),
+    ("compare {root}/runs/run {root}/runs/sample_fields", "line 1"),
+    ("compare {root}/runs/run {root}/runs/sample_digits", "samples_t"),
+    ("compare {root}/runs/run {root}/runs/run2 --csv {root}/runs", "runs"),
+    ("compare {root}/runs/run {root}/runs/run2 --csv {root}/file/x.csv", "file"),
+    ("compare {root}/runs/run {root}/runs/run2 --csv {root}/{long}", "too long"),
+    ("compare {root}/runs/run {root}/runs/run2 --tolerance nan", "tolerance"),
+    ("compare {root}/runs/run {root}/runs/run2 --tolerance -1", "tolerance"),
+    ("compare {root}/runs/run {root}/runs/run2 --resamples 0", "resamples"),
+    ("report {root}/runs/run -o {root}/file", "file"),
+    ("report {root}/runs/run -o {root}/{long}", "too long"),
+    ("report {root}/runs/run -o /proc/nothing", "proc|nothing"),
+    ("report {root}/runs/run -o {root}/page --tolerance nan", "tolerance"),
+    ("report {root}/runs/run -o {root}/page --resamples -4", "resamples"),
+    ("report {root}/runs/run -o {root}/page --metric t", "TASK=METRIC"),
+    ("report {root}/runs/run -o {root}/page --label x", "FOLDER=LABEL"),
+    ("export {root}/runs/run -o {root}/file", "file"),
+    ("export {root}/runs/run -o {root}/{long}", "too long"),
+    ("export {root}/runs/run -o {root}/rows --metric t", "TASK=METRIC"),
+    ("layers {root}/runs/run", "no table of layers|holds a table"),
+    ("layers {root}/runs/run --worst many", "worst"),
+    # --- judge, doctor, profile
+    *(
+        (f"judge {{root}}/runs/{name} --judge_model m", words)
+        for name, words in {
+            "empty": "not a whole JSON|no results",
+            "list": "not lm-eval's|no results",
+            "digits": "digits|no results|not a whole|no task|nothing",
+            "nothing": "no results",
+            "nowhere": "nowhere",
+        }.items()
+    ),
+    ("judge {root}/runs/run --judge_model m --judge_temperature hot", "temperature"),
+    ("judge {root}/runs/run --judge_model m --judge_concurrency 0", "concurrency"),
+    ("judge {root}/runs/run --judge_model m --judge_base_url nowhere", "judge_base_url"),
+    ("judge {root}/runs/run --judge_modle m", "judge_modle"),
+    ("profile {root}/nowhere", "nowhere"),
+    ("profile {root}/models/nothing", "config"),
+    ("profile {model} --device gpu", "Did you mean 'cuda'"),
+    ("profile {model} --device cuda:99", "device=cuda:99"),
+    ("profile {model} --batch_size 0", "batch_size"),
+    ("profile {model} --new_tokens 1", "new_tokens"),
+    ("profile {model} --model_args trust_remote_code=maybe", "expected true or false"),
+    ("profile {model} --json {root}/file/x.json", "file"),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), CASES, ids=range(len(CASES)))
+def test_one_clear_line(
+    command: str, words: str, root: Path, tiny_model_dir: Path, loads: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    try:
+        status = cli.main(run(command, root, tiny_model_dir))
+    except SystemExit as ended:  # argparse
+        status = int(ended.code or 0)
+    said = capsys.readouterr().err
+    found = [match for line in said.splitlines() if (match := ENDS.match(line))]
+    assert status == 2, said
+    assert len(found) >= 1, said
+    message = found[-1]["message"]
+    assert re.search(words, message), message
+    assert "LMKICK_TRACEBACK" not in message, message  # not foreseen
+    assert "Traceback" not in said
+    assert len(message) < 700, message
+    assert loads == []
+
+
+def test_the_table_is_large_and_its_control_runs(
+    root: Path, tiny_model_dir: Path, loads: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(CASES) >= 120
+    config = root / "yaml" / "good.yaml"
+    assert cli.main(["sweep", str(config), "--dry-run"]) == 0
+    assert "1 to do" in capsys.readouterr().out
+    # With nothing wrong, weights are loaded: the fixture sees it.
+    assert cli.main([*run(GOOD, root, tiny_model_dir), "--limit", "1", "--output_path",
+                     str(root / "saved")]) == 0  # fmt: skip
+    assert loads == [str(tiny_model_dir)]
+    (path,) = (root / "saved").rglob("results_*.json")
+    assert "kick_freebaseqa" in json.loads(path.read_text())["results"]
