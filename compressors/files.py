@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files whole or not at all, and removing what killed writers left behind."""
+"""Files written whole or not at all, leftovers of killed writers removed; CSV without formulas."""
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import os
 import platform
 import re
 import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["is_running", "remove_leftovers", "unfinished", "write_atomically"]
+__all__ = ["csv_text", "is_running", "remove_leftovers", "unfinished", "write_atomically"]
 
 _PREFIX = ".lmkick-"
 
@@ -99,3 +102,25 @@ def is_running(process: int) -> bool:
 def _host() -> str:
     # On a shared disk, a process of that number on another machine says nothing about ours.
     return re.sub(r"[^\w.]", "_", platform.node())[:64] or "host"
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Lines of CSV whose text a spreadsheet takes for text, wherever the names in it came from.
+
+    Args:
+        rows: Cells; None becomes nothing, a float its shortest exact form.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(_cell, row) for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    line = "".join(" " if c.isspace() else c if c.isprintable() else "?" for c in value)
+    try:
+        float(line)
+    except ValueError:
+        return f"'{line}" if line.lstrip().startswith(("=", "+", "-", "@")) else line
+    return line

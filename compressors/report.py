@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -14,7 +12,7 @@ from typing import Any
 
 from compressors.base import CompressedWeight
 from compressors.errors import SettingsError
-from compressors.files import write_atomically
+from compressors.files import csv_text, write_atomically
 from compressors.number_formats import FLOAT_FORMATS
 
 __all__ = ["CompressionReport", "LayerReport", "stored_bytes", "write_table"]
@@ -174,13 +172,11 @@ def write_table(report: CompressionReport, path: str | Path) -> None:
     if path.suffix == ".json":
         text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
     elif path.suffix == ".csv":
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(column.name for column in fields(LayerReport))
-        for row in report.layers:
-            values = {**asdict(row), "shape": "x".join(map(str, row.shape))}
-            writer.writerow("" if value is None else value for value in values.values())
-        text = buffer.getvalue()
+        rows = [
+            {**asdict(row), "shape": "x".join(map(str, row.shape))}.values()
+            for row in report.layers
+        ]
+        text = csv_text([[column.name for column in fields(LayerReport)], *rows])
     else:
         raise SettingsError(f"{path}: a table is written as .csv or .json; rename it")
     write_atomically(path, text)

@@ -7,6 +7,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
@@ -16,6 +17,7 @@ from lmkick_plugin.cli.judge import add_judge_options, given_settings
 from lmkick_plugin.terminal import emit, plain
 
 if TYPE_CHECKING:
+    from lmkick_plugin.data.sources import Source
     from lmkick_plugin.judge.plan import Endpoint
 
 __all__ = ["Finding", "add_arguments", "examine", "main"]
@@ -154,16 +156,29 @@ def _device(args: argparse.Namespace) -> Iterator[Finding]:
     if not count:
         yield Finding("note", "device", f"no GPU; {device_name(torch.device('cpu'))}")
     if args.device:
-        try:
-            torch.zeros(1, device=args.device)
-        except (RuntimeError, AssertionError) as error:
-            first = str(error).splitlines()[0]
-            yield Finding("FAIL", "device", f"{args.device} cannot be used: {first}")
-        else:
-            yield Finding("ok", "device", f"{args.device} can be used")
+        from lmkick_plugin.loading.checks import check_device
+        from lmkick_plugin.recipe.readers import read_device
+
+        check_device(read_device("--device", args.device))
+        yield Finding("ok", "device", f"{args.device} can be used")
 
 
 def _data(args: argparse.Namespace) -> Iterator[Finding]:
+    from lmkick_plugin.data.sources import data_directory
+    from lmkick_plugin.preflight import check_data_dir, check_tasks
+
+    check_data_dir(args.data_dir)
+    folder = data_directory(args.data_dir)
+    yield from _hub_data() if folder is None else _local_data(folder)
+    names = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    if names:
+        metadata = {} if folder is None else {"data_dir": str(folder)}
+        check_tasks(names, task_metadata=metadata, judged=False)
+        yield Finding("ok", "tasks", f"{', '.join(names)}: all rows can be read")
+
+
+def _sources() -> list[Source]:
+    """The files that tasks read."""
     from lmkick_plugin.data import (
         freebaseqa,
         instructions,
@@ -173,50 +188,82 @@ def _data(args: argparse.Namespace) -> Iterator[Finding]:
         triviaqa,
         wikitext,
     )
-    from lmkick_plugin.data.sources import DataError, data_directory, locate
-    from lmkick_plugin.preflight import check_tasks
-    from lmkick_plugin.terminal import CommandError
 
-    folder = data_directory(args.data_dir)
-    if folder is None:
-        offline = [
-            name for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if os.environ.get(name)
-        ]
+    return [
+        freebaseqa.EVAL, freebaseqa.TRAIN, mmlu.TEST, mmlu.DEV, triviaqa.CLOSED, triviaqa.OPEN,
+        summarization.TEST, open_questions.VICUNA_BENCH, open_questions.MT_BENCH, wikitext.TEST,
+        instructions.ALPACA, instructions.UNNATURAL,
+    ]  # fmt: skip
+
+
+def _local_data(folder: Path) -> Iterator[Finding]:
+    from lmkick_plugin.data.sources import DataError, locate
+
+    sources, missing = _sources(), []
+    for source in sources:
+        try:
+            locate(source, folder)
+        except DataError:
+            missing.append(source.file)
+    if len(missing) == len(sources):
+        yield Finding("FAIL", "data", f"{folder} holds none of the files that tasks read, such as "
+                      f"{missing[0]}")  # fmt: skip
+        return
+    yield Finding("ok", "data", f"{folder}: {len(sources) - len(missing)} files of tasks")
+    if missing:
+        lacking = f"{folder} lacks {', '.join(missing)}: tasks that read them will not run"
+        yield Finding("note", "data", lacking)
+
+
+def _hub_data() -> Iterator[Finding]:
+    """Without a data directory: is the Hub there, or at least its cache?"""
+    problem = _hub_problem()
+    if problem is None:
         text = "no data directory: rows come from the Hugging Face Hub and GitHub"
-        if offline:
-            text += f", but {' and '.join(offline)} is set: only what is in the cache can be read"
+        yield Finding("ok", "data", text)
+        return
+    wanted = {
+        repository
+        for source in _sources()
+        if (repository := getattr(source.remote, "repository", None)) is not None
+    }
+    cached = sorted(wanted & _cached_data_sets())
+    remedy = "Give --data_dir FOLDER, or run once with a network"
+    if cached:
+        text = f"{problem}: only what is in the cache can be read ({', '.join(cached)}). {remedy}"
         yield Finding("note", "data", text)
     else:
-        sources = [freebaseqa.EVAL, freebaseqa.TRAIN, mmlu.TEST, mmlu.DEV, triviaqa.CLOSED]
-        sources += [
-            triviaqa.OPEN,
-            summarization.TEST,
-            open_questions.VICUNA_BENCH,
-            open_questions.MT_BENCH,
-        ]
-        sources += [wikitext.TEST, instructions.ALPACA, instructions.UNNATURAL]
-        if not folder.is_dir():
-            yield Finding("FAIL", "data", f"{folder}: no such directory")
-            return
-        missing = []
-        for source in sources:
-            try:
-                locate(source, folder)
-            except DataError:
-                missing.append(source.file)
-        yield Finding("ok", "data", f"{folder}: {len(sources) - len(missing)} files of tasks")
-        if missing:
-            lacking = f"{folder} lacks {', '.join(missing)}: tasks that read them will not run"
-            yield Finding("note", "data", lacking)
-    names = [name.strip() for name in args.tasks.split(",") if name.strip()]
-    if names:
-        try:
-            metadata = {} if folder is None else {"data_dir": str(folder)}
-            check_tasks(names, task_metadata=metadata, judged=False)
-        except CommandError as error:
-            yield Finding("FAIL", "tasks", str(error))
-        else:
-            yield Finding("ok", "tasks", f"{', '.join(names)}: all rows can be read")
+        text = f"{problem}, and the cache holds none of the tasks' data. {remedy}"
+        yield Finding("FAIL", "data", text)
+
+
+def _hub_problem() -> str | None:
+    """Why the Hub cannot be asked; None where it can."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        if os.environ.get(name, "0").lower() not in ("", "0", "false", "no", "off"):
+            return f"{name} is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception as error:  # noqa: BLE001 - the client raises anything
+        return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+    return None
+
+
+def _cached_data_sets() -> set[str]:
+    from datasets import config
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    found = set()
+    with suppress(CacheNotFound):
+        found = {each.repo_id for each in scan_cache_dir().repos if each.repo_type == "dataset"}
+    prepared = Path(config.HF_DATASETS_CACHE)
+    if prepared.is_dir():
+        found |= {path.name.replace("___", "/") for path in prepared.iterdir()}
+    return found
 
 
 def _judge(args: argparse.Namespace) -> Iterator[Finding]:

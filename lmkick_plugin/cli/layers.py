@@ -11,7 +11,7 @@ import csv
 import sys
 from pathlib import Path
 
-from compressors.files import write_atomically
+from compressors.files import csv_text, write_atomically
 from lmkick_plugin.results.results_file import ResultsError, ResultsFile, fallbacks
 from lmkick_plugin.results.runs import find_results
 from lmkick_plugin.terminal import emit, render_table
@@ -35,7 +35,7 @@ def write_layer_table(results: ResultsFile) -> Path:
         ResultsError: The results hold no table (dense, or another ``--model``).
     """
     target = results.path.with_name(f"layers_{results.stamp or results.path.stem}.csv")
-    write_atomically(target, "\n".join(_lines(results)) + "\n")
+    write_atomically(target, csv_text(csv.reader(_lines(results))))
     return target
 
 

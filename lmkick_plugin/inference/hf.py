@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,8 @@ from lmkick_plugin.inference.truncation import (
 )
 
 __all__ = ["FastHFLM"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
@@ -141,7 +144,19 @@ class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         finally:
             self._prompts = {}
         self._gather_truncated(requests)
+        self._hint_at_template(answers)
         return answers
+
+    def _hint_at_template(self, answers: list[str]) -> None:
+        """Name the usual cause where a chat model says nothing to most prompts."""
+        empty = sum(not answer.strip() for answer in answers)
+        template = getattr(self.tokenizer, "chat_template", None)
+        if template and not self.chat_template_used and empty > len(answers) / 2:
+            _LOG.warning(
+                "%d of %d answers are empty. This model has a chat template that was not used: try "
+                "--apply_chat_template.",
+                empty, len(answers),
+            )  # fmt: skip
 
     def _generate(self, requests: list[Any], plain: Any, disable_tqdm: bool) -> Any:
         if not self.prefix_reuse:

@@ -204,7 +204,13 @@ class Scorer:
         return [self._request(*make_disjoint_window(window)) for window in windows]
 
     def _request(self, context: list[int], continuation: list[int]) -> Request:
-        if not context or not 0 < len(continuation) <= self._lm.max_length:
+        if context and not continuation:
+            raise SettingsError(
+                f"Tokenizer {self._lm.tokenizer.name_or_path}: an answer merges with its prompt's "
+                "last token, so no token of its own is left to score. End the prompt before a blank "
+                "(target_delimiter), or give another tokenizer."
+            )
+        if not context or len(continuation) > self._lm.max_length:
             raise SettingsError(
                 f"A request has {len(context)} tokens before its answer and {len(continuation)} in "
                 f"it; scoring needs at least 1 of both, and at most {self._lm.max_length} in the "

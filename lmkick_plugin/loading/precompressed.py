@@ -61,10 +61,22 @@ def check_gguf(pretrained: object, passed: Mapping[str, Any]) -> None:
                 f"pretrained={pretrained} is a GGUF file. Give its folder and its name: "
                 f"pretrained={folder or '.'},gguf_file={file}."
             )
+        if isinstance(pretrained, str) and (found := _only_gguf(Path(pretrained).expanduser())):
+            raise SettingsError(
+                f"pretrained={pretrained}: its weights are in GGUF files. Name one: gguf_file="
+                f"{found[0]}{' (of ' + str(len(found)) + ')' if len(found) > 1 else ''}."
+            )
         return
     check_can_load("gguf", device=str(passed.get("device") or ""))
     if isinstance(pretrained, str) and Path(pretrained).is_dir():
         read_gguf(_subfolder(pretrained, passed) / str(name))
+
+
+def _only_gguf(folder: Path) -> list[str]:
+    """GGUF files of a folder that holds no other weights."""
+    if not folder.is_dir() or any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):
+        return []
+    return sorted(path.name for path in folder.glob("*.gguf"))
 
 
 def check_before_load(

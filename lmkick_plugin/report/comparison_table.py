@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import textwrap
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from compressors.files import csv_text
 from lmkick_plugin.report.paired_statistics import PairedStatistics, rounded
 from lmkick_plugin.report.recall import Recall
 from lmkick_plugin.report.run_verdict import RunVerdict
@@ -194,11 +193,7 @@ class Comparison:
             A header and one line a row, the fields of `Row.to_dict`.
         """
         records = [row.to_dict() for row in self.rows]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        return text.getvalue()
+        return csv_text([list(records[0]), *(record.values() for record in records)])
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -6,22 +6,18 @@ JSON Lines and CSV for leaderboards, and a table in Markdown for a model card.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compressors.files import write_atomically
+from compressors.files import csv_text, write_atomically
 from lmkick_plugin.record.fields import RECORD_FIELDS
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.formatting import NOTHING, interval, number, percent
 from lmkick_plugin.report.markdown import escaped, table
 from lmkick_plugin.report.models import Cell, Collection
-from lmkick_plugin.report.scores import spreadsheet_safe
-from lmkick_plugin.terminal import plain
 
 __all__ = ["leaderboard_rows", "write_leaderboard"]
 
@@ -150,13 +146,11 @@ def _csv(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
         *("metric", "value", "stderr", "n", "clusters", "recovery", "recovery_above_chance"),
         "verdict",
     )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = [f"{task}.{part}" for task in tasks for part in parts]
-    writer.writerow([*plain_fields, "versions", "verdict", *map(plain, columns), "results"])
+    lines: list[list[Any]] = [[*plain_fields, "versions", "verdict", *columns, "results"]]
     for row in rows:
         scores = row["scores"]
-        writer.writerow(
+        lines.append(
             [
                 *(_cell(row[field]) for field in plain_fields),
                 _cell(row["versions"]),
@@ -165,7 +159,7 @@ def _csv(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
                 _cell(" ".join(row["results"])),
             ]
         )
-    return text.getvalue()
+    return csv_text(lines)
 
 
 def _cell(value: Any) -> str:
@@ -173,7 +167,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, dict | list):
         return json.dumps(value, sort_keys=True)
-    return spreadsheet_safe(str(value))
+    return str(value)
 
 
 _CARD = ("task", "metric", "n", "clusters", "dense", "this model", "recovery", "verdict")

@@ -8,7 +8,6 @@ storage), it writes into a folder of its own, and the files come back to the dri
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import tempfile
 import weakref
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import SettingsError
-from compressors.files import write_atomically
+from compressors.files import unfinished, write_atomically
 from lmkick_plugin.sweep.cell_files import NAME, Ledger
 from lmkick_plugin.sweep.config import SweepConfig
 from lmkick_plugin.sweep.evaluate import environment, set_environment
@@ -26,8 +25,6 @@ from lmkick_plugin.sweep.jobs import CellWorker, Job
 from lmkick_plugin.sweep.pool import Ended, Lost, Task
 
 __all__ = ["Cell", "RayWorkers", "import_ray"]
-
-_PROBE = ".ray-probe-"
 
 
 def import_ray() -> Any:
@@ -120,7 +117,7 @@ class RayWorkers:
             _connect(self._ray, config)
         total = self._ray.cluster_resources()
         self._gpus, self._size = _share(config, total)
-        self._probe = config.output_path.resolve() / f"{_PROBE}{secrets.token_hex(8)}"
+        self._probe = unfinished(config.output_path.resolve() / "probe")
         write_atomically(self._probe, "")
         self._actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(Cell)
 

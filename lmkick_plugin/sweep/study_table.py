@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from compressors.files import csv_text
 from lmkick_plugin.results.results_file import ResultsFile
 from lmkick_plugin.sweep.runner import CellResult
 from lmkick_plugin.terminal import render_table
@@ -134,8 +133,5 @@ def as_text(rows: Sequence[Row], what: str) -> str:
 
 def as_csv(rows: Sequence[Row]) -> str:
     """The rows as CSV, below a line with the names of the columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue()
+    names = [field.name for field in fields(Row)]
+    return csv_text([names, *([getattr(row, name) for name in names] for row in rows)])

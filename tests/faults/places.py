@@ -38,8 +38,7 @@ def make_data(root: Path) -> None:
         "empty": {"freebase_qa/eval.jsonl": [""]},
         "digits": {"freebase_qa/eval.jsonl": ['{"a": ' + "9" * 5000 + "}"]},
         "deep": {"freebase_qa/eval.jsonl": ["[" * 100_000]},
-        "surrogate": {"freebase_qa/eval.jsonl": ['{"Question-ID": "1", "RawQuestion": "\\ud800", '
-                                                 '"Parses": [{"Answers": [{"AnswersName": ["a"]}]}]}']},
+        "surrogate": {"freebase_qa/eval.jsonl": [json.dumps({**ROW, "RawQuestion": "\ud800"})]},
         "null_text": {"wikitext/test.jsonl": [{"text": None}]},
     }  # fmt: skip
     for name, changed in faults.items():
@@ -102,12 +101,13 @@ def make_results(root: Path) -> None:
         "config": {"model": "hf", "model_args": "pretrained=m", "limit": None}, "model_name": "m",
     }  # fmt: skip
     whole = json.dumps(data)
+    score = '"exact_match,none": '
     faults = {
         "run": whole, "run2": whole, "empty": "", "half": whole[:100], "list": "[1]",
         "results_list": json.dumps({**data, "results": [1]}),
         "results_null": json.dumps({**data, "results": None}),
-        "digits": whole.replace('"exact_match,none": 1.0', f'"exact_match,none": {"9" * 400}'),
-        "many_digits": whole.replace('"exact_match,none": 1.0', f'"exact_match,none": {"9" * 5000}'),
+        "digits": whole.replace(f"{score}1.0", score + "9" * 400),
+        "many_digits": whole.replace(f"{score}1.0", score + "9" * 5000),
         "deep": "[" * 100_000,
     }  # fmt: skip
     for name, text in faults.items():
@@ -117,7 +117,7 @@ def make_results(root: Path) -> None:
         lines(folder / f"samples_t_{STAMP}.jsonl", item)
     for name, row in {
         "sample_half": "{", "sample_list": "[1]", "sample_fields": {"doc_id": 1},
-        "sample_digits": json.dumps(item).replace('"exact_match": 1.0', '"exact_match": ' + "9" * 400),
+        "sample_digits": json.dumps(item).replace(": 1.0", ": " + "9" * 400),
     }.items():  # fmt: skip
         folder = root / "runs" / name
         folder.mkdir(parents=True)

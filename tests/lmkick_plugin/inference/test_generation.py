@@ -279,3 +279,19 @@ def test_out_of_memory_in_the_run(
     assert len([entry for entry in warned if "batch_size=8" in entry.getMessage()]) == (
         1 if batch_size == 8 else 0
     )
+
+
+def test_empty_answers_of_a_chat_model_hint_at_its_template(
+    said: pytest.LogCaptureFixture,
+) -> None:
+    model, _ = both("llama", 4)
+    model._hint_at_template(["", " ", "a"])
+    model.tokenizer.chat_template = "{{ messages }}"
+    model._hint_at_template(["", "a", "b"])
+    assert "chat template" not in said.text
+    model._hint_at_template(["", " ", "a"])
+    assert "2 of 3 answers are empty" in said.text
+    said.clear()
+    model.chat_template_used = True
+    model._hint_at_template(["", " ", "a"])
+    assert said.text == ""

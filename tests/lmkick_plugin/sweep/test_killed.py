@@ -157,7 +157,7 @@ def test_a_killed_ray_worker_is_replaced(
     assert killed
     one_result_for_each(small_sweep, found)
     assert not ray.is_initialized()
-    assert list(output.glob(".ray-probe-*")) == []
+    assert list(output.glob(".lmkick-*")) == []
 
 
 def test_without_shared_storage_files_come_back(
