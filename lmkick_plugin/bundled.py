@@ -36,7 +36,7 @@ def model_folder(name: str) -> str:
 
 
 def model_name(folder: str) -> str:
-    """What a model is called: the embedded one by its name, any other as it came.
+    """Name of a model: the embedded one by its own, any other as it came.
 
     >>> model_name(model_folder("kick-mini"))
     'kick-mini'

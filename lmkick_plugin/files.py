@@ -57,9 +57,9 @@ def check_folder(name: str, folder: str | Path) -> Path:
             f"{name}={folder}: there is no user of that name. Choose another folder."
         ) from error
     try:
-        if path.is_symlink() and not path.exists():
-            raise SettingsError(f"{name}={folder} is a link to nowhere. Choose another folder.")
         there = _existing(path)
+        if there.is_symlink() and not there.exists():
+            raise SettingsError(f"{name}={folder} is a link to nowhere. Choose another folder.")
         if not there.is_dir():
             which = "" if there == path else f"{there} "
             raise SettingsError(f"{name}={folder}: {which}is a file. Choose another folder.")
@@ -165,7 +165,7 @@ def _sync(path: Path) -> None:
 
 
 def _existing(path: Path) -> Path:
-    while not path.exists():
+    while not path.exists() and not path.is_symlink():
         path = path.parent
     return path
 

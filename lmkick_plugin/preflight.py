@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin import bundled
 from lmkick_plugin.data.sources import data_directory
 from lmkick_plugin.files import check_folder
 from lmkick_plugin.recipe.readers import (
     check_path,
+    is_unset,
     read_amount,
     read_batch_size,
     read_bool,
@@ -24,6 +26,7 @@ from lmkick_plugin.terminal import CommandError
 
 __all__ = [
     "check_data_dir",
+    "check_model",
     "check_model_arguments",
     "check_output",
     "check_repeated",
@@ -76,7 +79,10 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
             for name in ("batch_size", "max_batch_size", "device")
             if settings.get(name) is not None
         }
-        check_model_arguments({**placed, **model_arguments})
+        arguments = {**placed, **model_arguments}
+        check_model_arguments(arguments)
+        if Path(bundled.model_folder(str(arguments["pretrained"]))).expanduser().is_dir():
+            check_model(arguments)
         if device := model_arguments.get("device", placed.get("device")):
             from lmkick_plugin.loading.checks import check_device
 
@@ -233,6 +239,56 @@ def check_model_arguments(arguments: Mapping[str, Any]) -> None:
         _ = recipe.seed  # several seeds are for a sweep
     except (ValueError, TypeError) as error:
         raise CommandError(f"--model_args: {error}") from error
+
+
+def check_model(arguments: Mapping[str, Any], config: Any = None) -> Any:
+    """Check the arguments of ``--model kick`` against the model's config and tokenizer.
+
+    Args:
+        arguments: Of the model.
+        config: The model's, where it was read before; then its tokenizer was, too.
+
+    Returns:
+        The model's config; it is read from the Hub, too, but for models of this machine alone.
+
+    Raises:
+        SettingsError: What is wrong (``CommandError``, ``UnsupportedModelError`` likewise).
+    """
+    from lmkick_plugin.data.calibration import check_text
+    from lmkick_plugin.loading.checks import check_hf_arguments
+    from lmkick_plugin.loading.compress import check_before_load
+    from lmkick_plugin.recipe.arguments import parse_arguments
+
+    recipe, passed = parse_arguments(arguments)
+    if config is None:
+        check_model_arguments(arguments)
+        config = _read_config(str(arguments["pretrained"]), passed)
+        check_hf_arguments(passed, config, prebuilt=False)
+    if recipe.calibration is not None:
+        check_text(recipe.calibration, recipe.data_dir)
+    check_before_load(recipe, config, passed)
+    return config
+
+
+def _read_config(pretrained: str, passed: Mapping[str, Any]) -> Any:
+    """Read a model's config; of a folder, its tokenizer as well."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from lmkick_plugin.loading.checks import config_error, tokenizer_error
+
+    folder = bundled.model_folder(pretrained)
+    names = ("revision", "trust_remote_code", "subfolder", "gguf_file")
+    options = {name: passed[name] for name in names if not is_unset(passed.get(name))}
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+    except Exception as error:  # transformers raises anything for a file of other contents
+        raise config_error(pretrained, error) from error
+    if Path(folder).expanduser().is_dir() and is_unset(passed.get("tokenizer")):
+        try:
+            AutoTokenizer.from_pretrained(folder, **options)
+        except Exception as error:
+            raise tokenizer_error(pretrained, error) from error
+    return config
 
 
 def check_data_dir(folder: str | None) -> None:

@@ -116,7 +116,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """What ``--model kick`` is given."""
+    """Arguments of ``--model kick``."""
     from lm_eval.utils import simple_parse_args_string
 
     further = dict(simple_parse_args_string(args.model_args or ""))

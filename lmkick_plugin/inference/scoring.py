@@ -207,8 +207,8 @@ class Scorer:
         if context and not continuation:
             raise SettingsError(
                 f"Tokenizer {self._lm.tokenizer.name_or_path}: an answer merges with its prompt's "
-                "last token, so no token of its own is left to score. End the prompt before a blank "
-                "(target_delimiter), or give another tokenizer."
+                "last token, so no token of its own is left to score. End the prompt before a "
+                "blank (target_delimiter), or give another tokenizer."
             )
         if not context or len(continuation) > self._lm.max_length:
             raise SettingsError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From lm-eval's flat arguments to a frozen :class:`Recipe`; what does not fit is an error.
+"""Parser of lm-eval's flat arguments into a frozen :class:`Recipe`; contradictions are errors.
 
 Nothing here imports torch at module level, so a command line can be checked before anything heavy
 is loaded.
@@ -279,7 +279,7 @@ def _read_passed(name: str, value: Any) -> Any:
 
 
 def _default(compressor: str, name: str) -> Any:
-    """What an argument is with this compressor where it was not given."""
+    """Default of an argument with this compressor."""
     own = {} if compressor == "none" else METHODS[compressor].defaults
     return own.get(name, ARGUMENTS[name].default)
 

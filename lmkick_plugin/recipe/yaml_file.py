@@ -15,7 +15,7 @@ __all__ = ["read_yaml"]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without two of its traps: ``2:4`` is text here, and a key that stands twice an error."""
+    """YAML in which ``2:4`` is text and a repeated key an error."""
 
 
 # YAML 1.1 reads 2:4 as a number to the base of 60: 124.

@@ -20,7 +20,7 @@ __all__ = ["CellResult", "Progress", "SweepResult", "run_sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """What is public, imported when somebody asks for it: the rest of the package is not light."""
+    """Import public names on first use: the rest of the package is not light."""
     if name in __all__:
         from lmkick_plugin.sweep import runner
 

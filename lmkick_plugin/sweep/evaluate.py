@@ -43,7 +43,7 @@ class KeepError(LmkickError, OSError):
 
 
 def environment() -> dict[str, str]:
-    """What the environment adds to the arguments, where it decides results."""
+    """Environment variables that decide results beside the arguments."""
     return {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From models and recipes to cells: each combination once, the dense model of each first."""
+"""Cells of a sweep: each model with each recipe once, its dense model first."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Cell:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides its weights: model and recipe, whatever was spelled out of the defaults."""
+        """Model and recipe, defaults included: all that decides its weights."""
         model = {name: value for name, value in self.model.items() if name not in SPEED}
         return {"model": model, "recipe": dict(self.settings)}
 
@@ -149,7 +149,7 @@ def _points(
     for name in recipe:
         if name not in known:
             hint = suggest(name, known) or f"Known: {', '.join(sorted(known))}. "
-            raise SettingsError(f"{place}.{name}: there is no such setting of a recipe. {hint}")
+            raise SettingsError(f"{place}.{name}: not a setting of a recipe. {hint}")
     spread = {
         name: list(value) if isinstance(value, list | tuple) else [value]
         for name, value in recipe.items()

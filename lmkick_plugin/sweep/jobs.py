@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs cells in this process, one after the other; what they can share is shared."""
+"""Runner of cells in this process, one after the other, with shared model and tasks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hands cells to workers that may die, and tries again what a dead one was at."""
+"""Scheduler of cells over workers that may die; an interrupted cell is retried."""
 
 from __future__ import annotations
 

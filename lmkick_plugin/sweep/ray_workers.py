@@ -43,7 +43,7 @@ def import_ray() -> Any:
 
 
 class Cell:
-    """What runs in an actor; plain Python, so that it can be tried without Ray."""
+    """Body of an actor; plain Python, so that it can be tested without Ray."""
 
     def __init__(self, config: str, probe: str, variables: Mapping[str, str]) -> None:
         """Find out whether the output folder is shared.

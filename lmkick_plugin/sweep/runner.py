@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a sweep: checks everything, plans, locks its folder, gives cells to an executor."""
+"""Runner of a sweep: checks, plan, lock of its folder, executor."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lmkick_plugin import bundled
 from lmkick_plugin.files import check_folder
 from lmkick_plugin.loading.checks import check_device
-from lmkick_plugin.preflight import check_data_dir, check_model_arguments
+from lmkick_plugin.preflight import check_data_dir, check_model
 from lmkick_plugin.sweep.cell_files import Ledger
 from lmkick_plugin.sweep.config import SweepConfig, read_config
-from lmkick_plugin.sweep.grid import Cell
 from lmkick_plugin.sweep.jobs import LOG, Job
 from lmkick_plugin.sweep.plan import PlannedCell, SweepPlan, make_plan, task_settings
 from lmkick_plugin.sweep.tasks import TaskCache
@@ -57,7 +55,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What became of a cell.
+    """Outcome of a cell.
 
     Attributes:
         name: Its name: model, slash, recipe.
@@ -82,7 +80,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What became of a sweep.
+    """Outcome of a sweep.
 
     Attributes:
         output: Its folder.
@@ -237,49 +235,16 @@ def _check(plan: SweepPlan, tasks: TaskCache) -> None:
     if plan.config.executor != "ray":  # whose nodes may have what is not here
         configs: dict[str, Any] = {}
         for planned in plan.to_do:
-            _check_cell(planned.cell, configs)
+            cell = planned.cell
+            try:
+                known = configs.get(cell.group)
+                configs[cell.group] = check_model(cell.arguments, known)
+            except ValueError as error:
+                raise CommandError(f"{cell.name}: {error}") from error
     if plan.config.device is not None and plan.config.executor == "process":
         check_device(plan.config.device)
     tasks.use(plan.to_do[0].cell.model)
     tasks.check(judged=True)
-
-
-def _check_cell(cell: Cell, configs: dict[str, Any]) -> None:
-    """Check what a cell needs, as far as its model's config tells.
-
-    Args:
-        cell: The cell.
-        configs: Those that were read, by the folder of a model's cells.
-    """
-    from lmkick_plugin.data.calibration import check_text
-    from lmkick_plugin.loading.checks import check_hf_arguments
-    from lmkick_plugin.loading.compress import check_before_load
-    from lmkick_plugin.recipe.arguments import parse_arguments
-
-    try:
-        recipe, passed = parse_arguments(cell.arguments)
-        if cell.group not in configs:
-            check_model_arguments(cell.arguments)
-            configs[cell.group] = _read_config(cell.model["pretrained"], passed)
-            check_hf_arguments(passed, configs[cell.group], prebuilt=False)
-        if recipe.calibration is not None:
-            check_text(recipe.calibration, recipe.data_dir)
-        check_before_load(recipe, configs[cell.group], passed)
-    except ValueError as error:
-        raise CommandError(f"{cell.name}: {error}") from error
-
-
-def _read_config(pretrained: str, passed: Mapping[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    from lmkick_plugin.loading.checks import config_error
-
-    names = ("revision", "trust_remote_code", "subfolder", "gguf_file")
-    options = {name: passed[name] for name in names if name in passed}
-    try:
-        return AutoConfig.from_pretrained(bundled.model_folder(pretrained), **options)
-    except (OSError, ValueError) as error:
-        raise config_error(pretrained, error) from error
 
 
 # --- executors ------------------------------------------------------------------------------------
@@ -335,7 +300,7 @@ def _dense_hash(plan: SweepPlan, planned: PlannedCell) -> str | None:
 
 
 def _remaining(plan: SweepPlan, job: Job, watch: _Watch) -> Job | None:
-    """What a worker that died has left undone of its cell."""
+    """The tasks of a cell that a dead worker did not finish."""
     planned = next(each for each in plan.cells if each.cell == job.cell)
     ledger = Ledger.open(planned.folder, job.cell.name, planned.ledger.identity)
     left = []
@@ -365,7 +330,7 @@ def _give_up(plan: SweepPlan, job: Job, reason: str, watch: _Watch) -> None:
 
 
 class _Watch:
-    """What a sweep shows while it runs: a bar, or calls of somebody else's."""
+    """Progress of a sweep: a bar, or calls of the caller's function."""
 
     def __init__(self, plan: SweepPlan, progress: bool | Callable[[Progress], None]) -> None:
         self._call = progress if callable(progress) else None
