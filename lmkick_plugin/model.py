@@ -221,7 +221,8 @@ class KickLM(FastHFLM):
         return self._source.load(placed, lambda: self._read(arguments))
 
     def _read(self, arguments: dict[str, Any]) -> Any:
-        super()._create_model(**arguments)
+        with checks.readable_weights(arguments["pretrained"]):
+            super()._create_model(**arguments)
         return self._model
 
     def read_dense(self) -> Any:

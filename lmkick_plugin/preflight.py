@@ -255,7 +255,7 @@ def check_model(arguments: Mapping[str, Any], config: Any = None) -> Any:
         SettingsError: What is wrong (``CommandError``, ``UnsupportedModelError`` likewise).
     """
     from lmkick_plugin.data.calibration import check_text
-    from lmkick_plugin.loading.checks import check_hf_arguments
+    from lmkick_plugin.loading.checks import check_hf_arguments, check_model_kind
     from lmkick_plugin.loading.compress import check_before_load
     from lmkick_plugin.recipe.arguments import parse_arguments
 
@@ -264,6 +264,7 @@ def check_model(arguments: Mapping[str, Any], config: Any = None) -> Any:
         check_model_arguments(arguments)
         config = _read_config(str(arguments["pretrained"]), passed)
         check_hf_arguments(passed, config, prebuilt=False)
+        check_model_kind(recipe, config, "causal", passed)
     if recipe.calibration is not None:
         check_text(recipe.calibration, recipe.data_dir)
     check_before_load(recipe, config, passed)

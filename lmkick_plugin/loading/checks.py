@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from compressors.errors import SettingsError
+from compressors.errors import LmkickError, SettingsError
 from lmkick_plugin import bundled
 from lmkick_plugin.recipe.arguments import ARGUMENTS, Recipe
 from lmkick_plugin.recipe.readers import is_unset, suggest
@@ -27,6 +28,7 @@ __all__ = [
     "config_error",
     "context_length",
     "plain_path",
+    "readable_weights",
     "tokenizer_error",
 ]
 
@@ -273,6 +275,32 @@ def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[s
             f"The tokenizer of {name} has token {largest}, and the model only {size} tokens. "
             f"{remedy}"
         )
+
+
+@contextmanager
+def readable_weights(pretrained: object) -> Iterator[None]:
+    """Turn what transformers raises for weights it cannot read into one line.
+
+    Args:
+        pretrained: The model, for the message.
+
+    Raises:
+        SettingsError: Weights are missing, damaged, or of other shapes than the config's.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (LmkickError, KeyboardInterrupt, MemoryError):
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if "out of memory" in str(error).lower():
+            raise
+        cause = " ".join(str(error).split())
+        raise SettingsError(
+            f"pretrained={pretrained}: its weights cannot be loaded. Check that the checkpoint is "
+            f"whole and belongs to its config. Cause: {cause[:300]}"
+        ) from error
 
 
 def check_model_kind(recipe: Recipe, config: Any, backend: str, passed: Mapping[str, Any]) -> None:

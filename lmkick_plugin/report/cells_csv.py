@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
+from compressors.files import csv_text
 from lmkick_plugin.record.fields import RECORD_FIELDS
 from lmkick_plugin.report.evidence import Evidence
-from lmkick_plugin.report.scores import spreadsheet_safe
 from lmkick_plugin.report.summary import RunLine, Summary
 from lmkick_plugin.results.task_groups import children_of, leaves_of
 
@@ -44,14 +42,12 @@ def cells_csv(evidence: Evidence, summaries: Sequence[Summary]) -> str:
     cells = evidence.collection.cells
     unknown = sorted({str(k) for cell in cells for k in cell.record} - {*RECORD_FIELDS, "layers"})
     fields = [*RECORD_FIELDS, *unknown]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["label", "model", *fields, *_RUN, *_SCORE, *_PAIRED, "results"])
+    rows: list[list[str]] = [["label", "model", *fields, *_RUN, *_SCORE, *_PAIRED, "results"]]
     cut = 2 + fields.index("truncated_prompts")
     for line in [line for summary in summaries for line in summary.lines]:
         cell = line.cell
         of_run = [cell.label, cell.model, *(_field(cell.record.get(f)) for f in fields)]
-        base = [spreadsheet_safe(value) for value in [*of_run, *_run(line)]]
+        base = [*of_run, *_run(line)]
         children = children_of(cell.run)
         for score in evidence.scores[cell.name]:
             counts = [cell.truncated(leaf) for leaf in leaves_of(score.task, children)]
@@ -66,8 +62,8 @@ def cells_csv(evidence: Evidence, summaries: Sequence[Summary]) -> str:
                 paired = [one.clusters, one.dense, one.difference, one.recovery, *ends]
                 paired += [one.verdict, one.settle_n]
             row = [*map(_field, own), *map(_field, paired), str(score.file)]
-            writer.writerow([*base, *map(spreadsheet_safe, row)])
-    return text.getvalue()
+            rows.append([*base, *row])
+    return csv_text(rows)
 
 
 def _run(line: RunLine) -> list[str]:

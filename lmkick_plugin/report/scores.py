@@ -12,7 +12,6 @@ from lmkick_plugin.report.models import Cell
 from lmkick_plugin.results.results_file import ResultsFile
 from lmkick_plugin.results.task_facts import TaskFacts, facts_in, task_order
 from lmkick_plugin.results.task_groups import children_of, leaves_of
-from lmkick_plugin.terminal import plain
 
 __all__ = [
     "Score",
@@ -20,7 +19,6 @@ __all__ = [
     "preferred",
     "scores_of",
     "shown_tasks",
-    "spreadsheet_safe",
 ]
 
 # Where a task is not ours: the first of these that it has, then whatever it has first.
@@ -176,13 +174,3 @@ def preferred(available: Sequence[tuple[str, str]], facts: TaskFacts) -> tuple[s
     """
     order = [*(_JUDGED if facts.rubric else ()), facts.headline, *_PREFERRED]
     return next((key for metric in order for key in available if key[0] == metric), available[0])
-
-
-def spreadsheet_safe(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    cleaned = plain(text)
-    try:
-        float(cleaned)
-    except ValueError:
-        return f"'{cleaned}" if cleaned.startswith(("=", "+", "-", "@")) else cleaned
-    return cleaned
