@@ -61,8 +61,8 @@ def check_folder(name: str, folder: str | Path) -> Path:
         if there.is_symlink() and not there.exists():
             raise SettingsError(f"{name}={folder} is a link to nowhere. Choose another folder.")
         if not there.is_dir():
-            which = "" if there == path else f"{there} "
-            raise SettingsError(f"{name}={folder}: {which}is a file. Choose another folder.")
+            which = "" if there == path else f": {there}"
+            raise SettingsError(f"{name}={folder}{which} is a file. Choose another folder.")
         with tempfile.TemporaryDirectory(prefix=".lmkick-", dir=there) as probe:
             (Path(probe) / "probe").write_bytes(bytes(4096))
     except SettingsError:

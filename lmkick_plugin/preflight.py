@@ -79,10 +79,10 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
             for name in ("batch_size", "max_batch_size", "device")
             if settings.get(name) is not None
         }
-        arguments = {**placed, **model_arguments}
-        check_model_arguments(arguments)
-        if Path(bundled.model_folder(str(arguments["pretrained"]))).expanduser().is_dir():
-            check_model(arguments)
+        given = {**placed, **model_arguments}
+        check_model_arguments(given)
+        if Path(bundled.model_folder(str(given["pretrained"]))).expanduser().is_dir():
+            check_model(given)
         if device := model_arguments.get("device", placed.get("device")):
             from lmkick_plugin.loading.checks import check_device
 

@@ -93,7 +93,8 @@ def _line(error: Exception) -> str:
     if isinstance(error, LmkickError):
         return plain(error)
     if isinstance(error, OSError):
-        where = f" ({error.filename})" if error.filename and error.strerror else ""
+        name = error.filename2 or error.filename
+        where = f" ({name})" if name and error.strerror else ""
         return plain(f"{error.strerror or error}{where}", limit=500)
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"

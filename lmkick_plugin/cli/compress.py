@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 from lmkick_plugin.files import check_target
-from lmkick_plugin.preflight import check_model_arguments
+from lmkick_plugin.preflight import check_model_arguments, check_repeated
 from lmkick_plugin.recipe.arguments import ARGUMENTS
 from lmkick_plugin.recipe.formats import FORMATS
 from lmkick_plugin.recipe.methods import COMPRESSORS
@@ -119,6 +119,7 @@ def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of ``--model kick``."""
     from lm_eval.utils import simple_parse_args_string
 
+    check_repeated(["--model-args", args.model_args or ""], ["--model-args"])
     further = dict(simple_parse_args_string(args.model_args or ""))
     given = {
         name: value

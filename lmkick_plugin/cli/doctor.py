@@ -239,8 +239,7 @@ def _hub_data() -> Iterator[Finding]:
 
 def _hub_problem() -> str | None:
     """Why the Hub cannot be asked; None where it can."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         if os.environ.get(name, "0").lower() not in ("", "0", "false", "no", "off"):

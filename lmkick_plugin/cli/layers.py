@@ -75,6 +75,8 @@ def _files(path: Path) -> list[ResultsFile]:
     found, problems = find_results(path)
     for problem in problems:
         print(f"lmkick layers: skipped {problem}", file=sys.stderr)
+    if not found:
+        raise ResultsError(problems[0] if problems else f"{path}: no lm-eval results in it")
     files = [file for file in found if file.record.get("layers")]
     if not files:
         raise ResultsError(

@@ -62,8 +62,11 @@ def main(args: argparse.Namespace) -> int:
             raise CommandError(f"--{name} {getattr(args, name)}: expected at least 1.")
     if args.new_tokens < 2:
         raise CommandError(f"--new_tokens {args.new_tokens}: expected at least 2.")
+    from lmkick_plugin.files import check_folder
     from lmkick_plugin.preflight import check_model_arguments
 
+    if args.json is not None:
+        check_folder("--json", args.json.parent)
     arguments, note = _arguments(args)
     check_model_arguments(arguments)
 

@@ -75,9 +75,12 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         LmkickError: What was asked for cannot be done; nothing was evaluated then.
     """
+    from lmkick_plugin.preflight import check_repeated
     from lmkick_plugin.sweep.study import study_config
     from lmkick_plugin.sweep.study_table import as_csv, as_text, collect
 
+    for option in ("--model_args", "--metadata"):
+        check_repeated([option, getattr(args, option[2:])], [option])
     config = study_config(
         args.kind,
         _mapping(args.model_args),

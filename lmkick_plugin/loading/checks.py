@@ -14,7 +14,7 @@ from typing import Any
 from compressors.errors import LmkickError, SettingsError
 from lmkick_plugin import bundled
 from lmkick_plugin.recipe.arguments import ARGUMENTS, Recipe
-from lmkick_plugin.recipe.readers import is_unset, suggest
+from lmkick_plugin.recipe.readers import check_path, is_unset, suggest
 
 __all__ = [
     "base_revision",
@@ -213,9 +213,13 @@ def check_pretrained(pretrained: Any) -> None:
                 "No model was given. Add pretrained=NAME: a folder, or a model of the Hub."
             )
         return
-    path = Path(bundled.model_folder(pretrained)).expanduser()
+    path = Path(bundled.model_folder(check_path("pretrained", pretrained))).expanduser()
     if path.is_dir():
         return
+    if path.is_file():
+        raise SettingsError(
+            f"pretrained={pretrained} is a file. Give the folder that holds the model."
+        )
     if _is_path(pretrained):
         raise SettingsError(
             f"pretrained={pretrained}: no such folder. Give the folder of a saved model "
@@ -228,12 +232,13 @@ def config_error(pretrained: str, cause: Exception) -> ValueError:
     if Path(pretrained).is_dir():
         return SettingsError(
             f"pretrained={pretrained}: the folder holds no model config that can be read. Give the "
-            f"folder of a saved model (config.json, weights, tokenizer). Cause: {cause}"
+            f"folder of a saved model (config.json, weights, tokenizer). Cause: {_short(cause)}"
         )
     return SettingsError(
         f"pretrained={pretrained}: the model's config could not be fetched from the Hub. Check the "
         "name; without a network, give the folder of a saved model (config.json, weights, "
-        f"tokenizer), or fill the Hub's cache first (hf download {pretrained}). Cause: {cause}"
+        f"tokenizer), or fill the Hub's cache first (hf download {pretrained}). Cause: "
+        f"{_short(cause)}"
     )
 
 
@@ -242,7 +247,7 @@ def tokenizer_error(name: object, cause: Exception) -> ValueError:
     return SettingsError(
         f"The tokenizer of {name} cannot be read. Copy its files (tokenizer.json or "
         "tokenizer.model, tokenizer_config.json) into the model's folder, or give tokenizer=NAME: "
-        f"a folder, or a model of the Hub. Cause: {cause}"
+        f"a folder, or a model of the Hub. Cause: {_short(cause)}"
     )
 
 
@@ -277,6 +282,12 @@ def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[s
         )
 
 
+def _short(error: Exception) -> str:
+    """A library's message on one line, its first sentences."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 @contextmanager
 def readable_weights(pretrained: object) -> Iterator[None]:
     """Turn what transformers raises for weights it cannot read into one line.
@@ -296,10 +307,9 @@ def readable_weights(pretrained: object) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if "out of memory" in str(error).lower():
             raise
-        cause = " ".join(str(error).split())
         raise SettingsError(
             f"pretrained={pretrained}: its weights cannot be loaded. Check that the checkpoint is "
-            f"whole and belongs to its config. Cause: {cause[:300]}"
+            f"whole and belongs to its config. Cause: {_short(error)}"
         ) from error
 
 

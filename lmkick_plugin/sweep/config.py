@@ -56,7 +56,7 @@ def _models(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
                 f"{place}: expected a name, a folder, or a mapping with pretrained; received "
                 f"{model!r}."
             )
-        found.append({**arguments, "pretrained": pretrained.strip()})
+        found.append({**arguments, "pretrained": check_path(place, pretrained)})
     return tuple(found)
 
 

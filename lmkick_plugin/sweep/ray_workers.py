@@ -178,7 +178,7 @@ def _connect(ray: Any, config: SweepConfig) -> None:
             options["num_cpus"] = config.workers
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises anything
         raise SettingsError(
             f"executor=ray: no cluster at {address or 'this machine'}: {error}. Start one with "
             "`ray start --head`, or leave ray_address (and RAY_ADDRESS) out to use this machine."

@@ -39,7 +39,7 @@ def task_manager(
     if not unknown:
         return ours
     for name in unknown:
-        if name.startswith(_OURS):  # spares who mistyped one the reading of lm-eval's files
+        if name.lower().startswith(_OURS):  # spares who mistyped one the reading of lm-eval's files
             raise _no_task(name, ours)
     manager = TaskManager(include_path=include_path, metadata=metadata)
     for name in names:
