@@ -79,7 +79,6 @@ def make_models(root: Path, good: Path) -> None:
     copy("other_width", config(hidden_size=32, head_dim=16))
     copy("text_width", config(hidden_size="wide"))
     copy("no_heads", config(num_attention_heads=0))
-    copy("bert", config(model_type="bert", architectures=["BertModel"]))
     (root / "models" / "nothing").mkdir()
     shutil.copytree(good, root / "models" / "gguf", ignore=lambda *_: ["model.safetensors"])
     (root / "models" / "gguf" / "q4.gguf").write_bytes(b"GGUF")

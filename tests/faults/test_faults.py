@@ -213,7 +213,6 @@ CASES = [
             "other_width": "size|shape",
             "text_width": "config",
             "no_heads": "config",
-            "bert": "causal",
             "gguf": "gguf_file=q4.gguf",
         }.items()
     ),

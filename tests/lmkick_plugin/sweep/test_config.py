@@ -214,7 +214,10 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("recipes: [{compressor: wanda, sparsty: 0.5}]", "recipes[0].sparsty: not a setting of a recipe"),
+        (
+            "recipes: [{compressor: wanda, sparsty: 0.5}]",
+            "recipes[0].sparsty: not a setting of a recipe",
+        ),
         ("recipes: [{compressor: wanda, sparsity: [0.5, 2]}]", "recipes[0] with sparsity=2: "),
         ("model_args: {pretrained: c/d}", "model_args.pretrained: models names"),
         ("batch_size: automatic", "batch_size='automatic'"),
