@@ -557,4 +557,4 @@ def test_a_size_that_does_not_fit_is_answered_for_the_whole_model() -> None:
     common = math.gcd(*columns)
     assert len(columns) > 1
     with pytest.raises(UnsupportedModelError, match=rf"every matrix .* divides {common}$"):
-        compress_model(model, RTN(num_bits=4, group_size=2 * max(columns)), progress=False)
+        compress_model(model, Magnitude(pattern=NM(2, min(columns))), progress=False)
