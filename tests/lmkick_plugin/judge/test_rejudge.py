@@ -309,7 +309,7 @@ def test_doctor_finds_all_well(
     ("options", "words"),
     [
         (["--data_dir", "/nowhere"], "/nowhere: no such directory"),
-        (["--device", "cuda:99"], "cuda:99 cannot be used"),
+        (["--device", "cuda:99"], "device=cuda:99: torch"),
         (["--tasks", "kick_wikitexts"], "id you mean 'kick_wikitext'"),
         (["--judge_model", "m", "--judge_base_url", "http://127.0.0.1:9/v1"], "connection failed"),
         (["--judge_model", "m", "--judge_base_url", "nonsense"], "judge_base_url"),
