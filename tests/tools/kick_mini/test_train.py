@@ -41,7 +41,7 @@ WHOLE_QUESTION = re.compile(
 RUN = f"""
 import json, os, signal, sys
 from pathlib import Path
-from lmkick_plugin.bundled import choosing, train
+from tools.kick_mini import choosing, train
 choosing._DOCUMENTS = {FEW_DOCUMENTS}
 train._SAVE_SECONDS = 0.0
 save = train.save
