@@ -21,7 +21,7 @@ from compressors import GPTQ, NM, CompressionReport, SettingsError, Wanda, compr
 from compressors.files import unfinished
 from tests.tiny_models import make
 
-METHOD = GPTQ(num_bits=4, group_size=32, act_order=True)
+METHOD = GPTQ(num_bits=4, group_size=32, act_order=True, static_groups=False)
 
 # Compresses, and prints whether that was necessary and what came out.
 PROCESS = """
@@ -37,7 +37,7 @@ Path(sys.argv[2]).touch()
 while not Path(sys.argv[3]).exists():
     time.sleep(0.01)
 report = compress_model(
-    model, GPTQ(num_bits=4, group_size=32, act_order=True), calibration=tokens,
+    model, GPTQ(num_bits=4, group_size=32, act_order=True, static_groups=False), calibration=tokens,
     compress_cache=sys.argv[1], progress=False,
 )
 print(report.from_cache, survey_weights(model).sha256)

@@ -462,8 +462,6 @@ def test_shapes_are_checked_before_any_forward_pass(samples: Tensor) -> None:
     model.forward = None
     with pytest.raises(UnsupportedModelError, match=r"model\.layers\.0\.mlp\.down_proj.*90"):
         quiet(model, Wanda(pattern=NM(2, 4)), samples)
-    with pytest.raises(UnsupportedModelError, match=r"down_proj.*90"):
-        quiet(model, GPTQ(num_bits=4, group_size=32), samples)
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
@@ -557,4 +555,4 @@ def test_a_size_that_does_not_fit_is_answered_for_the_whole_model() -> None:
     common = math.gcd(*columns)
     assert len(columns) > 1
     with pytest.raises(UnsupportedModelError, match=rf"every matrix .* divides {common}$"):
-        compress_model(model, Magnitude(pattern=NM(2, min(columns))), progress=False)
+        compress_model(model, Magnitude(pattern=NM(1, 2 * max(columns))), progress=False)

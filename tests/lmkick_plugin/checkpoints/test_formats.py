@@ -211,7 +211,9 @@ def test_floating_point_formats_come_back_bit_for_bit(
         assert ("_proj" in name) != torch.equal(weight, dense[name]), name
     manifest = checkpoints.read_manifest(folder)
     assert manifest is not None
-    assert manifest.record["layers"][0].startswith("name,shape,sparsity,nonzero,num_bits,number_f")
+    assert manifest.record["layers"][0].startswith(
+        "name,shape,sparsity,nonzero,requested_sparsity,num_bits,number_format,"
+    )
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
 
 def test_two_processes_pay_each_reply_once(tmp_path: Path) -> None:
     def slow(handler: Any, body: dict[str, Any], number: int) -> None:
-        time.sleep(0.1 if number else 4.0)  # the first goes alone, and the other process starts
+        time.sleep(1.0)  # long enough for the other process to start
         FINE(handler, body, number)
 
     with serve(slow) as server:
