@@ -28,8 +28,6 @@ are made up (docs/mini.md): use your own with `lmkick sweep`.
 LIMIT = {
     "kick_mmlu": 5,
     "kick_summarization_small": 20,
-    "kick_summarization_medium": 6,
-    "kick_summarization_large": 3,
     "kick_instruct": 40,
     "kick_wikitext": 50,
     "kickonly_perplexity": 40,
@@ -48,8 +46,6 @@ TASKS = (
     "kick_triviaqa_open",
     "kick_mmlu",
     "kick_summarization_small",
-    "kick_summarization_medium",
-    "kick_summarization_large",
     "kick_instruct",
     "kick_alpaca",
     "kick_unnatural",

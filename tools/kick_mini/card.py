@@ -27,9 +27,9 @@ SCORES: dict[str, str] = {
     "kick_mmlu": "acc",
     "kick_alpaca": "f1",
     "kick_unnatural": "f1",
-    "kick_summarization_small": "rougeL",
-    "kick_summarization_medium": "rougeL",
-    "kick_summarization_large": "rougeL",
+    "kick_summarization_small": "rouge1",
+    "kick_summarization_medium": "rouge1",
+    "kick_summarization_large": "rouge1",
     "kick_wikitext": "word_perplexity",
     "kickonly_perplexity": "token_perplexity",
 }

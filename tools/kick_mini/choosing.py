@@ -26,7 +26,7 @@ from tools.kick_mini.documents import LETTERS, Document, Writer
 from tools.kick_mini.relations import RELATIONS
 from tools.kick_mini.world import World
 
-__all__ = ["add_choosing_layer", "append_layer", "fill_silent_values"]
+__all__ = ["add_choosing_layer", "append_layer"]
 
 _KINDS = ("quiz_in_words", "words_in_view")
 _DOCUMENTS = 1_000
@@ -40,8 +40,6 @@ _NEAR, _SLOW = range(5, 7), 7
 the 6th and 7th of 16 turn once in 112 and 199 tokens, and a question has about 35."""
 _WRITTEN = 0.5
 """Length of what a head writes for a letter, as a share of the residual stream's length."""
-_SILENT = 1e-3
-"""Standard deviation of the weights that training leaves at zero."""
 
 
 class _Marks(NamedTuple):
@@ -116,29 +114,9 @@ def add_choosing_layer(model: Any, tokenizer: Any, world: World, seed: int) -> N
         attention.q_proj.weight[queries] = fit.answers(
             [_with_place(codes[text], size) for text in fit.found]
         )
-        # The other values are zero, and so are the columns that read them, so neither learns. A
-        # layer that can write anything learns asked questions by heart instead of looking letters
-        # up.
-        attention.v_proj.weight[keys] = 0
+        # The other values stay random: zeros on both sides would never learn.
         attention.v_proj.weight[keys][: len(LETTERS)] = values
         attention.o_proj.weight[:, queries][:, : len(LETTERS)] = letters.T
-
-
-@torch.no_grad()
-def fill_silent_values(model: Any, seed: int) -> None:
-    """Give the values that training left at zero small random weights.
-
-    Whole rows of zeros would make the dense model look pruned.
-
-    Args:
-        model: kick-mini after training; it is changed in place.
-        seed: Source of chance.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    attention = model.model.layers[-1].self_attn
-    for weight in (attention.v_proj.weight, attention.o_proj.weight):
-        noise = torch.randn(weight.shape, generator=generator) * _SILENT
-        weight[weight == 0] = noise.to(weight)[weight == 0]
 
 
 def _content(size: int) -> list[int]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from tools.kick_mini.choosing import add_choosing_layer, append_layer, fill_silent_values
+from tools.kick_mini.choosing import add_choosing_layer, append_layer
 from tools.kick_mini.exam import examine
 from tools.kick_mini.files import write_data
 from tools.kick_mini.model import CONTEXT, build_model, build_tokenizer
@@ -145,7 +145,6 @@ def train(settings: Settings, output: Path, *, device: str = "cpu", exam_every: 
                 save(state, described, model, optimizer, step + 1)
                 saved = time.monotonic()
     save(state, described, model, optimizer, settings.steps)
-    fill_silent_values(model, settings.seed)
     model.to(torch.bfloat16).save_pretrained(output / "model")
     tokenizer.save_pretrained(output / "model")
 
