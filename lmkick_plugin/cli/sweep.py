@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
     status, found = run_config(
         config, dry_run=args.dry_run, retry_failed=args.retry_failed, place=f"{args.config}: "
     )
-    if found is not None and any(cell.results for cell in found.cells):
+    if found is not None and any(cell.state == "done" for cell in found.cells):
         emit(_answer(found))
     return status
 

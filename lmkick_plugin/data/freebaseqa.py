@@ -55,7 +55,10 @@ def load(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
 def _questions(origin: Origin) -> Any:
     docs = []
     for where, row in origin.rows():
-        docs.append({"question": row["RawQuestion"], "aliases": all_names(row, where)})
+        aliases = all_names(row, where)
+        if not aliases:
+            raise DataError(f"{where}: field 'Parses' is empty: nobody can answer this question")
+        docs.append({"question": row["RawQuestion"], "aliases": aliases})
     return table(docs, question=TEXT, aliases=TEXTS)
 
 

@@ -252,8 +252,8 @@ def _require(row: Mapping[str, Any], field: str, where: str) -> None:
                 f"{where}: no field {field!r}; there are {', '.join(map(repr, row)) or 'none'}"
             )
         value = value[part]
-    if value is None or value == []:
-        raise DataError(f"{where}: field {field!r} is {'null' if value is None else 'empty'}")
+    if value is None:
+        raise DataError(f"{where}: field {field!r} is null")
 
 
 def read_text(path: Path) -> str:

@@ -149,7 +149,7 @@ def test_fields_that_hold_no_text(make_manager: Any, tmp_path: Path) -> None:
     files = tiny_files()
     files["alpaca/train.jsonl"][3]["output"] = None
     manager = make_manager(data_dir=str(write_data(tmp_path, files)))
-    with pytest.raises(ValueError, match=r"line 4: field 'output' has to be text"):
+    with pytest.raises(ValueError, match=r"line 4: field 'output' is null"):
         manager.load(["kick_alpaca"])
 
 

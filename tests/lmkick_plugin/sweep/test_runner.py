@@ -472,6 +472,7 @@ def test_exit_status(
         return SweepResult(tmp_path, (cell,), 1.0)
 
     monkeypatch.setattr(runner, "run_plan", run)
+    monkeypatch.setattr("lmkick_plugin.cli.sweep._answer", lambda _: "the report's sentence")
     path = tmp_path / "sweep.yaml"
     path.write_text("models: [a/b]\ntasks: [kick_wikitext]\noutput: o", encoding="utf-8")
     assert cli.main(["sweep", str(path)]) == status
