@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= test,judge,report,bitsandbytes,compressed-tensors,gguf,torchao,ray
+EXTRAS ?= test,judge,report,bitsandbytes,compressed-tensors,gguf,ray
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
