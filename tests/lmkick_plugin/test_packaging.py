@@ -158,8 +158,9 @@ seen["model"] = "kick" in model_registry
 seen["tasks"] = hasattr(TaskIndex.build, "adds_lmkick")
 print(json.dumps(seen))
 """
-KNOWN = {"at start": 1, "light": True, "after import": 0, "model": True, "tasks": True}
-UNKNOWN = {**KNOWN, "at start": 0, "model": False, "tasks": False}
+# After the import it still waits for the command line, whose runs it checks.
+KNOWN = {"at start": 1, "light": True, "after import": 1, "model": True, "tasks": True}
+UNKNOWN = {**KNOWN, "at start": 0, "after import": 0, "model": False, "tasks": False}
 
 
 def look(environment: Environment, first: str = "", **variables: str) -> dict[str, object]:
@@ -239,7 +240,7 @@ class TestWheel:
         assert installed.run("python", "-m", "lmkick_plugin", "--version").startswith("lmkick 0.")
         first = "from lmkick_plugin.registration import register; register()\n"
         seen = look(installed, first, LMKICK_NO_AUTOLOAD="1")
-        assert seen == {**KNOWN, "at start": 0}
+        assert seen == {**KNOWN, "at start": 0, "after import": 0}
 
     def test_list(self, installed: Environment, results: Results) -> None:
         table = printed(results["lm_eval ls"]).splitlines()

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -286,7 +286,7 @@ def test_the_key_is_in_no_output(
 def test_an_interrupted_run_keeps_what_arrived(make_judge: MakeJudge) -> None:
     def interrupting(handler: Any, body: dict[str, Any], number: int) -> None:
         if number == 6:
-            _thread.interrupt_main()
+            os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.02)
         FINE(handler, body, number)
 
