@@ -119,7 +119,7 @@ def test_the_demo_prints_a_table_and_writes_a_page(
     assert main(["demo", "--output", str(tmp_path / "demo"), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     rows = [line.split("  ")[0] for line in printed.splitlines()]
-    assert {"dense", "magnitude 60%", "magnitude 2:4", "rtn 8 bits", "gptq 8 bits"} <= set(rows)
+    assert {"dense", "magnitude 60 %", "magnitude 2:4", "rtn 8 bits", "gptq 8 bits"} <= set(rows)
     page = tmp_path / "demo" / "report.html"
     assert f"report: {page}" in printed
     assert "kick-mini" in page.read_text(encoding="utf-8")
