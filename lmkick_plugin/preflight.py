@@ -87,6 +87,11 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
             from lmkick_plugin.loading.checks import check_device
 
             check_device(read_device("device", device))
+    elif isinstance(trusted := model_arguments.get("trust_remote_code"), str):
+        raise CommandError(
+            f"--model_args: trust_remote_code={trusted}: --model {settings.get('model')} takes any "
+            "text for true and would run the checkpoint's code. Write true or false."
+        )
     if settings.get("output_path"):
         check_output(settings["output_path"], model_arguments)
     check_data_dir(task_metadata.get("data_dir"))

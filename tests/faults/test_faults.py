@@ -145,6 +145,7 @@ CASES = [
     (GOOD + ",device=gpu", "Did you mean 'cuda'"),
     (GOOD + ",device=cuda:77", "device=cuda:77"),
     (GOOD + ",trust_remote_code=maybe", "trust_remote_code='maybe': expected true or false"),
+    (GOOD.replace("kick ", "hf ", 1) + ",trust_remote_code=no", "takes any text for true"),
     (GOOD + ",parallelize=perhaps", "parallelize='perhaps'"),
     (GOOD + ",use_fast_tokenizer=2", "use_fast_tokenizer=2"),
     (GOOD + ",add_bos_token=si", "add_bos_token='si'"),
