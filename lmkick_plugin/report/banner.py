@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of a whole report: a limit, cut prompts, missing samples, runs that were not compared."""
+"""Limits of a whole report: fewer items, dense at its floor, cut prompts, runs not compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def banner(evidence: Evidence) -> list[str]:
     Returns:
         None of them where whole tasks were asked, uncut, with samples logged.
     """
-    said = [_limit(evidence), _cut(evidence), _unpaired(evidence), _apart(evidence)]
+    said = [_limit(evidence), _floor(evidence), _cut(evidence)]
+    said += [_unpaired(evidence), _apart(evidence)]
     failed = sum(" failed" in note for note in evidence.collection.notes)
     if failed:
         said.append(f"{plural(failed, 'evaluation')} of a sweep failed and is missing here.")
@@ -58,6 +59,16 @@ def _is_limited(evidence: Evidence, cell: Cell, task: str) -> bool:
         if isinstance(counts, dict) and counts.get("effective") != counts.get("original"):
             return True
     return False
+
+
+def _floor(evidence: Evidence) -> str:
+    at_floor: dict[str, None] = {}
+    for _, cell, task in _scored(evidence):
+        pairing = evidence.pairing(cell, task)
+        if pairing is not None and pairing.statistics.at_floor:
+            at_floor[task_name(task)] = None
+    listed = ", ".join(at_floor)
+    return f"No verdict where dense is not above chance (or 0): {listed}." if listed else ""
 
 
 def _cut(evidence: Evidence) -> str:

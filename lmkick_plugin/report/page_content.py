@@ -198,11 +198,12 @@ def _model(evidence: Evidence, model: Model, output: Path, index: int | None) ->
 
 
 def _heat_tasks(evidence: Evidence, model: Model) -> list[str]:
-    """Tasks with a recovery; without a dense run, all that were evaluated."""
+    """Tasks with a recovery or with dense at its floor; without dense, all that were evaluated."""
 
     def has(cell: Cell, task: str) -> bool:
         pairing = evidence.pairing(cell, task)
-        return pairing is not None and pairing.statistics.recovery is not None
+        one = None if pairing is None else pairing.statistics
+        return one is not None and (one.recovery is not None or one.at_floor)
 
     compared = [t for t in evidence.tasks if any(has(cell, t) for cell in model.cells)]
     return compared or [t for t in evidence.tasks if any(evidence.score(c, t) for c in model.all)]
@@ -225,9 +226,10 @@ def _heat(evidence: Evidence, model: Model, cell: Cell, task: str) -> HeatCell:
     pairing = evidence.pairing(cell, task)
     if cell is model.dense:
         return HeatCell(number(score.value), None, None, f"dense: {title}")
-    if pairing is None or pairing.statistics.recovery is None:
-        return HeatCell(number(score.value), None, None, f"not compared: {title}")
-    one = pairing.statistics
+    one = None if pairing is None else pairing.statistics
+    if one is None or one.recovery is None or one.at_floor:
+        why = one.reason if one is not None and one.at_floor else "not compared"
+        return HeatCell(number(score.value), None, None, f"{why}: {title}")
     ends = interval(one.recovery_interval, shares=True)
     cut = evidence.truncated(cell, task)
     said = [f"{percent(one.recovery)} of dense {ends}", one.verdict or one.reason, one.settling]

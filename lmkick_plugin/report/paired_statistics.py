@@ -133,6 +133,12 @@ class PairedStatistics:
         return self.direction == "at_most" or self.recovery_above_chance is not None
 
     @property
+    def at_floor(self) -> bool:
+        """Whether there is no verdict because the dense model has nothing to lose."""
+        known = not (math.isnan(self.dense) or math.isnan(self.compressed))
+        return self.can_have_verdict and known and not self.above_floor
+
+    @property
     def can_have_verdict(self) -> bool:
         """Whether the metric is one that verdicts are given on."""
         return self.judged and self.direction is not None

@@ -186,24 +186,28 @@ def _answer(
         return "Only the dense model was evaluated: nothing to compare it with.", None
     if not judged:
         return "No run was asked the dense model's questions, so none has a verdict.", None
+    if not any(one.verdict for line in judged for one in line.tasks.values()):
+        whys = {one.reason: None for line in judged for one in line.tasks.values() if one.reason}
+        return f"No run has a verdict on any task: {'; '.join(whys) or 'no score to judge'}.", None
     unlost = [line for line in judged if line.word != "loses"]
     if not unlost:
         chosen = max(judged, key=_mean)
         said = f"Every run loses more than it may; {_named(chosen)} loses least"
-        return f"{said}, at worst {_worst(chosen)}.", chosen
+        return f"{said}, at worst {_worst(chosen, sure=True)}.", chosen
     keeping = [line for line in unlost if line.word == "keeps"]
-    knowing = [line for line in unlost if _knows(line, knowledge)]
+    knowing = [line for line in unlost if _known(line, knowledge)]
     if keeping:
         chosen = keeping[0]
         count = _all(len(chosen.tasks_with("match")), "task")
         said = f"{_named(chosen)} is the smallest run that keeps at least {bound} on {count}"
-        said += f", at worst {_worst(chosen)}"
     elif knowing:
         chosen = knowing[0]
+        known = _known(chosen, knowledge)
+        count = _all(len(known), "knowledge task")
+        count += "" if len(known) == len(knowledge) else " that can have a verdict"
         said = (
-            f"{_named(chosen)} is the smallest run that keeps at least {bound} on"
-            f" {_all(len(knowledge), 'knowledge task')} and loses on no other"
-            f" ({_still_open(chosen)})"
+            f"{_named(chosen)} is the smallest run that keeps at least {bound} on {count} and loses"
+            f" on no other ({_still_open(chosen)})"
         )
     else:
         chosen = max(unlost, key=lambda line: (len(line.tasks_with("match")), _mean(line)))
@@ -212,6 +216,8 @@ def _answer(
             f" matches on {plural(len(chosen.tasks_with('match')), 'task')} and loses on none"
             f" ({_still_open(chosen)})"
         )
+    if chosen.worst:
+        said += f", at worst {_worst(chosen, sure=True)}"
     return f"{said}; {_others(judged, chosen)}.", chosen
 
 
@@ -233,9 +239,13 @@ def _mean(line: RunLine) -> float:
     return _lowest(line) if found is None else found
 
 
-def _knows(line: RunLine, knowledge: Sequence[str]) -> bool:
-    """Whether a run matches on every knowledge task."""
-    return bool(knowledge) and {*knowledge} <= {*line.tasks_with("match")}
+def _known(line: RunLine, knowledge: Sequence[str]) -> list[str]:
+    """The knowledge tasks, where a run matches on all of them; those at dense's floor are left out.
+
+    One that it was not asked, or that has no verdict for another reason, leaves none.
+    """
+    asked = [task for task in knowledge if task not in line.tasks or not line.tasks[task].at_floor]
+    return asked if {*asked} <= {*line.tasks_with("match")} else []
 
 
 def _lowest(line: RunLine) -> float:
@@ -250,9 +260,12 @@ def _named(line: RunLine) -> str:
     return f"{name} ({', '.join(facts)})" if facts else name
 
 
-def _worst(line: RunLine) -> str:
-    """Where a run loses most."""
-    return "its tasks" if line.worst is None else f"{percent(_lowest(line))} of {line.worst_name}"
+def _worst(line: RunLine, *, sure: bool = False) -> str:
+    """Where a run loses most, and how sure that is."""
+    if line.worst is None:
+        return "its tasks"
+    kept = recovery_of(line.worst[1]) if sure else percent(_lowest(line))
+    return f"{kept} of {line.worst_name}"
 
 
 def _all(count: int, noun: str) -> str:

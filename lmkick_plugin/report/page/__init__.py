@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import groupby
@@ -30,6 +31,8 @@ from lmkick_plugin.report.summary import recovery_of
 from lmkick_plugin.terminal import plain
 
 __all__ = ["render_page"]
+
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B)(?!\w))")  # a number stays on a line with its unit
 
 
 def render_page(content: Content, drawings: Sequence[Drawing]) -> str:
@@ -58,7 +61,7 @@ def render_page(content: Content, drawings: Sequence[Drawing]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["tight"] = lambda text: Markup(
-        str(escape(plain(text))).replace(" %", "&nbsp;%")
+        _UNIT.sub("&nbsp;", str(escape(plain(text))))
     )
     environment.filters["by_task"] = lambda rows: [
         (task, [found for _, found in members])

@@ -11,6 +11,7 @@ import pytest
 from lmkick_plugin.report.banner import banner
 from lmkick_plugin.report.evidence import Evidence, Settings, gather
 from lmkick_plugin.report.models import collect
+from lmkick_plugin.report.page_content import build
 from lmkick_plugin.report.summary import COLUMNS, Summary, summarise
 from tests.lmkick_plugin.report.worlds import quiz, record
 from tests.lmkick_plugin.run_files import Writer
@@ -42,8 +43,8 @@ def test_the_smallest_run_that_keeps_is_named_and_the_next_smaller_one(write: Wr
     found = summary_of(write)
     assert found.sentence == (
         "gptq 4 bits (500 kB, 25 % of dense) is the smallest run that keeps at least 95 % of the"
-        " dense score on all 2 tasks, at worst 100.0 % of FreebaseQA; the next smaller, gptq 3 bits"
-        " (375 kB, 19 % of dense), keeps only 50.0 % of FreebaseQA."
+        " dense score on all 2 tasks, at worst 100.0 % [99.3, 100.6] of FreebaseQA; the next"
+        " smaller, gptq 3 bits (375 kB, 19 % of dense), keeps only 50.0 % of FreebaseQA."
     )
     assert found.chosen is not None
     assert found.chosen.cell.bits == 4
@@ -59,7 +60,50 @@ def test_a_run_that_keeps_what_it_knows_is_named_with_what_is_open(write: Writer
     assert (
         "on the one knowledge task and loses on no other (1 with too few items)" in found.sentence
     )
-    assert found.sentence.endswith("no smaller run was evaluated.")
+    assert found.sentence.endswith("of FreebaseQA; no smaller run was evaluated.")
+    assert ", at worst 100.0 % [99.3, 100.6] of FreebaseQA;" in found.sentence
+    assert [line.word for line in found.lines] == ["cannot tell", "dense"]
+
+
+def test_tasks_at_the_dense_floor_are_named_and_leave_the_answer_to_the_others(
+    write: Writer,
+) -> None:
+    short = {"other": quiz("contains", 0.7, n=10)}  # too few items: no run keeps on every task
+    shares = {FACTS: 0.8, "kick_triviaqa_closed": 0.0}
+    items = {task: quiz("contains", share, n=400) for task, share in shares.items()}
+    for name, kick in (("dense", record()), ("four", record("gptq", num_bits=4))):
+        write(name, {**items, **short}, record=kick, directions={"contains": True})
+    found = summary_of(write)
+    said = "on the one knowledge task that can have a verdict and loses on no other (1 with too few"
+    assert said in found.sentence
+    evidence = evidence_of(write)
+    assert banner(evidence) == [
+        "No verdict where dense is not above chance (or 0): TriviaQA closed book."
+    ]
+    (part,) = build(evidence, write.folder).models
+    (at_floor,) = (
+        i for i, (task, _, _) in enumerate(part.tasks) if task != FACTS and "kick" in task
+    )
+    cell = part.heat[0][1][at_floor]
+    assert (cell.shown, cell.verdict, cell.heat) == ("0.000", None, None)
+    assert cell.title.startswith("the dense score is not above 0: nothing to lose: contains 0")
+
+
+def test_a_knowledge_task_that_was_not_asked_is_not_kept(write: Writer) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.8, kick_triviaqa_closed=0.5)
+    run(write, "four", record("gptq", num_bits=4), kick_freebaseqa=0.8)
+    run(write, "eight", record("gptq", num_bits=8), kick_freebaseqa=0.3, kick_triviaqa_closed=0.5)
+    assert "knowledge task" not in summary_of(write).sentence
+
+
+def test_nothing_is_named_where_dense_is_at_its_floor_everywhere(write: Writer) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.0)
+    run(write, "four", record("gptq", num_bits=4), kick_freebaseqa=0.0)
+    found = summary_of(write)
+    assert found.sentence == (
+        "No run has a verdict on any task: the dense score is not above 0: nothing to lose."
+    )
+    assert found.chosen is None
     assert [line.word for line in found.lines] == ["cannot tell", "dense"]
 
 
@@ -69,7 +113,7 @@ def test_where_all_lose_the_best_is_named_without_praise(write: Writer) -> None:
     run(write, "three", record("rtn", num_bits=3), kick_freebaseqa=0.4)
     found = summary_of(write)
     assert found.sentence.startswith("Every run loses more than it may; rtn 3 bits")
-    assert "50.0 % of FreebaseQA" in found.sentence
+    assert "at worst 50.0 % [44.8, 55.3] of FreebaseQA." in found.sentence
 
 
 def test_without_a_dense_run_the_commands_make_one(write: Writer) -> None:
