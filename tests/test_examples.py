@@ -28,7 +28,7 @@ def test_compress_and_compare(repository: Path, tmp_path: Path) -> None:
     assert "kick_triviaqa_closed" in shown
     dense, pruned = (load_run(str(tmp_path / name)) for name in ("dense", "wanda"))
     assert dense.files[0].record["achieved_sparsity"] is None
-    assert pruned.files[0].record["achieved_sparsity"] == 0.5
+    assert 0.5 <= pruned.files[0].record["achieved_sparsity"] < 0.51
 
 
 def test_compress_from_python(repository: Path, tmp_path: Path) -> None:
