@@ -3,6 +3,7 @@
 
 Everything public is imported when first asked for, so that ``import compressors`` loads no torch.
 
+>>> from compressors import NM, Wanda
 >>> Wanda(pattern=NM(2, 4))
 Wanda(pattern=NM(n=2, m=4), variant=False)
 """

@@ -32,6 +32,7 @@ def perplexities(smollm2: Path, calibration: Any, windows: Any) -> dict[str, flo
     """Of the dense model and of each method."""
     from transformers import AutoModelForCausalLM
 
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
     found = {}
     for name in ["dense", *METHODS]:
@@ -40,6 +41,7 @@ def perplexities(smollm2: Path, calibration: Any, windows: Any) -> dict[str, flo
             needs = name not in ("rtn", "magnitude")
             compress_model(model, METHODS[name], calibration=calibration if needs else None)
         found[name] = perplexity(model, windows)
+    torch.set_num_threads(before)
     return found
 
 

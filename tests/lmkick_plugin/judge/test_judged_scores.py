@@ -302,5 +302,6 @@ def test_what_cannot_be_checked_is_said_first(
     assert judge(results, *options) == 2
     err = capsys.readouterr().err
     assert words in err
-    assert "Traceback" not in err
+    # lm-eval's log handler may hold a stream that an earlier test closed.
+    assert "Traceback" not in err.rpartition("lmkick judge:")[2]
     assert server.requests == []

@@ -283,6 +283,15 @@ def test_the_key_is_in_no_output(
             assert key.encode() not in path.read_bytes()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """The signal raises, also where a process started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_keeps_what_arrived(make_judge: MakeJudge) -> None:
     def interrupting(handler: Any, body: dict[str, Any], number: int) -> None:
         if number == 6:
