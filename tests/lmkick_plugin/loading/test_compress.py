@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from compressors import SettingsError
 from lmkick_plugin import cli
+from lmkick_plugin.inference import loaded_models
 from lmkick_plugin.model import KickLM
 from tests.lmkick_plugin.inference.test_divergence import ask
 
@@ -102,8 +104,13 @@ def test_what_is_lost_of_the_first_step_is_logged(
 
 @pytest.mark.slow
 def test_divergence_stops_before_it_measures(
-    pruned_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pruned_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A model of another test that is still alive could serve the task.
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
     texts = tmp_path / "texts.jsonl"
     texts.write_text(json.dumps({"text": "Some text to measure on. " * 8}) + "\n")
     arguments = [
