@@ -3,7 +3,7 @@
 
     python -m benchmarks.defaults MODEL --data-dir DIR --output defaults.jsonl
 
-Each case compresses MODEL on 16 samples of 1,024 tokens and measures the perplexity of 64
+Each case compresses MODEL on 16 samples of 1,024 tokens and measures the perplexity of 24
 windows of 512 tokens of WikiText-2's test text. A case that stands in the output is skipped, so
 the command can be stopped and given again. ``--table`` prints what is there.
 """
@@ -38,7 +38,7 @@ from compressors.calibration import load_calibration
 
 __all__ = ["CASES", "Case", "measure"]
 
-WINDOWS, WINDOW = 64, 512
+WINDOWS, WINDOW = 24, 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--nsamples", type=int, default=16)
     parser.add_argument("--seqlen", type=int, default=1024)
-    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--windows", type=int, default=24)
     parser.add_argument("--length", type=int, default=512)
     options = parser.parse_args()
     sizes, test = [options.nsamples, options.seqlen], [options.windows, options.length]
