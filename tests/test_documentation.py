@@ -112,6 +112,13 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     assert names["report"].sparsity == 0.5
 
 
+def test_the_tutorials_are_the_examples() -> None:
+    """A formatter once took the snippets for Python, and the site showed what it made of them."""
+    page = (REPOSITORY / "docs" / "tutorials.md").read_text(encoding="utf-8")
+    for example in (REPOSITORY / "examples").glob("*.py"):
+        assert f'\n--8<-- "examples/{example.name}"\n' in page
+
+
 def test_every_command_describes_itself(capsys: pytest.CaptureFixture[str]) -> None:
     ours = set(COMMANDS) - {"run", "ls", "validate"}  # those are lm-eval's own
     for name in sorted(ours):
