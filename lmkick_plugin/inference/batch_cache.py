@@ -132,7 +132,7 @@ class RowCache(Cache):
         """Drop what is no longer needed.
 
         Args:
-            rows: Those that stay, in ascending order.
+            rows: Those that stay; one that is named several times becomes several rows.
             columns: How many of the last columns stay.
         """
         chosen = torch.tensor(rows, dtype=torch.long)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy decoding by continuous batching: finished rows make room for waiting prompts.
+"""Decoding by continuous batching: finished rows make room for waiting prompts.
 
 ``generate`` of transformers runs each batch until its last row has finished. Here a finished row is
-dropped, and waiting prompts take its place once there are enough of them.
+dropped, and waiting prompts take its place once there are enough of them. Samples of one prompt
+that enter together read it once.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from torch import Tensor
 
 from lmkick_plugin.inference.batch_cache import RowCache
 from lmkick_plugin.inference.batch_sizes import BatchSize, give_back_memory, is_out_of_memory
+from lmkick_plugin.inference.sampling import Sampling, choose
 from lmkick_plugin.inference.stop_strings import StopStrings
 from lmkick_plugin.inference.thoughts import Thoughts
 
-__all__ = ["Answer", "GreedyModel", "decode_greedily"]
+__all__ = ["Answer", "DecodingModel", "decode"]
 
 #: Minimum new tokens before waiting prompts are admitted, or a shared prefix is computed apart.
 WORTH_TOKENS = 512
@@ -40,6 +42,7 @@ class Answer:
         limit: Most tokens to generate.
         ends: Token ids that end the answer.
         stops: Strings that end it.
+        sampling: How tokens are sampled; None for the likeliest ones.
         generated: The answer so far, with what ended it.
         complete: Whether it has ended.
     """
@@ -48,6 +51,7 @@ class Answer:
     limit: int
     ends: frozenset[int]
     stops: StopStrings | Thoughts
+    sampling: Sampling | None = None
     generated: list[int] = field(default_factory=list)
     complete: bool = False
 
@@ -75,7 +79,7 @@ class _Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class GreedyModel:
+class DecodingModel:
     """What a forward pass needs.
 
     Attributes:
@@ -99,7 +103,7 @@ class GreedyModel:
     while_decoding: Callable[[], AbstractContextManager[Any]] = nullcontext
     counts: _Counts = field(default_factory=_Counts)
 
-    def next_tokens(
+    def next_scores(
         self, tokens: Tensor, mask: Tensor | None, positions: Tensor, cache: RowCache
     ) -> Tensor:
         """One forward pass.
@@ -111,7 +115,7 @@ class GreedyModel:
             cache: What came before; the new columns are added.
 
         Returns:
-            int64 ``[rows]``: the most likely next tokens, found as ``generate`` finds them.
+            float32 ``[rows, vocabulary]``: the scores of next tokens, as ``generate`` uses them.
         """
         arguments = {"position_ids": positions} if self.takes_positions else {}
         output = self.forward(
@@ -126,13 +130,13 @@ class GreedyModel:
         self.counts.tokens += tokens.numel()
         self.counts.passes += 1
         logits: Tensor = output.logits[:, -1]
-        return logits.to(device=self.device, dtype=torch.float32).argmax(dim=-1)
+        return logits.to(device=self.device, dtype=torch.float32)
 
 
 class _Running:
     """The running batch: rows being answered, and their cache."""
 
-    def __init__(self, model: GreedyModel) -> None:
+    def __init__(self, model: DecodingModel) -> None:
         self._model = model
         self.rows: list[Answer] = []
         self._lengths: list[int] = []
@@ -142,7 +146,7 @@ class _Running:
         self._prefix: list[int] = []
         self._prefix_cache: RowCache | None = None
 
-    def _shared(self, texts: Sequence[list[int]], later: Sequence[list[int]]) -> int:
+    def _shared(self, texts: Sequence[Sequence[int]], later: Sequence[Sequence[int]]) -> int:
         """How many first tokens of some texts are, or are now, in the cache of the prefix.
 
         Args:
@@ -157,29 +161,33 @@ class _Running:
         held = _common_length(self._prefix, texts[0], common)
         if 4 * held >= 3 * common or (len(every) - 1) * (common - held) < WORTH_TOKENS:
             return held
-        tokens = torch.tensor([texts[0][:common]], device=self._model.device)
+        tokens = torch.tensor([[*texts[0][:common]]], device=self._model.device)
         positions = torch.arange(common, device=self._model.device)[None]
         self._prefix, self._prefix_cache = [], None
         cache = RowCache(self._model.layers, 0)
-        self._model.next_tokens(tokens, None, positions, cache)
-        self._prefix, self._prefix_cache = texts[0][:common], cache
+        self._model.next_scores(tokens, None, positions, cache)
+        self._prefix, self._prefix_cache = [*texts[0][:common]], cache
         return common
 
     def admit(self, answers: Sequence[Answer], waiting: Sequence[Answer] = ()) -> None:
         """Read prompts, find their first tokens, and take in what is not complete with these.
 
+        Equal texts, which are samples of one prompt, are read once.
+
         Args:
             answers: Those that enter.
             waiting: Some of those that come next.
         """
-        texts = [answer.prompt + answer.generated for answer in answers]
+        entering = [(*answer.prompt, *answer.generated) for answer in answers]
+        texts = list(dict.fromkeys(entering))
+        place = {text: row for row, text in enumerate(texts)}
         lengths = [len(text) for text in texts]
         coming = max(answer.limit - len(answer.generated) for answer in answers)
         cache = RowCache(self._model.layers, coming)
         device = self._model.device
         beginning = answers[0].prompt[:ALIKE]
-        later = [other.prompt for other in waiting if other.prompt[:ALIKE] == beginning]
-        shared = self._shared(texts, later)
+        later = {tuple(other.prompt) for other in waiting if other.prompt[:ALIKE] == beginning}
+        shared = self._shared(texts, [*later])
         own = max(lengths) - shared
         tokens = torch.zeros(len(texts), own, dtype=torch.long)
         for row, text in enumerate(texts):
@@ -195,19 +203,21 @@ class _Running:
             cache.repeat(self._prefix_cache, len(texts), shared, own)
         # As in generate: what is masked has position 0.
         positions = torch.where(columns >= 0, columns + shared, 0)
-        chosen = self._model.next_tokens(tokens.to(device), mask, positions, cache)
+        scores = self._model.next_scores(tokens.to(device), mask, positions, cache)
         if shared and mask is not None:
             cache.close_gaps(shared, gaps)
+        rows = [place[text] for text in entering]
+        chosen = _next_tokens(scores if len(texts) == len(rows) else scores[rows], answers)
         kept = _take(answers, chosen)
         if not kept:
             return
-        if len(kept) < len(answers):
-            cache.keep(kept, max(lengths[row] for row in kept))
-            chosen, sizes = chosen[kept], sizes[kept]
-        self.rows += [answers[row] for row in kept]
-        self._lengths += [lengths[row] for row in kept]
-        self._sizes = torch.cat([self._sizes, sizes])
-        self._next = torch.cat([self._next, chosen])
+        rows = [rows[number] for number in kept]
+        if rows != list(range(len(texts))):
+            cache.keep(rows, max(lengths[row] for row in rows))
+        self.rows += [answers[number] for number in kept]
+        self._lengths += [lengths[row] for row in rows]
+        self._sizes = torch.cat([self._sizes, sizes[rows]])
+        self._next = torch.cat([self._next, chosen[kept]])
         if self._cache is None:
             self._cache = cache
         else:
@@ -226,7 +236,8 @@ class _Running:
             columns = torch.arange(width, device=self._model.device)[None]
             mask = (columns >= width - self._sizes[:, None]).to(torch.long)
         with self._model.while_decoding():
-            self._next = self._model.next_tokens(self._next[:, None], mask, positions, self._cache)
+            scores = self._model.next_scores(self._next[:, None], mask, positions, self._cache)
+        self._next = _next_tokens(scores, self.rows)
         kept = _take(self.rows, self._next)
         if len(kept) == len(self.rows):
             return
@@ -245,6 +256,10 @@ def _common_length(one: Sequence[int], other: Sequence[int], most: int) -> int:
     return next((at for at in range(most) if one[at] != other[at]), most)
 
 
+def _next_tokens(scores: Tensor, answers: Sequence[Answer]) -> Tensor:
+    return choose(scores, [(answer.sampling, len(answer.generated)) for answer in answers])
+
+
 def _take(answers: Sequence[Answer], tokens: Tensor) -> list[int]:
     """Give each answer its token.
 
@@ -256,10 +271,8 @@ def _take(answers: Sequence[Answer], tokens: Tensor) -> list[int]:
     return [row for row, answer in enumerate(answers) if not answer.complete]
 
 
-def decode_greedily(
-    model: GreedyModel, answers: Sequence[Answer], size: BatchSize
-) -> Iterator[Answer]:
-    """Answer prompts greedily.
+def decode(model: DecodingModel, answers: Sequence[Answer], size: BatchSize) -> Iterator[Answer]:
+    """Answer prompts.
 
     Args:
         model: The model.
@@ -336,8 +349,23 @@ def _next_in(
             count = count or alike[0]
             break
         count += alike[0]
-    count = min(count, free) if together else free
+    count = _unparted(waiting, min(count, free) if together else free, rows // 2)
     return [waiting.popleft() for _ in range(count)]
+
+
+def _unparted(waiting: deque[Answer], count: int, most: int) -> int:
+    """So many, or fewer, where the last are up to `most` samples of a prompt and not all of them.
+
+    These wait until there is room for all, so that their prompt is read once.
+    """
+    if count == len(waiting) or waiting[count].prompt != waiting[count - 1].prompt:
+        return count
+    first, end = count - 1, count + 1
+    while first and waiting[first - 1].prompt == waiting[count].prompt:
+        first -= 1
+    while end < len(waiting) and waiting[end].prompt == waiting[count].prompt:
+        end += 1
+    return first if end - first <= most else count
 
 
 def _alike(waiting: deque[Answer], first: int, most: int) -> tuple[int, int]:
@@ -347,6 +375,6 @@ def _alike(waiting: deque[Answer], first: int, most: int) -> tuple[int, int]:
     last = min(first + most, len(waiting))
     while end < last and waiting[end].prompt[:ALIKE] == beginning:
         end += 1
-    prompts = [waiting[index].prompt for index in range(first, end)]
+    prompts = {tuple(waiting[index].prompt) for index in range(first, end)}
     shared = _common_length(min(prompts), max(prompts), min(map(len, prompts)) - 1)
-    return len(prompts), (len(prompts) - 1) * shared
+    return end - first, (len(prompts) - 1) * shared

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """``generate_until`` by continuous batching, with the answers of lm-eval's ``hf`` model.
 
-Prompts are encoded once, equal ones are answered once, and all greedy requests of a run go through
-one running batch, whatever their limits and stop strings. What cannot be decoded there exactly as
-``generate`` would goes to ``hf``, and the log says why.
+Prompts are encoded once, equal ones are answered once unless they are sampled, and all requests of
+a run go through one running batch, whatever their limits, stop strings and temperatures. What
+cannot be decoded there as ``generate`` would goes to ``hf``, and the log says why.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,8 +24,9 @@ from lm_eval.models.utils import (
 from tqdm import tqdm
 
 from lmkick_plugin.inference.batch_sizes import batch_size_of
-from lmkick_plugin.inference.continuous_batching import Answer, decode_greedily
-from lmkick_plugin.inference.greedy_support import Greedy, find_greedy
+from lmkick_plugin.inference.continuous_batching import Answer, decode
+from lmkick_plugin.inference.decoding_support import Decoding, find_decoding
+from lmkick_plugin.inference.sampling import sampling_of
 from lmkick_plugin.inference.stop_strings import StopStrings
 from lmkick_plugin.inference.thoughts import Thoughts, log_thoughts, may_think
 from lmkick_plugin.inference.truncation import cut_left
@@ -51,7 +53,8 @@ def generate_until(
 
     Each answer is what ``hf`` gives to that request alone, with ``batch_size=1``, up to rounding:
     in float32, where two tokens differ by less than that in their scores; in bfloat16, where they
-    are nearly equal, as between two batch sizes of ``hf``.
+    are nearly equal, as between two batch sizes of ``hf``. Samples come from the distribution of
+    ``hf`` by other random numbers (:mod:`lmkick_plugin.inference.sampling`).
 
     Args:
         lm: A ``KickLM``.
@@ -81,17 +84,19 @@ def generate_until(
 class _Plan:
     """How requests of certain settings are answered here."""
 
-    def __init__(self, lm: Any, settings: dict[str, Any], greedy: Greedy) -> None:
+    def __init__(self, lm: Any, settings: dict[str, Any], decoding: Decoding) -> None:
         normal = normalize_gen_kwargs(settings, lm.max_gen_toks)
         eos = lm.tok_decode(lm.eot_token_id, skip_special_tokens=False)
         self.until: list[str] = handle_stop_sequences(normal["until"], eos=eos)
         self.limit = int(normal["max_gen_toks"])
-        self.greedy = greedy
+        self.decoding = decoding
         self.stops = StopStrings(lm.tokenizer, self.until)
 
-    def answer(self, lm: Any, text: str, prompt: list[int]) -> Answer:
+    def answer(self, lm: Any, text: str, prompt: list[int], sample: int) -> Answer:
         stops = Thoughts(lm, text, self.stops, self.until) if may_think(lm) else self.stops
-        return Answer(prompt, self.limit, self.greedy.ends, stops)
+        warp = self.decoding.warp
+        sampling = None if warp is None else sampling_of(warp, text, sample, self.limit)
+        return Answer(prompt, self.limit, self.decoding.ends, stops, sampling)
 
 
 def _plan(lm: Any, settings: Any) -> _Plan | str:
@@ -103,10 +108,10 @@ def _plan(lm: Any, settings: Any) -> _Plan | str:
     normal.pop("until")
     if not 0 < limit < lm.max_length:
         return _say_plain(f"max_gen_toks is {limit}")
-    greedy = find_greedy(lm, normal, limit)
-    if isinstance(greedy, str):
-        return _say_plain(greedy)
-    return _Plan(lm, settings, greedy)
+    decoding = find_decoding(lm, normal, limit)
+    if isinstance(decoding, str):
+        return _say_plain(decoding)
+    return _Plan(lm, settings, decoding)
 
 
 @functools.lru_cache(maxsize=64)
@@ -130,7 +135,7 @@ class _Job:
 def _sort_out(
     lm: Any, requests: Sequence[Any], plans: dict[_Settings, _Plan | str]
 ) -> tuple[list[_Job], list[int]]:
-    """Encode prompts; equal ones of equal settings become one job.
+    """Encode prompts; equal ones of equal settings become one job, unless they are sampled.
 
     Returns:
         The jobs, and the requests that are left to ``hf``.
@@ -139,7 +144,8 @@ def _sort_out(
     ours: list[int] = []
     for index, request in enumerate(requests):
         (left_over if isinstance(plans[repr(request.args[1])], str) else ours).append(index)
-    jobs: dict[tuple[_Settings, str], _Job] = {}
+    jobs: dict[tuple[_Settings, str, int], _Job] = {}
+    asked: Counter[tuple[_Settings, str]] = Counter()
     texts = list(dict.fromkeys(requests[index].args[0] for index in ours))
     encoded = dict(zip(texts, _encode(lm, texts), strict=True))
     for index in ours:
@@ -149,7 +155,7 @@ def _sort_out(
             continue
         tokens, cut = encoded[text]
         room = lm.max_length - plan.limit
-        window = plan.greedy.window
+        window = plan.decoding.window
         if not tokens or (window is not None and min(len(tokens), room) + plan.limit > window):
             _say_plain("an empty prompt" if not tokens else "prompts longer than its window")
             left_over.append(index)
@@ -157,9 +163,11 @@ def _sort_out(
         kept, did_not_fit = cut_left(tokens, room)
         if cut or did_not_fit:
             lm.note_cut(text)
-        key = (repr(settings), text)
+        sample = asked[repr(settings), text]
+        asked[repr(settings), text] += plan.decoding.warp is not None
+        key = (repr(settings), text, sample)
         if key not in jobs:
-            jobs[key] = _Job(plan, plan.answer(lm, text, kept))
+            jobs[key] = _Job(plan, plan.answer(lm, text, kept, sample))
         jobs[key].requests.append(index)
     return list(jobs.values()), sorted(left_over)
 
@@ -198,7 +206,7 @@ def _answer(
     """Generate, and write the answers to ``results``."""
     by_answer = {id(job.answer): job for job in jobs}
     total = sum(len(job.requests) for job in jobs)
-    model = jobs[0].plan.greedy.model
+    model = jobs[0].plan.decoding.model
     autocast = torch.autocast(
         device_type=torch.device(lm.device).type,
         dtype=lm.mixed_precision_dtype,
@@ -210,7 +218,7 @@ def _answer(
         autocast,
     ):
         answers = [job.answer for job in jobs]
-        for answer in decode_greedily(model, answers, batch_size_of(lm, "generation")):
+        for answer in decode(model, answers, batch_size_of(lm, "generation")):
             job = by_answer[id(answer)]
             text = _finish(lm, job)
             for index in job.requests:

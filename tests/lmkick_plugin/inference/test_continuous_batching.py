@@ -21,7 +21,8 @@ from torch import Tensor
 from lmkick_plugin.inference import batch_cache, continuous_batching
 from lmkick_plugin.inference.batch_cache import RowCache
 from lmkick_plugin.inference.batch_sizes import BatchSize
-from lmkick_plugin.inference.continuous_batching import Answer, GreedyModel, decode_greedily
+from lmkick_plugin.inference.continuous_batching import Answer, DecodingModel, decode
+from lmkick_plugin.inference.sampling import sampling_of
 
 VOCABULARY = 11
 END = 0
@@ -48,12 +49,34 @@ def following(tokens: list[int]) -> int:
     return value % VOCABULARY
 
 
+def scores_after(tokens: list[int]) -> Tensor:
+    scores = torch.zeros(VOCABULARY)
+    scores[following(tokens)] = 1
+    return scores
+
+
+def drawn(scores: Tensor, number: float) -> int:
+    """The token in whose part of [0, 1) a number lies."""
+    end = 0.0
+    for token, share in enumerate(scores.softmax(dim=0).tolist()):
+        end += share
+        if number < end:
+            return token
+    return VOCABULARY - 1
+
+
 def alone(answer: Answer) -> list[int]:
     """The plain loop."""
     text: list[int] = []
     stops = NoStops()
     while len(text) < answer.limit:
-        text.append(following(answer.prompt + text))
+        scores = scores_after(answer.prompt + text)
+        if answer.sampling is None:
+            text.append(int(scores.argmax()))
+        else:
+            text.append(
+                drawn(answer.sampling.warp(None, scores), answer.sampling.numbers[len(text)])
+            )
         if text[-1] in answer.ends or stops.reached(text):
             break
     return text
@@ -90,12 +113,12 @@ class Reader:
                 kept = attention_mask[row].bool()
             tokens = seen[row, 0, kept, 0].long().tolist()
             assert where[row, 0, kept, 0].long().tolist() == list(range(len(tokens)))
-            logits[row, -1, following(tokens)] = 1
+            logits[row, -1] = scores_after(tokens)
         return SimpleNamespace(logits=logits)
 
 
-def model_of(reader: Reader, shares: bool = True) -> GreedyModel:
-    return GreedyModel(
+def model_of(reader: Reader, shares: bool = True) -> DecodingModel:
+    return DecodingModel(
         forward=reader,
         device=torch.device("cpu"),
         layers=2,
@@ -105,19 +128,34 @@ def model_of(reader: Reader, shares: bool = True) -> GreedyModel:
     )
 
 
-def decode(answers: list[Answer], rows: int, reader: Reader, **how: Any) -> list[list[int]]:
+def answer_all(answers: list[Answer], rows: int, reader: Reader, **how: Any) -> list[list[int]]:
     """Answers in the order in which they were asked; each exactly once."""
     size = BatchSize(rows, "generation", **how)
-    done = list(decode_greedily(model_of(reader), answers, size))
+    done = list(decode(model_of(reader), answers, size))
     assert sorted(map(id, done)) == sorted(map(id, answers))
     return [answer.generated for answer in answers]
 
 
+def flat(_tokens: Tensor | None, scores: Tensor) -> Tensor:
+    return scores / 2
+
+
+def sampled(prompt: list[int], limit: int, sample: int) -> Answer:
+    sampling = sampling_of(flat, repr(prompt), sample, limit)
+    return Answer(prompt, limit, frozenset({END}), NoStops(), sampling)  # type: ignore[arg-type]
+
+
+prompts = st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=12)
 answers_strategy = st.lists(
-    st.builds(
-        lambda prompt, limit: Answer(prompt, limit, frozenset({END}), NoStops()),  # type: ignore[arg-type]
-        st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=12),
-        st.integers(1, 30),
+    st.one_of(
+        st.builds(
+            lambda prompt, limit: Answer(prompt, limit, frozenset({END}), NoStops()),  # type: ignore[arg-type]
+            prompts,
+            st.integers(1, 30),
+        ),
+        st.builds(
+            sampled, st.one_of(prompts, st.just([1, 2, 3])), st.integers(1, 30), st.integers(0, 9)
+        ),
     ),
     min_size=1,
     max_size=14,
@@ -128,7 +166,7 @@ answers_strategy = st.lists(
 @given(answers_strategy, st.integers(1, 8))
 def test_every_answer_is_as_if_alone(answers: list[Answer], rows: int) -> None:
     reader = Reader()
-    assert decode(answers, rows, reader) == [alone(answer) for answer in answers]
+    assert answer_all(answers, rows, reader) == [alone(answer) for answer in answers]
     assert max(count for count, _ in reader.calls) <= rows
 
 
@@ -138,7 +176,7 @@ def test_running_out_of_memory_loses_nothing(
     answers: list[Answer], rows: int, when: set[int], automatic: bool
 ) -> None:
     reader = Reader(lambda call, count: call in when and count > 1)
-    found = decode(answers, rows, reader, automatic=automatic)
+    found = answer_all(answers, rows, reader, automatic=automatic)
     assert found == [alone(answer) for answer in answers]
 
 
@@ -153,7 +191,7 @@ def some_answers(count: int = 12) -> list[Answer]:
 def test_finished_rows_leave_and_others_enter() -> None:
     reader = Reader()
     answers = some_answers()
-    texts = decode(answers, 4, reader)
+    texts = answer_all(answers, 4, reader)
     assert len(set(map(len, texts))) > 2  # else there is nothing to leave early
     one_after_the_other = sum(max(map(len, texts[at : at + 4])) for at in range(0, len(texts), 4))
     steps = sum(1 for _, columns in reader.calls if columns == 1)
@@ -174,7 +212,7 @@ def test_memory_that_runs_out_while_rows_are_joined(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(RowCache, "join", failing)
     answers = some_answers()
-    assert decode(answers, 4, Reader()) == [alone(answer) for answer in answers]
+    assert answer_all(answers, 4, Reader()) == [alone(answer) for answer in answers]
     assert left == [0]
 
 
@@ -201,7 +239,7 @@ def test_what_prompts_share_is_read_once(
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(continuous_batching, "WORTH_TOKENS", worth)
-        assert decode(answers, rows, Reader()) == [alone(answer) for answer in answers]
+        assert answer_all(answers, rows, Reader()) == [alone(answer) for answer in answers]
 
 
 def test_a_shared_beginning_costs_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,9 +253,20 @@ def test_a_shared_beginning_costs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for model in counted:
         for answer in answers:
             answer.generated, answer.complete = [], False
-        list(decode_greedily(model, answers, BatchSize(4, "generation")))
+        list(decode(model, answers, BatchSize(4, "generation")))
         assert [answer.generated for answer in answers] == [alone(answer) for answer in answers]
     assert counted[0].counts.tokens < counted[1].counts.tokens / 5
+
+
+def test_samples_of_a_prompt_read_it_once() -> None:
+    prompts = [[1 + (n + at) % 10 for at in range(30 + n)] for n in range(6)]
+    answers = [sampled(prompt, 8, sample) for prompt in prompts for sample in range(10)]
+    reader = Reader()
+    found = answer_all(answers, 20, reader)
+    assert found == [alone(answer) for answer in answers]
+    assert all(len({*map(tuple, found[at : at + 10])}) > 1 for at in range(0, 60, 10))
+    read = sum(rows * columns for rows, columns in reader.calls if columns > 1)
+    assert read <= 1.1 * sum(map(len, prompts))  # with padding; a tenth of all samples' prompts
 
 
 def test_memory_holds_one_batch_and_one_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +295,7 @@ def test_memory_holds_one_batch_and_one_prefix(monkeypatch: pytest.MonkeyPatch) 
             held.append(sum(buffer.shape[0] * buffer.shape[2] for buffer in buffers))
             return output
 
-    assert decode(answers, rows, Measured()) == [alone(answer) for answer in answers]
+    assert answer_all(answers, rows, Measured()) == [alone(answer) for answer in answers]
     longest = max(answer.longest for answer in answers)
     assert rows * longest / 2 < max(held) <= rows * (longest + room) + len(beginning)
 
@@ -259,13 +308,13 @@ def test_a_row_that_fits_only_without_what_it_shares(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(RowCache, "repeat", failing)
     for answer in (answers := some_answers()):
         answer.prompt = [1, 2, 3, 4, 5, 6, 7, 8, *answer.prompt]
-    assert decode(answers, 4, reader := Reader()) == [alone(answer) for answer in answers]
+    assert answer_all(answers, 4, reader := Reader()) == [alone(answer) for answer in answers]
     assert (1, 8) in reader.calls  # what is shared has been read
 
 
 def test_a_single_row_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
-        decode(some_answers(), 4, Reader(lambda *_: True))
+        answer_all(some_answers(), 4, Reader(lambda *_: True))
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
@@ -274,13 +323,13 @@ def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
 
     reader = Reader(broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        decode(some_answers(), 4, reader)
+        answer_all(some_answers(), 4, reader)
     assert len(reader.calls) == 1
 
 
 def test_the_limit_that_was_found_is_kept() -> None:
     reader = Reader(lambda _, rows: rows > 3)
     answers = some_answers(40)
-    assert decode(answers, 16, reader) == [alone(answer) for answer in answers]
+    assert answer_all(answers, 16, reader) == [alone(answer) for answer in answers]
     failed = [rows for rows, _ in reader.calls if rows > 3]
     assert len(failed) <= 4  # 16, 8, 4: not at every step

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,16 +126,52 @@ def test_rows_within_the_window_stay_here() -> None:
     assert answers(kick, requests) == answers(hf, requests)
 
 
-def test_sampling_goes_to_hf_and_the_rest_does_not(said: pytest.LogCaptureFixture) -> None:
-    kick, hf = both("llama", 4)
-    sampled = {"do_sample": True, "temperature": 0.8, "until": ["\n"], "max_gen_toks": 8}
-    mixed = some_requests(6) + make_requests("generate_until", [(SENTENCE, sampled)] * 3)
-    torch.manual_seed(0)
-    expected = answers(HFLM(pretrained=hf.model, tokenizer=hf.tokenizer, batch_size=4), mixed)
-    torch.manual_seed(0)
-    assert answers(kick, mixed) == expected
-    assert len(set(expected[-3:])) > 1
-    assert "more than greedy" in said.text
+SAMPLED = {"do_sample": True, "temperature": 0.8, "until": ["\n"], "max_gen_toks": 8}
+
+
+def test_samples_depend_on_the_seed_and_not_on_the_batch(refuse_hf: None) -> None:
+    once = make_requests("generate_until", [(SENTENCE[:at], SAMPLED) for at in (9, 20, 31)])
+    requests = [one for one in once for _ in range(10)]
+    found = {}
+    for seed, batch_size in ((0, 1), (0, 4), (0, 12), (1, 4)):
+        kick, _ = both("llama", batch_size)
+        torch.manual_seed(seed)
+        torch.rand(batch_size)  # what was drawn before does not matter
+        found[seed, batch_size] = answers(kick, some_requests(5) + requests)
+    assert found[0, 1] == found[0, 4] == found[0, 12]
+    assert len(set(found[0, 1][5:15])) > 5
+    assert found[1, 4][:5] == found[0, 4][:5]  # greedy
+    assert found[1, 4][5:] != found[0, 4][5:]
+
+
+@pytest.mark.parametrize("further", [{}, {"top_k": 3}, {"top_p": 0.5, "top_k": 0}])
+def test_samples_are_distributed_as_in_hf(further: dict[str, Any], refuse_hf: None) -> None:
+    kick, hf = both("llama", 64)
+    prompt, count = SENTENCE[:8], 800
+    tokens = torch.tensor([hf.tok_encode(prompt)])
+    spread = hf.model(tokens).logits[0, -1].std().item()
+    kick.model.lm_head.weight.data *= 1.5 / spread  # neither sure nor without a preference
+    settings = {**SAMPLED, **further, "until": [], "max_gen_toks": 1}
+    found = Counter(answers(kick, make_requests("generate_until", [(prompt, settings)] * count)))
+
+    def shares(temperature: float) -> dict[str, float]:
+        output: Any = hf._model_generate(
+            tokens, tokens.shape[1] + 1, [], attention_mask=torch.ones_like(tokens),
+            do_sample=True, temperature=temperature, return_dict_in_generate=True,
+            output_scores=True, **further,
+        )  # fmt: skip
+        every = output.scores[0][0].softmax(dim=0).tolist()
+        return {hf.tok_decode([token]): share for token, share in enumerate(every) if share}
+
+    def apart(temperature: float) -> float:
+        expected = shares(temperature)
+        assert set(found) <= set(expected)
+        return sum(abs(found[text] / count - share) for text, share in expected.items()) / 2
+
+    assert len(found) > 1
+    expected_of_chance = (len(found) / (2 * torch.pi * count)) ** 0.5
+    assert apart(0.8) < 1.5 * expected_of_chance
+    assert apart(0.8) < apart(1.6)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +179,7 @@ def test_sampling_goes_to_hf_and_the_rest_does_not(said: pytest.LogCaptureFixtur
     [
         ("repetition_penalty", 1.3, "RepetitionPenalty"),
         ("max_new_tokens", 3, "limits answers to 3"),
-        ("num_beams", 2, "more than greedy"),
+        ("num_beams", 2, "more than greedy decoding or sampling"),
     ],
 )
 def test_a_generation_config_with_more_in_it_goes_to_hf(

@@ -41,7 +41,7 @@ def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     from tests.conftest import make_tiny_tokenizer
 
     tokens = make_tiny_tokenizer().encode(text, add_special_tokens=False)
-    monkeypatch.setattr(generation, "decode_greedily", scripted)
+    monkeypatch.setattr(generation, "decode", scripted)
     monkeypatch.setattr(HFLM, "generate_until", plain)
 
 

@@ -15,12 +15,19 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.utils import GenerationMixin
 
-from lmkick_plugin.inference.continuous_batching import GreedyModel
+from lmkick_plugin.inference.continuous_batching import DecodingModel
+from lmkick_plugin.inference.sampling import Warp
 
-__all__ = ["Greedy", "find_greedy"]
+__all__ = ["Decoding", "find_decoding"]
 
 #: Arguments of a forward pass that are understood here.
 _ARGUMENTS = {
@@ -33,22 +40,28 @@ _OVERRIDABLE = (
 )  # fmt: skip
 
 
+#: Changes of scores that need nothing but a row's scores.
+_ROW_BY_ROW = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+
+
 @dataclass(frozen=True, slots=True)
-class Greedy:
+class Decoding:
     """How requests of certain settings are decoded.
 
     Attributes:
         model: What a forward pass needs.
+        warp: Changes scores before a token is sampled; None for greedy decoding.
         ends: Token ids that end an answer.
         window: Tokens that every layer sees; None: all. Longer rows are not for us.
     """
 
-    model: GreedyModel
+    model: DecodingModel
+    warp: Warp | None
     ends: frozenset[int]
     window: int | None
 
 
-def find_greedy(lm: Any, settings: Mapping[str, Any], limit: int) -> Greedy | str:
+def find_decoding(lm: Any, settings: Mapping[str, Any], limit: int) -> Decoding | str:
     """Find out how requests are decoded, or why they cannot be decoded here.
 
     Args:
@@ -82,8 +95,8 @@ def find_greedy(lm: Any, settings: Mapping[str, Any], limit: int) -> Greedy | st
         for criterion in prepared["stopping_criteria"]
         if isinstance(criterion, EosTokenCriteria)
     ]
-    return Greedy(
-        model=GreedyModel(
+    return Decoding(
+        model=DecodingModel(
             forward=model,
             device=model.device,
             layers=len(cache.layers),
@@ -92,6 +105,7 @@ def find_greedy(lm: Any, settings: Mapping[str, Any], limit: int) -> Greedy | st
             extra={name: prepared[name] for name in ("logits_to_keep",) if name in prepared},
             while_decoding=getattr(model, "_optimize_model_for_decode", nullcontext),
         ),
+        warp=prepared["logits_processor"] if _mode(prepared) == GenerationMode.SAMPLE else None,
         ends=frozenset(torch.cat(ends).tolist()) if ends else frozenset(),
         window=min(windows, default=None),
     )
@@ -134,10 +148,11 @@ def _prepared(lm: Any, settings: Mapping[str, Any], limit: int) -> dict[str, Any
 def _why_not(model: Any, prepared: Mapping[str, Any], limit: int) -> str | None:
     """The first thing that would be done differently here; None: nothing."""
     config = prepared["generation_config"]
-    if config.get_generation_mode() != GenerationMode.GREEDY_SEARCH:
-        return "its settings ask for more than greedy decoding"
-    if len(prepared["logits_processor"]):
-        names = ", ".join(type(one).__name__ for one in prepared["logits_processor"])
+    if _mode(prepared) not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        return "its settings ask for more than greedy decoding or sampling"
+    others = [one for one in prepared["logits_processor"] if type(one) not in _ROW_BY_ROW]
+    if others:
+        names = ", ".join(type(one).__name__ for one in others)
         return f"its generation config changes the scores of tokens ({names})"
     criteria = prepared["stopping_criteria"]
     if any(type(one) not in (MaxLengthCriteria, EosTokenCriteria) for one in criteria):
@@ -147,14 +162,19 @@ def _why_not(model: Any, prepared: Mapping[str, Any], limit: int) -> str | None:
         return f"its generation config limits answers to {config.max_length - 1} tokens"
     if config.return_dict_in_generate or config.prefill_chunk_size or config.token_healing:
         return "its generation config asks for more than answers"
-    others = set(prepared) - _ARGUMENTS - {
+    unknown = set(prepared) - _ARGUMENTS - {
         "logits_processor", "stopping_criteria", "generation_config", "synced_gpus",
     }  # fmt: skip
-    if others or not prepared.get("use_cache") or prepared.get("synced_gpus"):
+    if unknown or not prepared.get("use_cache") or prepared.get("synced_gpus"):
         return (
-            f"its forward pass takes more than tokens ({', '.join(sorted(others)) or 'no cache'})"
+            f"its forward pass takes more than tokens ({', '.join(sorted(unknown)) or 'no cache'})"
         )
     return _cache_problem(prepared.get("past_key_values")) or _position_problem(model)
+
+
+def _mode(prepared: Mapping[str, Any]) -> GenerationMode:
+    mode: GenerationMode = prepared["generation_config"].get_generation_mode()
+    return mode
 
 
 def _cache_problem(cache: Any) -> str | None:
