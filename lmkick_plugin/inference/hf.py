@@ -54,6 +54,11 @@ class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         self._prompts: dict[str, list[Any]] = {}
         self._rolling: tqdm[Any] | None = None
         super().__init__(**kwargs)
+        accelerator = getattr(self, "accelerator", None)
+        if accelerator is not None and accelerator.device.type == "cpu":
+            # Under `accelerate launch` on CPUs, hf lets every process evaluate every document.
+            self._rank = accelerator.process_index
+            self._world_size = accelerator.num_processes
 
     # Log-likelihoods.
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compress a loaded model as a recipe says: calibration text, caches, the saved checkpoint."""
+"""Compression of a loaded model: calibration text, caches, the saved checkpoint."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from compressors.errors import SettingsError
 from lmkick_plugin.data.calibration import PreparedCalibration, prepare
 from lmkick_plugin.data.sources import data_directory
+from lmkick_plugin.loading.checks import context_length
 from lmkick_plugin.loading.dense_source import DenseSource
 from lmkick_plugin.loading.fits import check_calibration_size, check_shapes
 from lmkick_plugin.loading.placement import merge_adapter, refuse_offloaded
@@ -24,6 +26,7 @@ from lmkick_plugin.record.zero_pattern import ZeroCount
 
 if TYPE_CHECKING:
     from compressors import CompressionReport, Compressor
+    from lmkick_plugin.checkpoints.detect import Recognised
     from lmkick_plugin.recipe.recipe import Recipe
 
 __all__ = ["Compression", "check_before_load"]
@@ -35,7 +38,7 @@ _CACHE_GB = 100
 
 
 def check_before_load(recipe: Recipe, config: Any, passed: Mapping[str, Any]) -> None:
-    """Refuse a recipe that goes neither with the model's shapes, nor its dtype, nor this machine.
+    """Refuse a recipe that does not fit the model's shapes, its dtype or this machine.
 
     Args:
         recipe: What is to be done.
@@ -73,8 +76,14 @@ class Compression:
         weights: What the compressed weights are; None before.
     """
 
+    @classmethod
+    def of(cls, recipe: Recipe, source: DenseSource) -> Compression | None:
+        """The compression that a recipe asks for; None for ``compressor=none``."""
+        compressor = recipe.build_compressor()
+        return None if compressor is None else cls(recipe, compressor, source)
+
     def __init__(self, recipe: Recipe, compressor: Compressor, source: DenseSource) -> None:
-        """Nothing happens yet.
+        """Store the settings; nothing is computed.
 
         Args:
             recipe: What is to be done.
@@ -89,15 +98,12 @@ class Compression:
         self.calibration_sources: tuple[dict[str, Any], ...] | None = None
         self.weights: WeightSurvey | None = None
 
-    def load_calibration(
-        self, tokenizer: Any, *, max_length: int | None, progress: bool
-    ) -> PreparedCalibration | None:
+    def load_calibration(self, tokenizer: Any, config: Any) -> PreparedCalibration | None:
         """Calibration text, before the model is loaded; None where the method needs none.
 
         Args:
             tokenizer: The model's.
-            max_length: The model's context, in tokens.
-            progress: Show progress bars.
+            config: The model's.
 
         Raises:
             SettingsError: Text is missing or too short.
@@ -114,10 +120,10 @@ class Compression:
                 tokenizer,
                 **size,
                 seed=recipe.seed or 0,
-                max_length=max_length,
+                max_length=context_length(config, tokenizer),
                 data_dir=None if folder is None else str(folder),
                 bos=recipe.bos,
-                progress=progress,
+                progress=_is_main_process(),
             )
 
         what = ["calibration", recipe.calibration, *size.values(), recipe.seed, recipe.bos]
@@ -130,10 +136,9 @@ class Compression:
         tokenizer: Any,
         calibration: PreparedCalibration | None,
         *,
-        device: torch.device | None,
-        main_process: bool,
+        device: torch.device,
         files: Sequence[Path] = (),
-        zeros: ZeroCount | None,
+        recognised: Recognised | None,
         record: Callable[[WeightSurvey], Mapping[str, Any]],
     ) -> Any:
         """Compress a model in place, and save it where that was asked for.
@@ -142,10 +147,9 @@ class Compression:
             model: The dense model; an adapter is merged first.
             tokenizer: Saved with it.
             calibration: What :meth:`load_calibration` returned.
-            device: Where to compress; None leaves each block where a device map has put it.
-            main_process: Whether this process shows progress and saves.
-            files: Saved with it as they are.
-            zeros: Of a checkpoint that was compressed before; what is lost of them is logged.
+            device: Where to compress, unless a device map has spread the model over several.
+            files: Copied into the saved checkpoint.
+            recognised: An earlier compression of the checkpoint; lost zeros are logged.
             record: Makes the ``kick`` record of the compressed weights.
 
         Returns:
@@ -157,6 +161,10 @@ class Compression:
         """
         from compressors import compress_model
 
+        if recognised is not None:
+            logger.warning("The checkpoint is already compressed; compressing it again.")
+        main_process = _is_main_process()
+        spread = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
         self._source.about_to_change(model)
         if hasattr(model, "peft_config"):
             model = merge_adapter(model)
@@ -171,7 +179,7 @@ class Compression:
             model,
             self._fitted(model),
             calibration=tokens,
-            device=device,
+            device=None if spread else device,
             true_sequential=bool(self._recipe.true_sequential),
             progress=main_process,
             **self._recipe.build_allocation(),
@@ -181,16 +189,32 @@ class Compression:
             _log_outcome(self.report)
         require_finite(model, "the compressed model")
         self.weights = survey_weights(model)
-        if zeros is not None:
-            _log_lost(zeros, model)
+        if recognised is not None and recognised.zeros is not None:
+            _log_lost(recognised.zeros, model)
         if main_process:
             self._save(model, tokenizer, settings.get("grids"), record(self.weights), files)
         return model
 
+    def require_unchanged(self, evaluated: WeightSurvey) -> None:
+        """Stop where the weights to be evaluated are not the compressed ones.
+
+        Args:
+            evaluated: Survey of the weights to be evaluated.
+
+        Raises:
+            RuntimeError: Their hashes differ.
+        """
+        if self.weights is not None and self.weights.sha256 != evaluated.sha256:
+            raise RuntimeError(
+                f"The weights changed between compression ({self.weights.sha256}) and evaluation "
+                f"({evaluated.sha256}). Tied weights are the usual cause: check the model's "
+                "tie_word_embeddings against its checkpoint."
+            )
+
     def _writer(
         self, model: Any, tokenizer: Any, *, progress: bool
     ) -> Callable[[int, int, int], Tensor]:
-        """Lets the model, which is still dense, write calibration text."""
+        """Writer of calibration text by the model while it is dense."""
 
         def write(nsamples: int, seqlen: int, seed: int) -> Tensor:
             from lmkick_plugin.data.calibration_generated import write_text
@@ -200,8 +224,8 @@ class Compression:
             start = next((token for token in ids if token is not None), None)
             if start is None:
                 raise SettingsError(
-                    "calibration=self: the tokenizer has neither BOS nor EOS, so no token begins "
-                    "a text. Use another calibration."
+                    "calibration=self: the tokenizer has neither BOS nor EOS to begin a text "
+                    "with. Use another calibration."
                 )
             written: Tensor = self._source.once(
                 ["self", nsamples, seqlen, seed],
@@ -212,7 +236,7 @@ class Compression:
         return write
 
     def _driver_settings(self, main_process: bool) -> dict[str, Any]:
-        """What ``compress_model`` is told of caches, and of grids where they will be needed."""
+        """Arguments of ``compress_model`` for caches and for grids, which packed formats need."""
         recipe = self._recipe
         settings: dict[str, Any] = {"resume_dir": recipe.resume_dir}
         if recipe.compress_cache is not None:
@@ -223,7 +247,7 @@ class Compression:
         return settings
 
     def _fitted(self, model: Any) -> Compressor:
-        """The method whose outcome can be saved as asked; what cannot be is refused."""
+        """The method with settings that the save format can hold."""
         storage = _storage(self._recipe)
         if storage is None or self._recipe.save_compressed is None:
             return self._compressor
@@ -259,7 +283,7 @@ class Compression:
 
 
 def _log_outcome(report: CompressionReport) -> None:
-    """Log the outcome in two lines, and matrices that another method had to compress."""
+    """Log the outcome in two lines, and the matrices that fell back to another method."""
     summary = report.summary()
     errors = [
         "none" if value is None else f"{value:.4f}"
@@ -284,7 +308,7 @@ def _log_outcome(report: CompressionReport) -> None:
 
 
 def _log_lost(before: ZeroCount, model: Any) -> None:
-    """Log zeros and patterns of an earlier compression that are no longer there."""
+    """Log zeros and patterns of an earlier compression that were lost."""
     after, _ = count_zeros(model)
     if after is None:
         return
@@ -300,6 +324,11 @@ def _log_lost(before: ZeroCount, model: Any) -> None:
         )  # fmt: skip
 
 
+def _is_main_process() -> bool:
+    """Whether this process shows progress and saves."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
 def _storage(recipe: Recipe) -> str | None:
-    """How the model is to be saved; None where it is not."""
+    """Save format; None where the model is not saved."""
     return None if recipe.save_compressed is None else recipe.save_format or "dense"
