@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kick-mini: a made-up world, its data in a data directory's layout, and a model that knows it.
+"""kick-mini: bundled model and data, of a made-up world.
 
 Both are embedded in the package and have names: ``pretrained=kick-mini`` and ``data_dir=mini``. A
 folder of one's own that is called so is named ``./kick-mini`` and ``./mini``.
@@ -27,7 +27,7 @@ DATA = Path(__file__).with_name("mini") / "data"
 
 
 def model_folder(name: str) -> str:
-    """Where a model is: the embedded one's folder for its name, any other as it came.
+    """Folder of a model: the bundled one for its name, other names unchanged.
 
     >>> model_folder("Qwen/Qwen3-0.6B")
     'Qwen/Qwen3-0.6B'
@@ -36,7 +36,7 @@ def model_folder(name: str) -> str:
 
 
 def model_name(folder: str) -> str:
-    """Name of a model: the embedded one by its own, any other as it came.
+    """Name of a model: kick-mini for the bundled one, other names unchanged.
 
     >>> model_name(model_folder("kick-mini"))
     'kick-mini'
@@ -45,7 +45,7 @@ def model_name(folder: str) -> str:
 
 
 def data_folder(name: str) -> str:
-    """Where a data directory is: the embedded one's folder for its name, any other as it came.
+    """Data directory: the bundled one for its name, other names unchanged.
 
     >>> data_folder("./mini")
     './mini'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder that is there whole or not at all, even if the process is killed or the disk is full."""
+"""Folders written whole or not at all, and checks of targets and disk space."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON that anybody may have written.
+    """Parse JSON from an untrusted file.
 
     Raises:
         ValueError: Not JSON, nested too deeply, or with an integer that no float can hold.
@@ -41,7 +41,7 @@ def _bounded_int(digits: str) -> int:
 
 
 def check_folder(name: str, folder: str | Path) -> Path:
-    """Refuse a folder that is neither there nor can be made; changes nothing.
+    """Refuse a folder that neither exists nor can be created; changes nothing.
 
     Args:
         name: The argument, for messages.
@@ -77,7 +77,7 @@ def check_folder(name: str, folder: str | Path) -> Path:
 
 
 def check_target(folder: str | Path, name: str = "save_compressed") -> Path:
-    """Refuse a folder that cannot become a new one; changes nothing.
+    """Refuse a target folder that is not empty, or cannot be created; changes nothing.
 
     Args:
         folder: The folder.
@@ -99,7 +99,7 @@ def check_target(folder: str | Path, name: str = "save_compressed") -> Path:
 
 
 def check_space(folder: Path, size: int) -> None:
-    """Refuse what will not fit on the disk.
+    """Refuse to write more than the disk has free.
 
     Args:
         folder: Where it is to be.
@@ -118,7 +118,7 @@ def check_space(folder: Path, size: int) -> None:
 
 @contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder``, which gets that name once the block has ended.
+    """Yield a temporary folder, renamed to ``folder`` when the block ends.
 
     Leftovers of saves that were killed are named in the log, and removed.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make lm-eval know the model type ``kick`` and our task folder.
+"""Registration of the model type ``kick`` and the task folder with lm-eval.
 
 lm-eval versions that read entry points (groups ``lm_eval.models`` and ``lm_eval.tasks``) need
 nothing from here, and both functions then find their work done and do nothing. For the others
@@ -32,7 +32,7 @@ TASK_FOLDER = Path(__file__).resolve().parent.parent / "task_yaml"
 
 
 def register() -> None:
-    """Import lm-eval's models and tasks and register with both; calling it twice does no harm."""
+    """Register with lm-eval's models and tasks; calling it twice does no harm."""
     import lm_eval.models
     import lm_eval.tasks  # noqa: F401
 
@@ -41,7 +41,7 @@ def register() -> None:
 
 
 def register_model() -> None:
-    """Register ``kick`` by name, so that torch is imported when somebody asks for the model.
+    """Register ``kick`` by name, so that torch is imported only when the model is built.
 
     Only to be called after ``lm_eval.models`` ran: lm-eval takes a registry that is not empty as a
     sign that its own models are registered.
@@ -52,6 +52,6 @@ def register_model() -> None:
 
 
 def register_tasks() -> None:
-    """Let lm-eval find our tasks, and apply our patches of it; only after ``lm_eval.tasks`` ran."""
+    """Register our tasks and apply our patches of lm-eval; only after ``lm_eval.tasks`` ran."""
     scan_also(TASK_FOLDER)
     apply_patches()

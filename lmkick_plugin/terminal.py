@@ -12,11 +12,11 @@ __all__ = ["CommandError", "emit", "plain", "render_table"]
 
 
 class CommandError(LmkickError):
-    """A command cannot do what was asked: shown without a traceback, exit status 2."""
+    """Error of a command, shown without a traceback; exit status 2."""
 
 
 def plain(text: object, *, limit: int | None = None) -> str:
-    """Text that can do nothing to a terminal.
+    """Escape control characters of a text.
 
     Task names, records and model output come from files that anybody may have written; an escape
     sequence in them must not move a cursor, colour a line or fake one.
@@ -63,7 +63,7 @@ def render_table(
 
 
 def emit(text: str) -> None:
-    """Print to standard output, whatever characters its encoding has.
+    """Print to standard output in any encoding.
 
     Args:
         text: What to print.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed models as folders: saved, described, kept, and recognised again.
+"""Compressed models as folders: save, load, detect.
 
 From Python::
 

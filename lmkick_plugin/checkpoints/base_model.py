@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which dense model a checkpoint that somebody else compressed says it was made of."""
+"""Dense base model that a compressed checkpoint states."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CARD = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
 
 
 def stated_base(folder: Path) -> tuple[str, str] | None:
-    """Read a checkpoint's origin off its model card, or off its config.
+    """Read a checkpoint's base model from its model card, or from its config.
 
     A card may name a base model of which the dense checkpoint was fine-tuned, or several that were
     merged: these are not what was compressed, and are not taken. Configs written by transformers

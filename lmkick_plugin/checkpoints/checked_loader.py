@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 
 class CheckedLoader:
-    """One of transformers' auto classes, whose models are what their files say.
+    """An auto class of transformers that refuses checkpoints which do not match their config.
 
     transformers fills a tensor that the files lack with random numbers and goes on.
     """
 
     def __init__(self, auto_class: Any) -> None:
-        """Nothing is loaded yet.
+        """Store the class; nothing is loaded.
 
         Args:
             auto_class: ``AutoModelForCausalLM``, or another class with ``from_pretrained``.
@@ -59,16 +59,16 @@ def _require_all(name: str, info: Mapping[str, Any]) -> None:
     missing = sorted(info.get("missing_keys") or ())
     if missing:
         raise SettingsError(
-            f"{name}: {len(missing)} tensors are missing from its files ({_some(missing)}), and "
-            "random numbers would take their place. Copy or download the checkpoint again, or "
-            "correct its config.json (num_hidden_layers, tie_word_embeddings)."
+            f"{name}: {len(missing)} tensors are missing from its files ({_some(missing)}) and "
+            "would be random. Copy or download the checkpoint again, or correct its config.json "
+            "(num_hidden_layers, tie_word_embeddings)."
         )
     mismatched = sorted(str(key[0]) for key in info.get("mismatched_keys") or ())
     if mismatched:
         raise SettingsError(
-            f"{name}: {len(mismatched)} tensors have another shape than its config.json says "
-            f"({_some(mismatched)}), and random numbers would take their place. Correct "
-            "config.json, or leave out ignore_mismatched_sizes."
+            f"{name}: {len(mismatched)} tensors differ in shape from config.json "
+            f"({_some(mismatched)}) and would be random. Correct config.json, or leave out "
+            "ignore_mismatched_sizes."
         )
     unexpected = sorted(info.get("unexpected_keys") or ())
     if unexpected:
@@ -80,7 +80,7 @@ def _require_all(name: str, info: Mapping[str, Any]) -> None:
 
 
 def untie_where_different(model: Any) -> None:
-    """Let ``tie_word_embeddings`` say what the weights are: ``tie_weights`` would overwrite one.
+    """Untie embeddings where ``tie_word_embeddings`` contradicts the weights.
 
     Args:
         model: Of transformers.
@@ -94,13 +94,13 @@ def untie_where_different(model: Any) -> None:
     for config in tied:
         config.tie_word_embeddings = False
     logger.warning(
-        "config.json says tie_word_embeddings, and the files hold an output matrix that differs "
-        "from the embeddings: the two are not tied."
+        "config.json says tie_word_embeddings, but the output matrix in the files differs from "
+        "the embeddings: not tied."
     )
 
 
 def _require_causal(model: Any, name: str) -> None:
-    """Stop where a token's scores depend on those after it, as in BERT without ``is_decoder``."""
+    """Refuse a model that attends to later tokens, such as BERT without ``is_decoder``."""
     rows = torch.tensor([[[1, 2, 3]], [[1, 2, 4]]], device=model.device)
     with torch.no_grad():
         # Apart: the rows of one batch may go through kernels that round differently.
@@ -113,7 +113,7 @@ def _require_causal(model: Any, name: str) -> None:
     allowed = 1e-3 if model.dtype in (torch.float32, torch.float64) else 5e-2
     if before > allowed * there:
         raise UnsupportedModelError(
-            f"{name}: {type(model).__name__} reads tokens to the right, so it is not a causal "
+            f"{name}: {type(model).__name__} attends to later tokens, so it is not a causal "
             "language model. Choose a causal one, or set is_decoder in its config.json if it was "
             "trained as one."
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detect how a checkpoint was compressed, whoever made it, for the record of a run.
+"""Detect how a checkpoint was compressed, from its files and weights.
 
 Three sources, the weights themselves before all: zeros and N:M patterns are counted on them. Then
 our own ``kick.json``, then what other tools wrote (``quantization_config``, ``recipe.yaml``,
@@ -74,7 +74,7 @@ class Recognised:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether the weights are not those of a dense model."""
+        """Whether the weights are compressed."""
         if self.scheme.storage != "dense":
             return True
         if self.manifest is not None:
@@ -82,7 +82,7 @@ class Recognised:
         return self.zeros is not None and self.zeros.sparsity >= _PRUNED
 
     def facts(self) -> dict[str, Any]:
-        """What was found, as plain values: ``checkpoint`` in the record."""
+        """Facts about the checkpoint as plain values: ``checkpoint`` in the record."""
         zeros, scheme = self.zeros, self.scheme
         return {
             "storage": scheme.storage,
@@ -105,20 +105,20 @@ class Recognised:
 
     @property
     def base_model(self) -> str | None:
-        """Name of the dense model that it was made of, where anything says it."""
+        """Name of the dense model it was made from, where it is stated."""
         if self.manifest is not None:
             return self.manifest.record.get("base_model")
         return None if self.base is None else self.base[0]
 
     def steps(self) -> list[dict[str, Any]]:
-        """The compressions that it has gone through, oldest first, for a later one's record."""
+        """Compressions it went through, oldest first, for the record of a later one."""
         made = self._recipe()
         if self.zeros is not None:
             made["achieved_sparsity"] = self.zeros.sparsity
         return [*(made.get("earlier") or ()), {key: made.get(key) for key in _STEP}]
 
     def complete(self, record: Mapping[str, Any], *, element_size: int) -> dict[str, Any]:
-        """Let a run's record say what the weights are, instead of that nothing was done to them.
+        """Fill a run's record with what is known of the checkpoint.
 
         Args:
             record: Of a run that compressed nothing.
@@ -170,7 +170,7 @@ class Recognised:
 
 
 def inspect_folder(folder: Path, quantization: Mapping[str, Any] | None) -> None:
-    """Find what is wrong with a folder before its weights are loaded; reads headers only.
+    """Check a folder before its weights are loaded; reads headers only.
 
     Args:
         folder: A local folder with a model.
@@ -192,23 +192,23 @@ def inspect_folder(folder: Path, quantization: Mapping[str, Any] | None) -> None
     if any(kind in (scheme.layout or "") for kind in ("sparse-", "marlin-24")):
         raise UnsupportedModelError(
             f"{folder} is in the compressed-tensors format {scheme.layout}, which that library no "
-            "longer reads: transformers would leave the weights random. Decompress it with "
-            "compressed-tensors 0.12 and save it, or make it again with llm-compressor."
+            "longer reads (weights would be random). Decompress it with compressed-tensors 0.12 "
+            "and save it, or make it again with llm-compressor."
         )
     packed = next((name for name in shards.tensors if name.endswith(".qweight")), None)
     if packed is not None and scheme.storage == "dense":
         raise SettingsError(
-            f"{folder}: {packed} is a packed tensor of GPTQ or AWQ, and config.json has no "
-            "quantization_config, so transformers would leave the weights random. Old tools wrote "
-            "quantize_config.json only: copy its content into config.json as quantization_config, "
-            'with "quant_method": "gptq" (or "awq") added.'
+            f"{folder}: {packed} is a packed tensor of GPTQ or AWQ, but config.json has no "
+            "quantization_config (weights would be random). Copy the content of "
+            'quantize_config.json into config.json as quantization_config, with "quant_method": '
+            '"gptq" (or "awq") added.'
         )
     for _ in stored_matrices(shards, scheme):
         pass
 
 
 def recognise(folder: Path, quantization: Mapping[str, Any] | None) -> Recognised:
-    """Read everything about a checkpoint from its files; no quantization library is needed.
+    """Read a checkpoint's compression from its files; needs no quantization library.
 
     Args:
         folder: A local folder with a model.
@@ -240,7 +240,7 @@ def recognise(folder: Path, quantization: Mapping[str, Any] | None) -> Recognise
     unread = [matrix for matrix in matrices if matrix.layout is None]
     if unread or (not matrices and scheme.storage != "dense"):
         what = f"{scheme.storage} {scheme.layout or ''}".strip()
-        notes = (f"zeros were not counted: the layout of {what} is not read here",)
+        notes = (f"zeros were not counted: unknown layout of {what}",)
         parameters = parameters if matrices else None
     elif matrices:
         zeros = ZeroCount()
@@ -261,7 +261,7 @@ def recognise(folder: Path, quantization: Mapping[str, Any] | None) -> Recognise
 def recognise_model(
     model: nn.Module, *, scheme: Scheme | None = None, folder: Path | None = None
 ) -> Recognised:
-    """Count the zeros of a loaded model, a matrix at a time.
+    """Count the zeros of a loaded model, one matrix at a time.
 
     Args:
         model: Dense, or quantized while it was loaded.
@@ -290,7 +290,7 @@ def recognise_model(
 def local_folder(
     pretrained: str, *, revision: str = "main", subfolder: str = "", cache_dir: str | None = None
 ) -> Path | None:
-    """Where a model's files are: its folder, or the Hub's cache; None where they are not here."""
+    """Folder of a model's files: its own, or the Hub's cache; None where neither exists."""
     path = Path(pretrained) / subfolder
     if Path(pretrained).exists():
         return path if path.is_dir() else None
@@ -306,12 +306,12 @@ def local_folder(
 
 
 def _base(folder: Path | None, manifest: Manifest | None) -> tuple[str, str] | None:
-    """What others say; ``kick.json`` says it in its record."""
+    """Base model stated outside ``kick.json``."""
     return None if folder is None or manifest is not None else stated_base(folder)
 
 
 def _saved(zeros: ZeroCount, element_size: int) -> int:
-    """Bytes that leaving out zeros saves: a bit a weight marks them, less for a pattern."""
+    """Bytes saved by leaving out zeros: a mask of one bit per weight, fewer bits for a pattern."""
     index = zeros.total
     if zeros.pattern is not None:
         kept, every = (int(part) for part in zeros.pattern.split(":"))

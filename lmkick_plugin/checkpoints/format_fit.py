@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a model's matrices fit a format, and which scales keep its dequantization exact.
+"""Fit of a model's matrices to a storage format, with scales that dequantize exactly.
 
 Dequantized weights have to be those that were evaluated, bit for bit, whoever loads them. A loader
 multiplies in the dtype it keeps scales in: float16 for the GPTQ format in transformers, the model's
@@ -41,7 +41,7 @@ _FLOAT16_BITS, _BFLOAT16_BITS = 11, 8
 
 
 def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compressor:
-    """Check that the outcome can be saved, and return the method with scales that a format keeps.
+    """Check that a format can store the outcome; return the method with scales it can store.
 
     Args:
         compressor: The method.
@@ -85,7 +85,7 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
 def check_dtype(
     storage: str, dtype: torch.dtype, bits: int, symmetric: bool, number_format: str = "int"
 ) -> torch.dtype | None:
-    """The dtype that scales are rounded to; None leaves them in float32.
+    """Dtype that scales are rounded to; None keeps float32.
 
     Raises:
         SettingsError: No scale makes dequantization exact.
@@ -93,9 +93,8 @@ def check_dtype(
     name = str(dtype).removeprefix("torch.")
     if number_format in ("mxfp4", "nvfp4") and dtype != torch.bfloat16:
         raise SettingsError(
-            f"{number_format} is unpacked to bfloat16 by compressed-tensors, whatever the "
-            f"model's dtype ({name}). Use dtype=bfloat16, or save it dense (save_format=dense; "
-            "--format dense)."
+            f"compressed-tensors unpacks {number_format} to bfloat16 whatever the model's dtype "
+            f"({name}). Use dtype=bfloat16, or save it dense (save_format=dense; --format dense)."
         )
     if storage == "compressed-tensors":
         return None if dtype == torch.float32 else dtype
@@ -107,8 +106,8 @@ def check_dtype(
         kind = "" if symmetric else " asymmetric"
         raise SettingsError(
             f"save_format=gptq is read in float16, where{kind} weights of {bits} bits of a {name} "
-            "model would come out rounded differently. Use dtype=float16, save_format="
-            "compressed-tensors, or save it dense (save_format=dense; --format dense)."
+            "model would be rounded differently. Use dtype=float16, "
+            "save_format=compressed-tensors, or save it dense (save_format=dense; --format dense)."
         )
     return torch.bfloat16
 
@@ -138,20 +137,20 @@ def check_model(
                 problem, remedy = _short_group(storage, matrix, group_size, number_format, blocks)
             if problem is not None:
                 raise UnsupportedModelError(
-                    f"{matrix.name} {problem}, which the format {storage} cannot hold. "
-                    f"{remedy} (save_format=dense; --format dense)."
+                    f"{matrix.name} {problem}, which format {storage} cannot hold. {remedy} "
+                    "(save_format=dense; --format dense)."
                 )
         others = other_linears(block)
         if storage == "gptq" and others:
             raise UnsupportedModelError(
-                f"{others[0]} is not compressed, and what loads the format gptq takes every linear "
-                "layer of a block for packed. Use save_format=compressed-tensors, or save it dense "
+                f"{others[0]} is not compressed, but loaders of format gptq take every linear "
+                "layer of a block as packed. Use save_format=compressed-tensors, or save it dense "
                 "(save_format=dense; --format dense)."
             )
 
 
 def _misfit(storage: str, matrix: WeightMatrix) -> tuple[str | None, str]:
-    """Why a format cannot hold a matrix at all, or None, and what to do."""
+    """Why a format cannot hold a matrix, with the remedy; None where it can."""
     rows, columns = matrix.view().shape
     other = "Use save_format=compressed-tensors, or save it dense"
     if matrix.expert is not None:
@@ -172,7 +171,7 @@ def _short_group(
     number_format: str,
     blocks: list[Block],
 ) -> tuple[str | None, str]:
-    """Why a format cannot hold a matrix's last group, or None, and what to do."""
+    """Why a format cannot hold a matrix's last group, with the remedy; None where it can."""
     columns = matrix.view().shape[1]
     whole = group_size in (None, -1) or columns % (group_size or 1) == 0
     if storage != "compressed-tensors" or whole:
@@ -194,7 +193,7 @@ def _dividing_sizes(blocks: list[Block]) -> list[int]:
 
 
 def _fits_float16(bias: Tensor | None) -> bool:
-    """Whether a bias, which loaders keep in float16, comes back as it was."""
+    """Whether a bias survives float16, in which loaders keep it."""
     return bias is None or torch.equal(bias.half().to(bias.dtype), bias)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors of a GGUF file: how many weights it stores in which of ggml's types."""
+"""Tensors of a GGUF file: number of weights by ggml type."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GgufFile:
 
     @property
     def scheme(self) -> Scheme:
-        """Storage of its weights; the type that most weights have names it."""
+        """Storage of its weights, named by the commonest type."""
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
         kind = self.weights.most_common(1)[0][0] if self.weights else "F32"
@@ -50,7 +50,7 @@ class GgufFile:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read which tensors a GGUF file holds.
+    """Read the tensor list of a GGUF file.
 
     Args:
         path: The file; the gguf library has to be there.
@@ -61,13 +61,13 @@ def read_gguf(path: Path) -> GgufFile:
     from gguf import GGUFReader
 
     if not path.is_file():
-        raise SettingsError(f"gguf_file: {path} is not there. Check its name.")
+        raise SettingsError(f"gguf_file: {path} does not exist. Check its name.")
     try:
         reader = GGUFReader(path)
     # The reader trusts the file, so a damaged one fails wherever its bytes lead to.
     except (ValueError, LookupError, ArithmeticError, TypeError, MemoryError) as error:
         raise SettingsError(
-            f"{path} is not a whole GGUF file ({error}): copy or download it again."
+            f"{path} is not a complete GGUF file ({error}). Copy or download it again."
         ) from error
     weights: Counter[str] = Counter()
     for tensor in reader.tensors:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``kick.json``: what a saved folder holds, and how its weights came about.
+"""``kick.json``: files and record of a saved folder.
 
 .. code-block:: json
 
@@ -75,7 +75,7 @@ class Manifest:
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     def check_sizes(self, folder: Path) -> None:
-        """Find a file of weights that is missing or cut short; reads no content.
+        """Find a weight file that is missing or truncated; reads no content.
 
         Args:
             folder: Where the files are.
@@ -88,8 +88,8 @@ class Manifest:
             found = path.stat().st_size if path.is_file() else None
             if found != file.bytes:
                 raise SettingsError(
-                    f"{path} {_state(found)}, and {MANIFEST} says it has {file.bytes} bytes: the "
-                    "checkpoint is damaged or was copied in part. Copy it again, or save it anew."
+                    f"{path} {_state(found)}, but {MANIFEST} says {file.bytes} bytes: the "
+                    "checkpoint is damaged or incomplete. Copy it again, or save it again."
                 )
 
 
@@ -116,8 +116,8 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         version = content["kick_json"]
         if version != _VERSION:
             raise SettingsError(
-                f"{path} is of version {version!r}, and this lmkick reads {_VERSION}. Use the "
-                f"lmkick that wrote it, or delete {MANIFEST}: the model loads without it."
+                f"{path} has version {version!r}, but this lmkick reads {_VERSION}. Use the lmkick "
+                f"that wrote it, or delete {MANIFEST}: the model loads without it."
             )
         files = {
             str(name): SavedFile(int(file["bytes"]), str(file["sha256"]))
@@ -125,7 +125,9 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         }
         return Manifest(str(content["storage"]), dict(content["record"]), files)
     except (KeyError, TypeError, AttributeError) as error:
-        raise SettingsError(f"{path} is no {MANIFEST} of lmkick: {error!r}. {_remedy()}") from error
+        raise SettingsError(
+            f"{path} is not a {MANIFEST} of lmkick: {error!r}. {_remedy()}"
+        ) from error
 
 
 def describe_file(path: Path) -> SavedFile:
@@ -142,4 +144,4 @@ def _remedy() -> str:
 
 
 def _state(size: int | None) -> str:
-    return "is not there" if size is None else f"has {size} bytes"
+    return "does not exist" if size is None else f"has {size} bytes"

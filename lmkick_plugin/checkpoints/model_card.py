@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a saved folder: what was done, what it takes, how to load it, what is open."""
+"""Model card of a saved folder."""
 
 from __future__ import annotations
 
@@ -147,6 +147,6 @@ def _not_claimed(record: Mapping[str, Any], storage: str) -> list[str]:
 
 
 def _plain(value: object) -> str:
-    """A value within a line: escaped, so that it is neither markup nor the end of a cell."""
+    """Escape a value for a line or a table cell."""
     text = "".join(char if char.isprintable() else " " for char in str(value))
     return re.sub(r"[`|<>\[\]]", "'", text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quantized matrices among the tensors of a checkpoint, and whether their shapes make sense."""
+"""Quantized matrices among the tensors of a checkpoint, with their shapes checked."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class StoredMatrix:
     settings: Mapping[str, Any]
 
     def zeros(self, shards: Shards) -> Zeros:
-        """Where its weights are zero, by blocks of rows; only where ``layout`` is known."""
+        """Mask of zeros in blocks of rows; only where ``layout`` is known."""
         prefix = self.settings.get("prefix", f"{self.name}.")
         return READERS[str(self.layout)](lambda part: shards.read(prefix + part), self.settings)
 
 
 def stored_matrices(shards: Shards, scheme: Scheme) -> Iterator[StoredMatrix]:
-    """Find the quantized matrices by the names of their tensors.
+    """Find the quantized matrices by their tensors' names.
 
     Args:
         shards: The checkpoint.
@@ -144,7 +144,7 @@ def _torchao(shards: Shards, module: str, part: str) -> StoredMatrix:
 
 
 def _plain(shards: Shards, module: str) -> StoredMatrix | None:
-    """A matrix that is called ``weight`` like any other, with a scale or a state beside it."""
+    """A matrix stored as ``weight`` with a scale or a state beside it."""
     tensors, stored = shards.tensors, shards.tensors[f"{module}.weight"]
     state = next((state for state in _BNB_STATES if f"{module}.{state}" in tensors), None)
     if state is not None:
@@ -154,9 +154,9 @@ def _plain(shards: Shards, module: str) -> StoredMatrix | None:
         shape = _two(said["shape"])
         if 2 * stored.numel != shape[0] * shape[1]:
             raise SettingsError(
-                f"{stored.file}: {module}.weight holds {2 * stored.numel} codes of 4 bits, and "
-                f"its state says that the matrix is {shape[0]} x {shape[1]}: the checkpoint is "
-                "damaged. Copy or download it again."
+                f"{stored.file}: {module}.weight holds {2 * stored.numel} codes of 4 bits, but its "
+                f"state says {shape[0]} x {shape[1]}: the checkpoint is damaged. Copy or download "
+                "it again."
             )
         return StoredMatrix(module, shape, "bitsandbytes", {"state": state})
     scaled = any(
@@ -171,7 +171,7 @@ def _plain(shards: Shards, module: str) -> StoredMatrix | None:
 def _consistent(
     shards: Shards, scheme: Scheme, name: str, stored_bits: int, codes: int, bits: int | None = None
 ) -> int:
-    """Bits of a code, from how many are stored for how many codes.
+    """Bits per code, checked against config.json.
 
     Raises:
         SettingsError: It is not what the config says, or what another tensor says.
@@ -182,8 +182,7 @@ def _consistent(
     if not fits or (wanted is not None and found != wanted):
         raise SettingsError(
             f"{shards.tensors[name].file}: {name} stores {stored_bits} bits for {codes} weights "
-            f"({stored_bits / max(1, codes):g} each), and config.json says bits={wanted}: one of "
-            "the two is wrong, so the weights would be read as others than they are. Download "
+            f"({stored_bits / max(1, codes):g} each), but config.json says bits={wanted}. Download "
             "config.json and the weights again, both of one revision."
         )
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tensors and the configuration of quantized models, in the two packed formats.
+"""Tensors and configuration of quantized models in the two packed formats.
 
 Codes are read off the evaluated weights by their grids (:mod:`compressors.quantization_grid`), one
 matrix after the other, and dequantized again as loaders do: what is written stands for the very
@@ -78,7 +78,7 @@ def pack_model(
 
 
 def stated_group_size(grids: Mapping[str, QuantizationGrid]) -> int:
-    """Columns of a group, as a configuration says it: -1 where every row is one group."""
+    """Columns per group as configurations write it: -1 for one group per row."""
     if all(grid.scale.shape[1] == 1 for grid in grids.values()):
         return -1
     # A matrix narrower than a group has one, of its own width.
@@ -145,10 +145,10 @@ def _floats(matrix: WeightMatrix, grid: QuantizationGrid) -> dict[str, Tensor]:
 def _require_same(matrix: WeightMatrix, dequantized: Tensor, weight: Tensor) -> None:
     if not torch.equal(dequantized.to(weight.dtype), weight.cpu()):
         raise NumericalError(
-            f"{matrix.name}: its weights would not come back from the packed format as they were "
-            "evaluated, because its scales were not rounded to the dtype they are stored in "
-            "(lmkick_plugin.checkpoints.prepare does that, before compression). Save it dense "
-            "(save_format=dense; --format dense)."
+            f"{matrix.name}: unpacking would change its weights, because its scales were not "
+            "rounded to their stored dtype before compression "
+            "(lmkick_plugin.checkpoints.prepare). Save it dense (save_format=dense; --format "
+            "dense)."
         )
 
 

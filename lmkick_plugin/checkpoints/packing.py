@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Codes of a few bits in 32-bit words, as the GPTQ checkpoint format has them."""
+"""Packing of codes into 32-bit words, as in the GPTQ checkpoint format."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a multimodal checkpoint's processor, which a saved copy needs as well."""
+"""Processor files of a multimodal checkpoint, copied into saved folders."""
 
 from __future__ import annotations
 

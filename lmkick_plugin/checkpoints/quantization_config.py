@@ -29,7 +29,7 @@ _PRUNERS = ("sparsegpt", "wanda", "magnitude", "pruned")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """How the weights are stored, and how they came about as far as that is said. None: unsaid.
+    """How the weights are stored and were made; None where it is not stated.
 
     Attributes:
         storage: ``dense``, ``gguf`` or transformers' name of the format: ``gptq``, ``awq``,
@@ -62,7 +62,7 @@ class Scheme:
 
 
 def read_scheme(quantization: Mapping[str, Any] | None, folder: Path | None = None) -> Scheme:
-    """Read what is said about a checkpoint.
+    """Read the scheme of a checkpoint.
 
     Args:
         quantization: ``quantization_config`` of the model's config; None where it has none.
@@ -99,9 +99,9 @@ def _from_config(config: Mapping[str, Any]) -> Scheme:
     known = _known_methods()
     if method not in known:
         raise UnsupportedModelError(
-            f"quantization_config in config.json names the method {method!r}, which this "
-            f"transformers does not know. {suggest(method, known)}It knows: "
-            f"{', '.join(sorted(known))}. Update transformers, or take another checkpoint."
+            f"quantization_config in config.json names the method {method!r}, unknown to this "
+            f"transformers. {suggest(method, known)}Known: {', '.join(sorted(known))}. Update "
+            "transformers, or use another checkpoint."
         )
     bits = config.get("bits", config.get("nbits", 8 if method == "fp8" else None))
     return Scheme(storage=method, method=method, bits=_whole(bits))
@@ -199,7 +199,7 @@ def _compressed_tensors(config: Mapping[str, Any]) -> Scheme:
 
 
 def _from_recipe(scheme: Scheme, path: Path) -> Scheme:
-    """Add what llm-compressor's recipe says."""
+    """Add the facts of llm-compressor's recipe."""
     import yaml
 
     try:
@@ -244,7 +244,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def _same(values: Iterator[Any]) -> Any:
-    """The one value that all have; None where they differ."""
+    """The one value shared by all; None where they differ."""
     found = list(values)
     return found[0] if found and all(value == found[0] for value in found) else None
 

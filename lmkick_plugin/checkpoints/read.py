@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load saved folders and hold them against their ``kick.json``."""
+"""Load saved folders and check them against ``kick.json``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load(folder: str | Path, **arguments: Any) -> Any:
 def check_weights(
     folder: str | Path, manifest: Manifest, sha256: str | None, dtype: str
 ) -> bool | None:
-    """Hold loaded weights against those that were saved.
+    """Compare loaded weights with the saved ones.
 
     Args:
         folder: Where they came from, for the message.
@@ -67,7 +67,7 @@ def check_weights(
     if saved != sha256:
         raise SettingsError(
             f"{folder} holds other weights than its {MANIFEST} names ({sha256[:12]} loaded, "
-            f"{str(saved)[:12]} saved): it is damaged, or was changed. Copy it again, save it "
-            f"anew, or delete {MANIFEST} to use it as it is."
+            f"{str(saved)[:12]} saved): damaged or changed. Copy it again, save it again, or "
+            f"delete {MANIFEST} to use it unchecked."
         )
     return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors that a folder's safetensors files hold; only headers are read until one is asked for."""
+"""Headers of a folder's safetensors files; tensors are read on request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BITS = {
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor as a header describes it.
+    """One tensor, as its header describes it.
 
     Attributes:
         file: The file that holds it.
@@ -108,7 +108,7 @@ class Shards:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that transformers reads a folder's weights from: safetensors, else PyTorch's.
+    """Weight files that transformers reads from a folder: safetensors, else PyTorch's.
 
     Raises:
         SettingsError: An index names a file that is not there, or cannot be read.
@@ -127,13 +127,13 @@ def weight_files(folder: Path) -> list[Path]:
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise _damaged(folder / missing[0], f"it is not there{more}, and {index} names it")
+            raise _damaged(folder / missing[0], f"it does not exist{more}, but {index} names it")
         return files
     return []
 
 
 def _read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors and metadata of a file, which the library holds against its size."""
+    """Tensors and metadata of a file, checked against its size."""
     from safetensors import SafetensorError, safe_open
 
     tensors = {}
@@ -148,14 +148,11 @@ def _read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     except SafetensorError as error:
         raise _damaged(file, str(error)) from error
     except KeyError as error:
-        raise SettingsError(
-            f"{file}: safetensors type {error} is not known here. Update lmkick."
-        ) from error
+        raise SettingsError(f"{file}: unknown safetensors type {error}. Update lmkick.") from error
     return tensors, metadata
 
 
 def _damaged(file: Path, what: str) -> ValueError:
     return SettingsError(
-        f"{file}: {what}: the checkpoint is damaged or copied in part. Copy or download the file "
-        "again."
+        f"{file}: {what}: the checkpoint is damaged or incomplete. Copy or download the file again."
     )

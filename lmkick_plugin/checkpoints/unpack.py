@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the weights of a quantized checkpoint are zero, read from its packed tensors.
+"""Zeros of a quantized checkpoint's weights, read from its packed tensors.
 
 No quantization library is needed: a weight is zero where its code is the zero point's. Every
 function takes the stored tensors of one matrix and yields blocks ``[rows, in_features]`` of bool,
@@ -121,7 +121,7 @@ def packed_zeros(read: Callable[[str], Tensor], settings: Mapping[str, Any]) -> 
 
 
 def plain_zeros(read: Callable[[str], Tensor], settings: Mapping[str, Any]) -> Zeros:
-    """One number a weight: int8, FP8, or any other; with a zero point or without."""
+    """One number per weight: int8, FP8 or another; with or without a zero point."""
     import torch
 
     weight = read(settings.get("codes", "weight"))
@@ -137,7 +137,7 @@ def plain_zeros(read: Callable[[str], Tensor], settings: Mapping[str, Any]) -> Z
 
 
 def nibble_zeros(read: Callable[[str], Tensor], settings: Mapping[str, Any]) -> Zeros:  # noqa: ARG001
-    """NVFP4 and MXFP4 of compressed-tensors: two 4-bit floats a byte, the lower one first."""
+    """NVFP4 and MXFP4 of compressed-tensors: two 4-bit floats per byte, lower one first."""
     import torch
 
     packed = read("weight_packed").view(torch.uint8)
@@ -146,7 +146,7 @@ def nibble_zeros(read: Callable[[str], Tensor], settings: Mapping[str, Any]) -> 
 
 
 def bitsandbytes_zeros(read: Callable[[str], Tensor], settings: Mapping[str, Any]) -> Zeros:
-    """4 bits of bitsandbytes: ``weight``, its table, and a state that says its shape."""
+    """4-bit bitsandbytes: ``weight``, its code table, and a state with the shape."""
     import torch
 
     state = json.loads(bytes(read(settings["state"]).tolist()))

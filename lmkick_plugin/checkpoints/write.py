@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compressed model as a folder that Hugging Face's libraries load."""
+"""Save a compressed model as a folder that Hugging Face's libraries load."""
 
 from __future__ import annotations
 
@@ -111,12 +111,12 @@ def save(
         (partial / "README.md").write_text(card, encoding="utf-8")
         _write_json(partial / "config.json", config)
     path = Path(folder).expanduser().absolute()
-    _log.info("The compressed model is in %s (%s, %d bytes of weights).", path, storage, size)
+    _log.info("Saved the compressed model to %s (%s, %d bytes of weights).", path, storage, size)
     return path
 
 
 def check_room(model: nn.Module, folder: str | Path, storage: str, compressor: Compressor) -> None:
-    """Refuse a disk that has no room for what will be saved, before it is made.
+    """Refuse a disk without room for the saved folder.
 
     Raises:
         SettingsError: With what is needed and what is left.
@@ -148,15 +148,14 @@ def _packed(
     missing = sorted(matrices - set(grids))
     if missing:
         raise SettingsError(
-            f"storage={storage!r} needs the grid of every matrix, and there is none of "
-            f"{missing[0]}. Quantize with compress_model(..., grids=grids) and hand grids on, or "
-            "use storage='dense'."
+            f"storage={storage!r} needs the grid of every matrix; {missing[0]} has none. Quantize "
+            "with compress_model(..., grids=grids) and pass grids on, or use storage='dense'."
         )
     return pack_model(model, grids, storage)
 
 
 def _record(model: Any, report: CompressionReport | None) -> dict[str, Any]:
-    """The record of a model that was compressed from Python, as far as it is known there."""
+    """Record of a model that was compressed from Python."""
     from lmkick_plugin.recipe.recipe import Recipe
     from lmkick_plugin.record.build import BaseModel, build_record, device_name
     from lmkick_plugin.record.weights import survey_weights
@@ -185,7 +184,7 @@ def _record(model: Any, report: CompressionReport | None) -> dict[str, Any]:
 
 @contextmanager
 def _readable_faults() -> Iterator[None]:
-    """Let what safetensors says of a disk be the OSError that it is."""
+    """Re-raise safetensors' disk errors as OSError."""
     try:
         yield
     except SafetensorError as error:
@@ -195,7 +194,7 @@ def _readable_faults() -> Iterator[None]:
 
 @contextmanager
 def _whole(model: Any) -> Iterator[None]:
-    """Let transformers know a model in main memory for one that is not offloaded.
+    """Mark a model in main memory as not offloaded for transformers.
 
     A model with a device map of ``cpu`` counts as offloaded there, and is then saved shard by
     shard, each for itself, which models of experts do not survive.
@@ -213,7 +212,7 @@ def _whole(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _generation_config(model: Any) -> Iterator[Any]:
-    """Keep a generation configuration that transformers loads but refuses to save, as it is."""
+    """Keep a generation configuration that transformers loads but refuses to save."""
     from transformers import GenerationConfig
 
     own = getattr(model, "generation_config", None)

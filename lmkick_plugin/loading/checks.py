@@ -83,7 +83,7 @@ def _hf_arguments() -> frozenset[str]:
 
 
 def check_hf_arguments(passed: Mapping[str, Any], config: Any, *, prebuilt: bool) -> None:
-    """Refuse names that neither we, lm-eval's ``hf`` model, transformers nor the config know.
+    """Refuse argument names unknown to lmkick, lm-eval's ``hf`` model, transformers and the config.
 
     Args:
         passed: Arguments left over by :func:`lmkick_plugin.recipe.arguments.parse_arguments`.
@@ -100,19 +100,19 @@ def check_hf_arguments(passed: Mapping[str, Any], config: Any, *, prebuilt: bool
             continue
         hint = suggest(name, {*ARGUMENTS, *known})
         where = (
-            "The model was given as an object, so arguments for loading one have no effect."
+            "The model was given as an object, so loading arguments have no effect."
             if prebuilt
-            else "Neither lmkick, lm-eval's hf model nor from_pretrained has it, nor is it an "
+            else "Not an argument of lmkick, lm-eval's hf model or from_pretrained, nor an "
             f"attribute of the model's config ({type(config).__name__})."
         )
         raise SettingsError(
-            f"Unknown model argument {name}={passed[name]!r}. {hint}{where} Correct the name or "
-            "leave it out."
+            f"Unknown model argument {name}={passed[name]!r}. {hint}{where} Correct it or leave it "
+            "out."
         )
 
 
 def check_placement(passed: Mapping[str, Any]) -> None:
-    """Refuse a device that is not there and a dtype that no model can have.
+    """Refuse a device that does not exist here, and a dtype that is not floating.
 
     Args:
         passed: Arguments left over by :func:`lmkick_plugin.recipe.arguments.parse_arguments`.
@@ -134,8 +134,7 @@ def check_placement(passed: Mapping[str, Any]) -> None:
         found = getattr(torch, dtype, None)
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise SettingsError(
-                f"dtype={dtype}: weights are loaded in a floating dtype. Use auto, float32, "
-                "bfloat16 or float16."
+                f"dtype={dtype}: not a floating dtype. Use auto, float32, bfloat16 or float16."
             )
 
 
@@ -162,12 +161,12 @@ def check_device(device: str) -> None:
         remedy = f"{kind}:0 to {kind}:{count - 1}" if count else "device=cpu"
         raise SettingsError(
             f"device={device}: torch {torch.__version__} sees {count or 'no'} {kind} "
-            f"device{'s' if count != 1 else ''} here. Use {remedy}."
+            f"device{'s' if count != 1 else ''}. Use {remedy}."
         )
 
 
 def check_adapter(passed: Mapping[str, Any]) -> None:
-    """Refuse an adapter that is recognisably none before the weights it changes are loaded.
+    """Refuse an adapter folder without an adapter, before weights are loaded.
 
     Args:
         passed: Arguments left over by :func:`lmkick_plugin.recipe.arguments.parse_arguments`.
@@ -186,8 +185,8 @@ def check_adapter(passed: Mapping[str, Any]) -> None:
     else:
         return
     raise SettingsError(
-        f"peft={name}: {problem}. Give the folder that peft saved an adapter in "
-        "(adapter_config.json and its weights), or an adapter of the Hub as OWNER/NAME."
+        f"peft={name}: {problem}. Give a folder with adapter_config.json and weights, or an "
+        "adapter of the Hub as OWNER/NAME."
     )
 
 
@@ -202,7 +201,7 @@ def plain_path(name: str) -> str:
 
 
 def check_pretrained(pretrained: Any) -> None:
-    """Refuse what is recognisably no model before the Hub is asked for it.
+    """Refuse a path without a model before the Hub is asked for it.
 
     Raises:
         SettingsError: A path that does not exist, or nothing at all.
@@ -210,49 +209,46 @@ def check_pretrained(pretrained: Any) -> None:
     if not isinstance(pretrained, str):
         if pretrained is None:
             raise SettingsError(
-                "No model was given. Add pretrained=NAME: a folder, or a model of the Hub."
+                "No model given. Add pretrained=NAME: a folder, or a model of the Hub."
             )
         return
     path = Path(bundled.model_folder(check_path("pretrained", pretrained))).expanduser()
     if path.is_dir():
         return
     if path.is_file():
-        raise SettingsError(
-            f"pretrained={pretrained} is a file. Give the folder that holds the model."
-        )
+        raise SettingsError(f"pretrained={pretrained} is a file. Give the model's folder.")
     if _is_path(pretrained):
         raise SettingsError(
-            f"pretrained={pretrained}: no such folder. Give the folder of a saved model "
-            "(config.json, weights, tokenizer), or a model of the Hub as NAME or OWNER/NAME."
+            f"pretrained={pretrained}: no such folder. Give a saved model's folder (config.json, "
+            "weights, tokenizer), or a model of the Hub as NAME or OWNER/NAME."
         )
 
 
 def config_error(pretrained: str, cause: Exception) -> ValueError:
-    """The error to raise where a model's config could not be read, with what to do."""
+    """Error for a model config that could not be read, with its remedy."""
     if Path(pretrained).is_dir():
         return SettingsError(
-            f"pretrained={pretrained}: the folder holds no model config that can be read. Give the "
-            f"folder of a saved model (config.json, weights, tokenizer). Cause: {_short(cause)}"
+            f"pretrained={pretrained}: the folder holds no readable model config. Give a saved "
+            f"model's folder (config.json, weights, tokenizer). Cause: {_short(cause)}"
         )
     return SettingsError(
         f"pretrained={pretrained}: the model's config could not be fetched from the Hub. Check the "
-        "name; without a network, give the folder of a saved model (config.json, weights, "
-        f"tokenizer), or fill the Hub's cache first (hf download {pretrained}). Cause: "
-        f"{_short(cause)}"
+        "name; offline, give a saved model's folder or fill the cache first (hf download "
+        f"{pretrained}). Cause: {_short(cause)}"
     )
 
 
 def tokenizer_error(name: object, cause: Exception) -> ValueError:
-    """The error to raise where a model's tokenizer could not be read, with what to do."""
+    """Error for a tokenizer that could not be read, with its remedy."""
     return SettingsError(
         f"The tokenizer of {name} cannot be read. Copy its files (tokenizer.json or "
-        "tokenizer.model, tokenizer_config.json) into the model's folder, or give tokenizer=NAME: "
-        f"a folder, or a model of the Hub. Cause: {_short(cause)}"
+        "tokenizer.model, tokenizer_config.json) into the model's folder, or give tokenizer=NAME. "
+        f"Cause: {_short(cause)}"
     )
 
 
 def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[str, Any]) -> None:
-    """Refuse a tokenizer that does not go with the model, before weights are loaded.
+    """Refuse a tokenizer that does not match the model, before weights are loaded.
 
     Args:
         tokenizer: As loaded.
@@ -265,9 +261,7 @@ def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[s
     """
     remedy = "Give the model's own tokenizer as tokenizer=NAME: a folder, or a model of the Hub."
     if tokenizer.eos_token_id is None:
-        raise SettingsError(
-            f"The tokenizer of {name} names no EOS token, so no text ends. {remedy}"
-        )
+        raise SettingsError(f"The tokenizer of {name} names no EOS token. {remedy}")
     size = getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
     if size is None or passed.get("peft"):  # lm-eval grows the embeddings for an adapter
         return
@@ -277,20 +271,20 @@ def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[s
     largest = max(token for token in (0, *plain, *used) if token is not None)
     if largest >= size:
         raise SettingsError(
-            f"The tokenizer of {name} has token {largest}, and the model only {size} tokens. "
+            f"The tokenizer of {name} has token {largest}, but the model only {size} tokens. "
             f"{remedy}"
         )
 
 
 def _short(error: Exception) -> str:
-    """A library's message on one line, its first sentences."""
+    """First 300 characters of a library's message, on one line."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 @contextmanager
 def readable_weights(pretrained: object) -> Iterator[None]:
-    """Turn what transformers raises for weights it cannot read into one line.
+    """Report unreadable weights as one :class:`SettingsError`.
 
     Args:
         pretrained: The model, for the message.
@@ -308,13 +302,13 @@ def readable_weights(pretrained: object) -> Iterator[None]:
         if "out of memory" in str(error).lower():
             raise
         raise SettingsError(
-            f"pretrained={pretrained}: its weights cannot be loaded. Check that the checkpoint is "
-            f"whole and belongs to its config. Cause: {_short(error)}"
+            f"pretrained={pretrained}: the weights cannot be loaded. Check that the checkpoint is "
+            f"complete and matches its config. Cause: {_short(error)}"
         ) from error
 
 
 def check_model_kind(recipe: Recipe, config: Any, backend: str, passed: Mapping[str, Any]) -> None:
-    """Refuse models that cannot be evaluated as causal ones, or cannot be compressed.
+    """Refuse models that are not causal, or that cannot be compressed.
 
     Args:
         recipe: What is to be done.
@@ -334,8 +328,8 @@ def check_model_kind(recipe: Recipe, config: Any, backend: str, passed: Mapping[
     known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or passed.get("trust_remote_code")
     if backend != "causal" or not (known or passed.get("backend") == "causal"):
         raise UnsupportedModelError(
-            f"Models of type {kind!r} are not causal language models, which --model kick needs. "
-            "Choose a causal model, or evaluate this one uncompressed with --model hf."
+            f"Model type {kind!r} is not a causal language model, which --model kick needs. Choose "
+            "a causal model, or evaluate this one uncompressed with --model hf."
         )
     if recipe.compressor == "none":
         return
@@ -347,25 +341,25 @@ def check_model_kind(recipe: Recipe, config: Any, backend: str, passed: Mapping[
             else getattr(quantization, "quant_method", None)
         )
         raise UnsupportedModelError(
-            f"This checkpoint is already quantized ({getattr(method, 'value', method)}), so "
-            f"compressor={recipe.compressor} cannot be applied to it. Evaluate it as it is with "
-            "compressor=none, or compress the unquantized checkpoint."
+            f"The checkpoint is already quantized ({getattr(method, 'value', method)}), so "
+            f"compressor={recipe.compressor} cannot be applied. Use compressor=none, or the "
+            "unquantized checkpoint."
         )
     for name in _LOADS_QUANTIZED:
         if passed.get(name):
             raise SettingsError(
-                f"{name}={passed[name]!r} loads a quantized model, which compressor="
-                f"{recipe.compressor} cannot compress again. Leave one of the two out."
+                f"{name}={passed[name]!r} loads a quantized model, which "
+                f"compressor={recipe.compressor} cannot compress again. Leave one of the two out."
             )
     if passed.get("tp_plan") is not None:
         raise SettingsError(
-            f"tp_plan={passed['tp_plan']!r} splits each weight matrix over processes, and "
+            f"tp_plan={passed['tp_plan']!r} splits weight matrices over processes, but "
             f"compressor={recipe.compressor} needs whole ones. Use parallelize=true, or one device."
         )
 
 
 def context_length(config: Any, tokenizer: Any) -> int | None:
-    """Tokens the model can read at once, as its config (or else its tokenizer) states it."""
+    """Context length in tokens, from the config or else the tokenizer."""
     inner = getattr(config, "text_config", None) or config
     for name in ("n_positions", "max_position_embeddings", "n_ctx"):
         value = getattr(inner, name, None)
@@ -379,7 +373,7 @@ def context_length(config: Any, tokenizer: Any) -> int | None:
 def base_revision(
     pretrained: Any, *, revision: str = "main", subfolder: str = "", cache_dir: str | None = None
 ) -> str | None:
-    """The commit of a model of the Hub, read off the local cache; None for local models."""
+    """Commit of a model of the Hub, read from the local cache; None for local models."""
     if not isinstance(pretrained, str) or Path(pretrained).exists():
         return None
     from huggingface_hub import try_to_load_from_cache

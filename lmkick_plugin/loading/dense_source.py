@@ -13,7 +13,7 @@ __all__ = ["DenseSource"]
 
 
 class DenseSource:
-    """The checkpoint: read whenever dense weights are needed, nothing kept.
+    """Dense weights read from the checkpoint each time; nothing is kept.
 
     A sweep hands :class:`lmkick_plugin.model.KickLM` a subclass that keeps what its cells share.
     """
@@ -28,7 +28,7 @@ class DenseSource:
         return read()
 
     def about_to_change(self, model: Any) -> None:
-        """Called before a model that :meth:`load` returned is compressed in place."""
+        """Note that a model from :meth:`load` is about to be compressed in place."""
 
     def parameters(self, model: Any, read: Callable[[], Any]) -> Mapping[str, Tensor]:
         """The dense parameters by name, in main memory.
@@ -58,4 +58,4 @@ class DenseSource:
         return ask(requests)
 
     def keep_answers(self, requests: list[Any], answers: list[Any]) -> None:
-        """Called with every answer of the dense model."""
+        """Note answers of the dense model."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights that compression replaced, exchanged with those of the evaluated model and back.
+"""Dense weights swapped into a compressed model and out again.
 
 Only one copy exists beside the model, in main memory, and only while divergences are measured: the
 dense weights are read from the checkpoint again when the first request arrives, what compression
@@ -19,7 +19,7 @@ __all__ = ["DenseWeights"]
 
 
 class DenseWeights:
-    """Dense values of the parameters in which two models of one structure differ.
+    """Dense values of the parameters that compression changed.
 
     Attributes:
         names: The parameters that are exchanged.
@@ -50,24 +50,23 @@ class DenseWeights:
         for name, parameter in model.named_parameters():
             if parameter.is_meta:
                 raise UnsupportedModelError(
-                    f"{name} is offloaded, so dense and compressed weights cannot change places. "
-                    "Give the model more devices, or name a dense model as reference=NAME."
+                    f"{name} is offloaded, so dense weights cannot be swapped in. Use more "
+                    "devices, or name a dense model as reference=NAME."
                 )
             original = originals.get(name)
             if original is not None and _equal(parameter.data, original.data):
                 continue
             if original is None or id(parameter) not in compressible:
                 raise RuntimeError(
-                    f"{name}: the checkpoint holds other values than the model that was "
-                    "compressed, where compression changes nothing. It was replaced meanwhile: "
-                    "start again, and let it lie until the evaluation has ended."
+                    f"{name}: checkpoint changed on disk since the model was compressed. Rerun, "
+                    "and do not modify it during evaluation."
                 )
             self.names.append(name)
             self._pairs.append((parameter, original.data))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model be the dense one for a while; whatever happens, it is put back."""
+        """Make the model dense within the context; compressed weights are restored on exit."""
         exchanged = 0
         try:
             for index in range(len(self._pairs)):

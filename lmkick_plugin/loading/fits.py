@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a recipe goes with a model, told from the model's config alone."""
+"""Checks of a recipe against the model's config: shapes, memory for calibration."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ def check_calibration_size(recipe: Recipe, config: Any) -> None:
     if recipe.nsamples * sample > memory:
         raise SettingsError(
             f"nsamples={recipe.nsamples}: calibration would take "
-            f"{recipe.nsamples * sample / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f}. "
-            f"At most {memory // sample:,} samples of this length fit; 128 is usual."
+            f"{recipe.nsamples * sample / 1000000000.0:,.0f} GB, and this machine has "
+            f"{memory / 1000000000.0:,.0f}. At most {memory // sample:,} samples of this length "
+            "fit; 128 is usual."
         )

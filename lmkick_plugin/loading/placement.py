@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings a loaded model into a form that can be compressed, and to where it is evaluated."""
+"""Placement: merge adapters, refuse offloaded weights, spread over devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def merge_adapter(model: Any) -> nn.Module:
-    """Fold a LoRA adapter into the weights, so that what is compressed is what would be deployed.
+    """Merge a LoRA adapter into the weights.
 
     Args:
         model: A ``peft.PeftModel``.
@@ -32,16 +32,16 @@ def merge_adapter(model: Any) -> nn.Module:
     if merge is None:
         kinds = sorted({str(config.peft_type) for config in model.peft_config.values()})
         raise UnsupportedModelError(
-            f"An adapter of type {', '.join(kinds)} cannot be merged into the weights, so the two "
-            "cannot be compressed together. Use a LoRA adapter, or compressor=none."
+            f"Adapter type {', '.join(kinds)} cannot be merged into the weights before "
+            "compression. Use a LoRA adapter, or compressor=none."
         )
-    logger.info("The adapter is merged into the weights before they are compressed.")
+    logger.info("Merging the adapter into the weights before compression.")
     merged: nn.Module = merge()
     return merged
 
 
 def refuse_offloaded(model: nn.Module) -> None:
-    """Raise if weights are not in memory.
+    """Refuse a model with offloaded weights.
 
     Raises:
         UnsupportedModelError: Some are placeholders, whose values wait on disk or elsewhere.
@@ -51,9 +51,9 @@ def refuse_offloaded(model: nn.Module) -> None:
     offloaded = [name for name, weight in model.named_parameters() if weight.is_meta]
     if offloaded:
         raise UnsupportedModelError(
-            f"{len(offloaded)} weights are offloaded ({offloaded[0]}, ...), so they cannot be "
-            "compressed in place. Use parallelize=true without a device_map: the model is then "
-            "compressed in main memory, and spread over the devices afterwards."
+            f"{len(offloaded)} weights are offloaded ({offloaded[0]}, ...) and cannot be "
+            "compressed in place. Use parallelize=true without a device_map: it compresses in "
+            "main memory, then spreads the model."
         )
 
 
@@ -62,7 +62,7 @@ def spread(
     accelerate_args: Callable[..., dict[str, Any]],
     arguments: Mapping[str, Any],
 ) -> nn.Module:
-    """Spread a model in main memory over the devices, as ``from_pretrained`` would have done.
+    """Spread a model from main memory over the devices, as ``from_pretrained`` would.
 
     Args:
         model: The model, all of it on the CPU.

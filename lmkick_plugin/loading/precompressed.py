@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that somebody compressed before: checks, loading arguments, detection."""
+"""Already compressed checkpoints: checks, loading arguments, detection."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def check_gguf(pretrained: object, passed: Mapping[str, Any]) -> None:
-    """Check a GGUF file, which transformers reads the model's config from.
+    """Check a GGUF file, from which transformers reads the model's config.
 
     Args:
         pretrained: As given.
@@ -82,7 +82,7 @@ def _only_gguf(folder: Path) -> list[str]:
 def check_before_load(
     recipe: Recipe, pretrained: object, config: Any, passed: Mapping[str, Any], *, prebuilt: bool
 ) -> None:
-    """Refuse what cannot be loaded, or would be loaded as something else.
+    """Refuse a checkpoint that cannot be loaded, or would be loaded as another format.
 
     Args:
         recipe: What is to be done.
@@ -108,7 +108,7 @@ def check_before_load(
 
 
 def loading_arguments(recipe: Recipe, config: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``from_pretrained`` is given.
+    """Arguments for ``from_pretrained``.
 
     Args:
         recipe: What is to be done.
@@ -130,7 +130,7 @@ def loading_arguments(recipe: Recipe, config: Any, arguments: Mapping[str, Any])
 
 
 def _unpacks_early(stored: Mapping[str, Any] | None) -> bool:
-    """Whether weights are to be unpacked while they are loaded, not when they are first used.
+    """Whether weights have to be unpacked while loading, not at first use.
 
     Asymmetric packed weights of compressed-tensors can be loaded in no other way: its version 0.20
     expects their zero points unpacked where transformers 5 prepares the model. The values are the
@@ -146,7 +146,7 @@ def _unpacks_early(stored: Mapping[str, Any] | None) -> bool:
 
 @contextmanager
 def without_repeated_config() -> Iterator[None]:
-    """Leave out a warning that says nothing here.
+    """Suppress transformers' warning about a quantization config given twice.
 
     lm-eval hands transformers the quantization config that stands in the checkpoint, and
     transformers warns that it was given twice. None in its place would not be the same: the weights
@@ -166,7 +166,7 @@ def detect_compression(
     *,
     sha256: str | None,
 ) -> Recognised | None:
-    """Find out how a model that was not compressed here had been compressed.
+    """Detect how a model that was not compressed here had been compressed.
 
     Args:
         model: As loaded.
@@ -214,13 +214,13 @@ def detect_compression(
 def _require_quantized(
     model: nn.Module, stored: Mapping[str, Any], passed: Mapping[str, Any]
 ) -> None:
-    """Stop where packed weights were loaded as if they were dense, which leaves them random."""
+    """Stop where packed weights were loaded as dense, which leaves them random."""
     by_others = passed.get("autogptq") or passed.get("gptqmodel") or _unpacks_early(stored)
     if not by_others and getattr(model, "hf_quantizer", None) is None:
         raise RuntimeError(
-            f"The checkpoint is quantized ({stored.get('quant_method')}), and transformers loaded "
-            "it as if it were not, so its weights are random. Please report this, with the "
-            "model's name and the versions of transformers and lm-eval."
+            f"The checkpoint is quantized ({stored.get('quant_method')}), but transformers loaded "
+            "it as dense, so its weights are random. Please report the model and the versions of "
+            "transformers and lm-eval."
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``quantize=``: formats of other libraries that transformers quantizes to while it loads.
+"""``quantize=``: formats of other libraries that transformers quantizes to while loading.
 
 lm-eval's own ``load_in_4bit`` fails with transformers 5; a quantization config handed to
 ``from_pretrained`` works. What is missing is said before any weights are loaded.
@@ -31,7 +31,7 @@ _NEEDS = {
 
 
 def check_can_load(storage: str, *, device: str) -> None:
-    """Refuse a checkpoint whose library is missing, or that cannot run here.
+    """Refuse a checkpoint whose library is missing, or that does not run on this device.
 
     Args:
         storage: ``dense``, ``gguf``, or the checkpoint's quantization method.
@@ -44,20 +44,20 @@ def check_can_load(storage: str, *, device: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise SettingsError(
-            f"The checkpoint is in {storage} form, and loading it needs "
-            f"{' and '.join(missing)}, not installed here. {_install(extra)}"
+            f"Loading a checkpoint in {storage} format needs {' and '.join(missing)}. "
+            f"{_install(extra)}"
         )
     if storage in ("fbgemm_fp8", "eetq", "mxfp4", "fp_quant", "higgs") and not _has_gpu(device):
         raise SettingsError(
-            f"The checkpoint is in {storage} form, which runs on a GPU only, and the model is to "
-            "run on the CPU. Use a GPU, or the unquantized checkpoint."
+            f"Checkpoints in {storage} format run on GPUs only. Use a GPU, or the unquantized "
+            "checkpoint."
         )
 
 
 def check_quantize(
     kind: str, stored: str | None, passed: Mapping[str, Any], prebuilt: bool
 ) -> None:
-    """Refuse ``quantize`` where it cannot be done, before weights are loaded.
+    """Refuse ``quantize`` where it cannot be applied, before weights are loaded.
 
     Args:
         kind: Value of the argument.
@@ -70,20 +70,20 @@ def check_quantize(
     """
     if prebuilt:
         raise SettingsError(
-            f"quantize={kind} quantizes a model while it is loaded, and the model was given as an "
-            "object. Give pretrained=NAME, or leave quantize out."
+            f"quantize={kind} quantizes while loading, but the model was given as an object. Give "
+            "pretrained=NAME, or leave quantize out."
         )
     if stored is not None:
         raise SettingsError(
-            f"quantize={kind}: the checkpoint is already quantized ({stored}). Leave quantize out "
-            "to evaluate it as it is, or give the unquantized checkpoint."
+            f"quantize={kind}: the checkpoint is already quantized ({stored}). Leave quantize out, "
+            "or give the unquantized checkpoint."
         )
     for name in ("gguf_file", "quantization_config", "load_in_4bit", "load_in_8bit", "tp_plan",
                  "autogptq", "gptqmodel"):  # fmt: skip
         if passed.get(name):
             raise SettingsError(
-                f"quantize={kind} and {name}={passed[name]!r} both say how the model is loaded. "
-                "Leave one of the two out."
+                f"quantize={kind} and {name}={passed[name]!r} contradict each other. Leave one of "
+                "the two out."
             )
     library = QUANTIZE[kind]
     if find_spec(library) is None:
@@ -91,7 +91,7 @@ def check_quantize(
 
 
 def quantization_config(kind: str, dtype: Any) -> Any:
-    """The configuration that transformers quantizes with.
+    """Quantization config for transformers.
 
     Args:
         kind: Value of the argument.
@@ -118,7 +118,7 @@ def quantization_config(kind: str, dtype: Any) -> Any:
 
 
 def load_time_scheme(kind: str) -> Scheme:
-    """What the weights are after loading with ``quantize``."""
+    """Scheme of the weights after loading with ``quantize``."""
     if kind == "bnb-nf4":
         return Scheme(storage="bitsandbytes", layout="nf4", method=kind, bits=4, group_size=64)
     layout = "int8" if kind == "bnb-int8" else None

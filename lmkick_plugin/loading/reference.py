@@ -44,7 +44,7 @@ class Reference:
 
 
 class DenseReference:
-    """How an evaluated model gets at its dense side.
+    """Source of an evaluated model's dense reference.
 
     That is, in this order: another model (``reference=``); for ``quantize=``, the checkpoint loaded
     without it; the model itself where nothing was compressed; its own dense weights, which change
@@ -52,7 +52,7 @@ class DenseReference:
     """
 
     def __init__(self, lm: Any, source: DenseSource) -> None:
-        """Nothing is loaded yet.
+        """Store the model; nothing is loaded.
 
         Args:
             lm: A ``KickLM``.
@@ -62,7 +62,7 @@ class DenseReference:
         self._source = source
 
     def check(self) -> None:
-        """Refuse a ``reference=`` whose distributions are over other tokens; reads no weights.
+        """Refuse a ``reference=`` with another tokenizer or vocabulary; reads no weights.
 
         Raises:
             SettingsError: See :func:`check_reference`.
@@ -83,19 +83,19 @@ class DenseReference:
 
     @property
     def problem(self) -> str | None:
-        """Why the dense model cannot answer prompts; None where nothing speaks against it."""
+        """Why the dense model cannot answer prompts; None where it can."""
         return self.missing or ("the run is data parallel" if self._lm.world_size > 1 else None)
 
     @property
     def _is_missing(self) -> bool:
-        """Whether the dense weights of a checkpoint compressed before are nowhere to be found."""
+        """Whether the dense weights of an already compressed checkpoint are unknown."""
         recipe = self._lm.recipe
         given = recipe.reference is not None or recipe.quantize is not None
         return self._lm.recognised is not None and not given
 
     @contextmanager
     def ready(self) -> Iterator[Reference]:
-        """The reference, for as long as the context lasts.
+        """The reference, for the length of the context.
 
         Raises:
             SettingsError: There is none.
@@ -133,13 +133,13 @@ class DenseReference:
 
 
 def _itself(model: Any) -> Reference:
-    """The model was not compressed: it is its own reference, and every divergence is 0."""
+    """Reference of an uncompressed model: itself, with every divergence 0."""
     return Reference("itself: nothing was compressed", model, same=True)
 
 
 @contextmanager
 def _dense_weights(model: Any, originals: Callable[[], Mapping[str, Any]]) -> Iterator[Reference]:
-    """The dense weights of the evaluated model, for as long as the context lasts.
+    """The evaluated model with its dense weights swapped in by ``ready()``.
 
     Args:
         model: A ``KickLM``.
@@ -152,7 +152,7 @@ def _dense_weights(model: Any, originals: Callable[[], Mapping[str, Any]]) -> It
 
 
 def _another_model(model: Any, name: str, arguments: Mapping[str, Any], **which: Any) -> Reference:
-    """Load another model, onto the device of the evaluated one.
+    """Another model, on the device of the evaluated one.
 
     Args:
         model: A ``KickLM``.
@@ -177,15 +177,15 @@ def _no_reference(found: Recognised) -> str:
     method = found.scheme.method or found.scheme.storage
     by = "by lmkick" if found.manifest is not None else method if method != "dense" else "pruned"
     return (
-        f"the checkpoint is already compressed ({by}), so its dense weights are not at hand: name "
-        f"the dense model, reference={found.base_model or 'NAME'}"
+        f"the checkpoint is already compressed ({by}), so its dense weights are not available: "
+        f"name the dense model, reference={found.base_model or 'NAME'}"
     )
 
 
 def check_reference(
     name: str, tokenizer: Any, config: Any, *, trust_remote_code: bool = False
 ) -> None:
-    """Refuse a reference whose next-token distributions are over other tokens.
+    """Refuse a reference of another tokenizer or vocabulary.
 
     Only its config and tokenizer are read.
 
@@ -206,8 +206,8 @@ def check_reference(
         other_config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"reference={name}: its config or tokenizer cannot be read. Give the folder of a saved "
-            f"model, or a model of the Hub. Cause: {error}"
+            f"reference={name}: its config or tokenizer cannot be read. Give a saved model's "
+            f"folder, or a model of the Hub. Cause: {error}"
         ) from error
     sizes = [_vocabulary(each) for each in (config, other_config)]
     if other.get_vocab() != tokenizer.get_vocab() or _cut(other) != _cut(tokenizer):
@@ -217,9 +217,9 @@ def check_reference(
     else:
         return
     raise SettingsError(
-        f"reference={name}: {reason}, so no divergence between the two is defined. Give a model of "
-        "the same tokenizer and vocabulary, or leave reference out to compare with the model's own "
-        "dense weights."
+        f"reference={name}: {reason}, so divergence is not defined. Give a model of the same "
+        "tokenizer and vocabulary, or leave reference out to compare with the model's own dense "
+        "weights."
     )
 
 

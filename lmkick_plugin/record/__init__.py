@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `kick` record: what a run's weights were."""
+"""The ``kick`` record: identity and compression of a run's weights."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading quantized weights in memory: the tensors they consist of, and where they are zero."""
+"""Quantized weights in memory: the tensors they consist of, and their zeros."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def parts(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def packed_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers that hold a module's weights, as gptqmodel keeps them; none elsewhere."""
+    """Buffers that hold a module's packed weights (gptqmodel); empty for others."""
     buffers = dict(module.named_buffers(recurse=False))
     return buffers if "qweight" in buffers else {}
 
 
 def count_zeros(model: nn.Module) -> tuple[ZeroCount | None, str | None]:
-    """Count the zeros of the decoder blocks' matrices, a matrix at a time.
+    """Count the zeros of the decoder blocks' matrices, one matrix at a time.
 
     Args:
         model: Dense, or quantized by bitsandbytes or torchao.
@@ -62,9 +62,9 @@ def count_zeros(model: nn.Module) -> tuple[ZeroCount | None, str | None]:
     from compressors.errors import UnsupportedModelError
 
     if hasattr(model, "peft_config"):
-        return None, "zeros were not counted: an adapter comes on top of the weights"
+        return None, "zeros were not counted: an adapter is applied on top of the weights"
     if any(hasattr(weight, "to_local") for weight in model.parameters()):
-        return None, "zeros were not counted: each process holds a part of every matrix"
+        return None, "zeros were not counted: each process holds part of every matrix"
     count = ZeroCount()
     quantized = [module for module in model.modules() if _is_quantized(module)]
     for module in quantized:
@@ -83,7 +83,7 @@ def count_zeros(model: nn.Module) -> tuple[ZeroCount | None, str | None]:
 
 
 def parameters(model: nn.Module) -> int:
-    """Number of parameters, each of a packed matrix counted, a tied one once."""
+    """Number of parameters; packed ones counted unpacked, tied ones once."""
     seen: dict[int, int] = {}
     for weight in model.parameters():
         state = getattr(weight, "quant_state", None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count and hash the weights of a model: proof of what was evaluated."""
+"""Count and hash the weights of a model, so that results name what was evaluated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class WeightSurvey:
-    """What the parameters of a model amount to.
+    """Counts and hash of a model's parameters.
 
     Attributes:
         sha256: Hash of all parameters: names, dtypes, shapes and bytes. None where this process
@@ -38,7 +38,7 @@ class WeightSurvey:
 
 
 def survey_weights(model: nn.Module) -> WeightSurvey:
-    """Read every parameter once, wherever it is, in bounded memory.
+    """Read every parameter once, in bounded memory.
 
     The hash does not depend on the device, nor on whether weights are tied in storage: a tied
     weight is hashed under each of its names. It is built from hashes of 64 MiB pieces, so that
@@ -71,7 +71,7 @@ def survey_weights(model: nn.Module) -> WeightSurvey:
 
 
 def require_finite(model: nn.Module, name: str) -> None:
-    """Stop before a model with NaN or infinite weights is compressed, evaluated or saved.
+    """Refuse a model with NaN or infinite weights.
 
     Args:
         model: Any module.
@@ -86,14 +86,14 @@ def require_finite(model: nn.Module, name: str) -> None:
     if bad:
         more = ", ..." if len(bad) > 3 else ""
         raise NumericalError(
-            f"{name}: {len(bad)} weight tensors hold NaN or infinity ({', '.join(bad[:3])}{more})."
-            " Copy or download the checkpoint again; where dtype=float16 overflows, use bfloat16 "
-            "or float32."
+            f"{name}: {len(bad)} weight tensors hold NaN or infinity ({', '.join(bad[:3])}{more}). "
+            "Copy or download the checkpoint again; if dtype=float16 overflows, use bfloat16 or "
+            "float32."
         )
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, int, Tensor]]:
-    """Yields ``(name, identity, values)`` in order of modules, tied parameters under each name.
+    """Yield ``(name, identity, values)`` in order of modules, tied parameters under each name.
 
     Quantized weights come in the plain tensors they consist of: codes, scales, zero points.
     """
@@ -157,7 +157,6 @@ def require_same_weights(sha256: str | None, accelerator: Any) -> None:
     if len(set(hashes)) > 1:
         held = ", ".join(f"process {rank}: {str(value)[:12]}" for rank, value in enumerate(hashes))
         raise RuntimeError(
-            f"The processes hold different weights after compression ({held}), so their results "
-            "must not be mixed. Use GPUs of one model, or a single process; process "
-            f"{accelerator.process_index} stops here."
+            f"Weights differ between processes after compression ({held}); process "
+            f"{accelerator.process_index} stops. Use GPUs of one model, or a single process."
         )

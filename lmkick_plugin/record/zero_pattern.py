@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the zeros of weight matrices, and finds out whether they follow an N:M pattern.
+"""Count zeros of weight matrices and detect N:M patterns.
 
 A pattern is found from the weights alone, whoever pruned them: the smallest M for which every group
 of M neighbouring input columns keeps at most N < M weights, and nearly that many. "Nearly", because
@@ -54,7 +54,7 @@ class ZeroCount:
             self.add_rows(zero[16:])
 
     def add_rows(self, zero: Tensor) -> None:
-        """Count some rows of a matrix, each of them whole.
+        """Count some whole rows of a matrix.
 
         Args:
             zero: ``[rows, in_features]``, bool.
@@ -81,7 +81,7 @@ class ZeroCount:
 
     @property
     def nonzero(self) -> int:
-        """Weights that are not zero."""
+        """Number of weights that are not zero."""
         return self.total - self.zeros
 
     @property
@@ -91,7 +91,7 @@ class ZeroCount:
 
     @property
     def pattern(self) -> str | None:
-        """``N:M``: N kept of every M; None where the zeros follow no such pattern."""
+        """``N:M``: N kept of every M; None without such a pattern."""
         for size, kept in self._worst.items():
             if kept and self._possible(size):
                 return f"{kept}:{size}"

@@ -199,8 +199,8 @@ CASES = [
     *(
         (KICK + f"--model_args pretrained={{root}}/models/{name}", words)
         for name, words in {
-            "nothing": "no model config",
-            "no_config": "no model config",
+            "nothing": "no readable model config",
+            "no_config": "no readable model config",
             "broken_config": "config",
             "list_config": "config",
             "bytes_config": "config",

@@ -314,7 +314,7 @@ class TestBeforeWeights:
     @pytest.mark.parametrize("kind", ["T5Config", "ViTConfig"])
     def test_other_kinds_of_models(self, tmp_path: Path, kind: str) -> None:
         getattr(transformers, kind)().save_pretrained(tmp_path)
-        with pytest.raises(UnsupportedModelError, match="not causal language models"):
+        with pytest.raises(UnsupportedModelError, match="not a causal language model"):
             KickLM(pretrained=str(tmp_path), **CPU)
 
     @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ class TestBeforeWeights:
         [
             ("./no/such/folder", "no such folder"),
             (None, "Add pretrained=NAME"),
-            ("nobody/no-such-model", "could not be fetched.*give the folder of a saved model"),
+            ("nobody/no-such-model", "could not be fetched.*give a saved model's folder"),
         ],
     )
     def test_no_model(self, pretrained: str | None, message: str) -> None:
