@@ -54,12 +54,12 @@ def check_folder(name: str, folder: str | Path) -> Path:
         path = Path(folder).expanduser().absolute()
     except RuntimeError as error:
         raise SettingsError(
-            f"{name}={folder}: there is no user of that name. Choose another folder."
+            f"{name}={folder}: no user of that name. Choose another folder."
         ) from error
     try:
         there = _existing(path)
         if there.is_symlink() and not there.exists():
-            raise SettingsError(f"{name}={folder} is a link to nowhere. Choose another folder.")
+            raise SettingsError(f"{name}={folder} is a dangling link. Choose another folder.")
         if not there.is_dir():
             which = "" if there == path else f": {there}"
             raise SettingsError(f"{name}={folder}{which} is a file. Choose another folder.")
@@ -70,8 +70,7 @@ def check_folder(name: str, folder: str | Path) -> Path:
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
         raise SettingsError(
-            f"{name}={str(folder)[:100]!r}: nothing can be written there ({cause}). Choose another "
-            "folder."
+            f"{name}={str(folder)[:100]!r}: not writable ({cause}). Choose another folder."
         ) from error
     return path
 
@@ -91,9 +90,9 @@ def check_target(folder: str | Path, name: str = "save_compressed") -> Path:
         names = sorted(entry.name for entry in path.iterdir())
         if names:
             raise SettingsError(
-                f"{name}={folder} is not empty ({', '.join(names[:3])}"
-                f"{', ...' if len(names) > 3 else ''}), and nothing is overwritten. Choose a "
-                "new folder, or delete this one."
+                f"{name}={folder} is not empty "
+                f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}). Choose a new "
+                "folder, or delete this one."
             )
     return path
 
@@ -112,7 +111,7 @@ def check_space(folder: Path, size: int) -> None:
     if size > free:
         raise SettingsError(
             f"save_compressed={folder}: the model takes {_readable(size)}, and the disk has "
-            f"{_readable(free)} left. Make room, or choose a folder on another disk."
+            f"{_readable(free)} free. Make room, or choose another disk."
         )
 
 
@@ -129,7 +128,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     path = check_target(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in remove_leftovers(path.parent):
-        _log.warning("%s was left over from a save that was killed; removed", leftover)
+        _log.warning("Removed %s, left by an interrupted save", leftover)
     partial = unfinished(path)
     try:
         partial.mkdir()
@@ -140,11 +139,11 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         _sync(path.parent)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        remedy = "make room, or choose a folder on another disk" if full else "see the cause"
+        remedy = "make room, or choose another disk" if full else "see the cause"
         raise OSError(
             error.errno,
-            f"{path} could not be saved ({error.strerror or error}), and nothing is left of it: "
-            f"{remedy}; with compress_cache or resume_dir the compression need not be done again",
+            f"{path} could not be saved ({error.strerror or error}); nothing was left behind: "
+            f"{remedy}. With compress_cache or resume_dir the compression is not repeated",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

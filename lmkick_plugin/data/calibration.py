@@ -100,12 +100,12 @@ def prepare(
     sources = source.removeprefix("mix:").split("+") if source.startswith("mix:") else [source]
     if nsamples < len(sources):
         raise SettingsError(
-            f"nsamples={nsamples} cannot be shared by the {len(sources)} parts of calibration="
-            f"{source}. Give nsamples={len(sources)} or more."
+            f"nsamples={nsamples} is less than the {len(sources)} parts of calibration={source}. "
+            f"Give nsamples={len(sources)} or more."
         )
     length = seqlen if max_length is None else min(seqlen, max_length)
     if length < seqlen and "self" in sources:
-        _LOG.warning("calibration=%s: the model writes %d tokens, its context", source, length)
+        _LOG.warning("calibration=%s: the model generates %d tokens, its context", source, length)
     parts: list[Tensor | int] = []
     found: list[dict[str, Any]] = []
     for place, part in enumerate(sources):
@@ -134,8 +134,8 @@ def prepare(
             found.append(origin | ({"domain": "task", "origin": "task"} if task else {}))
         except UnicodeEncodeError as error:
             raise SettingsError(
-                f"calibration={part}: a text holds half a character (a lone surrogate, such as "
-                "\\ud800 in JSON). Remove it."
+                f"calibration={part}: a text holds a lone surrogate (such as \\ud800 in JSON). "
+                "Remove it."
             ) from error
         except (DataError, SettingsError) as error:
             if part.startswith("task:"):

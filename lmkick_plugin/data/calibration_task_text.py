@@ -55,7 +55,7 @@ def training_text(name: str, data_dir: str | None = None) -> list[str]:
     asked = {_key(question) for question in scored(data_dir)}
     texts = [text for question, text in items(data_dir) if _key(question) not in asked]
     if not texts:
-        raise DataError(f"all training items of {name} are scored as well, so none is left")
+        raise DataError(f"all training items of {name} are also scored, so none is left")
     return texts
 
 

@@ -62,5 +62,5 @@ def positive(name: str, value: object) -> int:
     except (ValueError, OverflowError):
         number = 0
     if number < 1:
-        raise DataError(f"{name}={value!r}: a number above 0 is needed, as in {name}=6000")
+        raise DataError(f"{name}={value!r}: expected a number above 0, as in {name}=6000")
     return number

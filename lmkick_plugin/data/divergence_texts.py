@@ -28,8 +28,8 @@ def from_file(name: str) -> list[str]:
     kind = path.name.removesuffix(".gz")
     if not path.is_file() or not kind.endswith((".txt", ".jsonl")):
         raise DataError(
-            f"divergence_text={name}: a file that ends in .txt or .jsonl (or .gz after that) is "
-            "needed, and there is no such file"
+            f"divergence_text={name}: no such file, or its name does not end in .txt or .jsonl "
+            "(.gz may follow)"
         )
     if kind.endswith(".txt"):
         found = pieces(read_text(path))
@@ -37,7 +37,7 @@ def from_file(name: str) -> list[str]:
         found = []
         for where, row in read_json_lines(path):
             if not isinstance(row.get("text"), str):
-                raise DataError(f"{where}: no field 'text' that holds text")
+                raise DataError(f"{where}: no text in field 'text'")
             found.append(row["text"])
     found = [text for text in found if text.strip()]
     if not found:

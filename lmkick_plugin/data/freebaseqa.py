@@ -57,7 +57,7 @@ def _questions(origin: Origin) -> Any:
     for where, row in origin.rows():
         aliases = all_names(row, where)
         if not aliases:
-            raise DataError(f"{where}: field 'Parses' is empty: nobody can answer this question")
+            raise DataError(f"{where}: field 'Parses' is empty, so the question has no answer")
         docs.append({"question": row["RawQuestion"], "aliases": aliases})
     return table(docs, question=TEXT, aliases=TEXTS)
 
@@ -93,13 +93,11 @@ def _answers(row: Mapping[str, Any], where: str) -> list[Any]:
     try:
         return [parse["Answers"] for parse in row["Parses"]]
     except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{where}: field 'Parses' has to be a list of parses with Answers"
-        ) from error
+        raise DataError(f"{where}: field 'Parses' must be a list of parses with Answers") from error
 
 
 def _names(answers: Iterable[Mapping[str, Any]], where: str) -> list[str]:
     try:
         return [str(name) for answer in answers for name in answer["AnswersName"]]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{where}: each of the Answers has to have a list AnswersName") from error
+        raise DataError(f"{where}: each of the Answers must have a list AnswersName") from error

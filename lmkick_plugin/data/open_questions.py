@@ -53,7 +53,7 @@ def _conversations(origin: Origin) -> Any:
     for where, row in origin.rows():
         solutions = row.get("reference") or []
         if not _are_texts(solutions) or len(solutions) not in (0, 2):
-            raise DataError(f"{where}: field 'reference' has to be a list of two texts, or absent")
+            raise DataError(f"{where}: field 'reference' must be a list of two texts, or absent")
         docs.append({**_common(row), "turns": _turns(row, where, 2), "solutions": solutions})
     return table(docs, question_id=TEXT, category=TEXT, turns=TEXTS, solutions=TEXTS)
 
@@ -66,7 +66,7 @@ def _turns(row: Mapping[str, Any], where: str, count: int) -> list[str]:
     turns = row["turns"]
     if not _are_texts(turns) or len(turns) != count or not all(turn.strip() for turn in turns):
         wanted = "one text" if count == 1 else f"{count} texts"
-        raise DataError(f"{where}: field 'turns' has to be a list of {wanted}")
+        raise DataError(f"{where}: field 'turns' must be a list of {wanted}")
     return list(turns)
 
 

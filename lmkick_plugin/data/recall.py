@@ -97,7 +97,7 @@ def _triviaqa(origin: Origin) -> tuple[Fact, ...]:
     for where, row in triviaqa.each_once(origin.rows()):
         answer, aliases = row["answer"]["value"], row["answer"]["aliases"]
         if not isinstance(aliases, list) or not isinstance(answer, str):
-            raise DataError(f"{where}: field 'answer' has to hold a text and a list of texts")
+            raise DataError(f"{where}: field 'answer' must hold a text and a list of texts")
         answer = _usual_name(list(dict.fromkeys([answer, *aliases]))[:_COMPARED])
         names = tuple(dict.fromkeys([answer, *aliases, *row["answer"]["normalized_aliases"]]))
         found.append(Fact(str(row["question_id"]), row["question"], answer, names))
@@ -164,7 +164,8 @@ def _with_evidence(asked: tuple[Fact, ...], origin: Origin, limit: int) -> Any:
         raise DataError(f"{origin}: no evidence holds the answer to its question")
     if left_out:
         _LOG.warning(
-            "%s: %d of %d questions are not asked with evidence, which does not hold their answer",
+            "%s: %d of %d questions are not asked with evidence because it does not hold the "
+            "answer",
             origin,
             left_out,
             len(asked),
@@ -212,7 +213,7 @@ def _choices(fact: Fact, by_kind: dict[Kind, list[Fact]]) -> list[str]:
             if len(offered) == _DISTRACTORS:
                 offered.insert(number % (_DISTRACTORS + 1), fact.answer)
                 return offered
-    raise DataError(f"question {fact.name}: fewer than {_DISTRACTORS} other answers to offer")
+    raise DataError(f"question {fact.name}: fewer than {_DISTRACTORS} other answers to choose from")
 
 
 def _candidates(fact: Fact, by_kind: dict[Kind, list[Fact]], number: int) -> Iterator[Fact]:

@@ -49,9 +49,7 @@ def _first(origin: Origin, count: int, asked: frozenset[str]) -> list[Shot]:
         if _key(shot.question) not in asked:
             found.setdefault(name, shot)
     if len(found) < count:
-        raise DataError(
-            f"{origin}: {len(found)} questions that are not scored, and num_fewshot={count}"
-        )
+        raise DataError(f"{origin}: only {len(found)} unscored questions for num_fewshot={count}")
     return [found[name] for name in heapq.nsmallest(count, found, key=by_hash)]
 
 

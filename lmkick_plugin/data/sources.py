@@ -193,9 +193,9 @@ class Origin:
                 yield f"{source.remote}, row {number}", row
         except FetchError as error:
             raise DataError(
-                f"could not load {source.remote}: {error}. Without network, put {source.file} "
-                f"(JSON Lines with the fields {', '.join(source.fields)}) into a directory, and "
-                f"name it with {DATA_DIR_VARIABLE}=DIR or --metadata data_dir=DIR."
+                f"could not load {source.remote}: {error}. Offline, put {source.file} (JSON Lines "
+                f"with the fields {', '.join(source.fields)}) into a folder and name it: "
+                f"{DATA_DIR_VARIABLE}=DIR or --metadata data_dir=DIR."
             ) from error
 
 
@@ -225,9 +225,11 @@ def locate(source: Source, data_dir: str | os.PathLike[str] | None = None) -> Or
     base = data_directory(data_dir)
     if base is None:
         return Origin(source)
-    remedy = f"Add it, or name no data directory: the rows then come from {source.remote}."
+    remedy = f"Add it, or leave the data directory out to use {source.remote}."
     if not base.is_dir():
-        raise DataError(f"data directory {base} does not exist; {source.file} was wanted. {remedy}")
+        raise DataError(
+            f"data directory {base} does not exist (looking for {source.file}). {remedy}"
+        )
     for path in (base / source.file, base / f"{source.file}.gz"):
         if path.is_file():
             state = path.stat()
@@ -249,7 +251,7 @@ def _require(row: Mapping[str, Any], field: str, where: str) -> None:
     for part in field.split("."):
         if not isinstance(value, Mapping) or part not in value:
             raise DataError(
-                f"{where}: no field {field!r}; there are {', '.join(map(repr, row)) or 'none'}"
+                f"{where}: no field {field!r}; fields: {', '.join(map(repr, row)) or 'none'}"
             )
         value = value[part]
     if value is None:
@@ -285,7 +287,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 if line.strip():
                     row = parse_json(line)
                     if not isinstance(row, dict):
-                        raise DataError(f"{path}, line {number}: a JSON object was expected")
+                        raise DataError(f"{path}, line {number}: not a JSON object")
                     if "\\ud" in line.lower():
                         _check_characters(row, f"{path}, line {number}")
                     yield f"{path}, line {number}", row
@@ -301,4 +303,4 @@ def _check_characters(row: Mapping[str, Any], where: str) -> None:
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: holds half a character (a lone surrogate)") from error
+        raise DataError(f"{where}: holds a lone surrogate (half a character)") from error

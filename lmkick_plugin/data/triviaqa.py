@@ -91,7 +91,7 @@ def each_once(rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
 def _question(row: Row, where: str) -> dict[str, Any]:
     aliases = row["answer"]["normalized_aliases"]
     if not isinstance(aliases, list):
-        raise DataError(f"{where}: field 'answer.normalized_aliases' has to be a list of texts")
+        raise DataError(f"{where}: field 'answer.normalized_aliases' must be a list of texts")
     return {"question": row["question"], "aliases": aliases}
 
 

@@ -34,13 +34,13 @@ def guard_cache(cache: MutableMapping[str, Any], fingerprint: dict[str, Any]) ->
         SettingsError: Its answers come from another model, or from nobody knows which.
     """
     where = getattr(cache, "filename", "the cache")
-    remedy = "Give this run a cache of its own (--use_cache ANOTHER_PATH), or delete the file."
+    remedy = "Use another file (--use_cache ANOTHER_PATH), or delete this one."
     stored = cache.get(FINGERPRINT_KEY)
     if stored is None:
         if len(cache) > 0:
             raise SettingsError(
-                f"{where} holds answers of a model that it does not name, and lm-eval would return "
-                f"them as this model's. {remedy}"
+                f"{where} holds answers of an unnamed model, which lm-eval would return as this "
+                f"model's. {remedy}"
             )
         cache[FINGERPRINT_KEY] = fingerprint
         return False
@@ -52,8 +52,8 @@ def guard_cache(cache: MutableMapping[str, Any], fingerprint: dict[str, Any]) ->
             f"{name}: {stored.get(name)!r} there, {fingerprint.get(name)!r} here" for name in names
         )
         raise SettingsError(
-            f"{where} holds answers of another model, and lm-eval would return them as this "
-            f"model's ({differences}). {remedy}"
+            f"{where} holds answers of another model, which lm-eval would return as this model's "
+            f"({differences}). {remedy}"
         )
     return len(cache) > 1
 

@@ -101,8 +101,8 @@ class BatchSize:
             _LOGGER.info("Out of memory with %d rows of %d tokens (%s).", rows, length, self.kind)
         elif first:
             _LOGGER.warning(
-                "Out of memory with batch_size=%d and %d tokens a row (%s): going on with %d rows. "
-                "Nothing is lost but the time of the attempt; batch_size=auto finds what fits.",
+                "Out of memory with batch_size=%d and %d tokens per row (%s): continuing with %d "
+                "rows. batch_size=auto finds a size that fits.",
                 rows, length, self.kind, self.rows(length),
             )  # fmt: skip
 

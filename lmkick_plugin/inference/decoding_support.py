@@ -81,7 +81,7 @@ def find_decoding(lm: Any, settings: Mapping[str, Any], limit: int) -> Decoding 
         if own is not usual:
             return f"{type(model).__name__} brings its own {name}"
     if lm.eot_token_id is None:
-        return "its tokenizer has no token that ends texts"
+        return "its tokenizer has no end-of-text token"
     prepared = _prepared(lm, settings, limit)
     if isinstance(prepared, str):
         return prepared
@@ -142,7 +142,7 @@ def _prepared(lm: Any, settings: Mapping[str, Any], limit: int) -> dict[str, Any
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         # hf will say it, too, if it cannot either.
         return f"generate does not take the settings: {error}"
-    return prepared if isinstance(prepared, dict) else "generate did not ask how to decode"
+    return prepared if isinstance(prepared, dict) else "generate chose no decoding mode"
 
 
 def _why_not(model: Any, prepared: Mapping[str, Any], limit: int) -> str | None:
@@ -157,7 +157,7 @@ def _why_not(model: Any, prepared: Mapping[str, Any], limit: int) -> str | None:
     criteria = prepared["stopping_criteria"]
     if any(type(one) not in (MaxLengthCriteria, EosTokenCriteria) for one in criteria):
         names = ", ".join(type(one).__name__ for one in criteria)
-        return f"its generation config has other ways to stop ({names})"
+        return f"its generation config has other stopping criteria ({names})"
     if config.max_length != 1 + limit:
         return f"its generation config limits answers to {config.max_length - 1} tokens"
     if config.return_dict_in_generate or config.prefill_chunk_size or config.token_healing:
@@ -167,7 +167,7 @@ def _why_not(model: Any, prepared: Mapping[str, Any], limit: int) -> str | None:
     }  # fmt: skip
     if unknown or not prepared.get("use_cache") or prepared.get("synced_gpus"):
         return (
-            f"its forward pass takes more than tokens ({', '.join(sorted(unknown)) or 'no cache'})"
+            f"its forward pass needs more than tokens ({', '.join(sorted(unknown)) or 'no cache'})"
         )
     return _cache_problem(prepared.get("past_key_values")) or _position_problem(model)
 

@@ -95,7 +95,7 @@ def _encode(model: Any, text: str, settings: dict[str, Any]) -> _Text:
     whole, new_tokens = bool(settings["whole"]), int(settings["new_tokens"])
     length = min(int(settings["max_window"]), int(model.max_length))
     if length < 1:
-        raise SettingsError(f"max_window={settings['max_window']}: at least 1 token is needed.")
+        raise SettingsError(f"max_window={settings['max_window']}: expected at least 1 token.")
     new_tokens = min(new_tokens, int(model.max_length) - 1)
     room = int(model.max_length) - new_tokens
     cut = False

@@ -117,9 +117,7 @@ def _plan(lm: Any, settings: Any) -> _Plan | str:
 @functools.lru_cache(maxsize=64)
 def _say_plain(reason: str) -> str:
     """Write a reason to the log, once; returns it."""
-    _LOGGER.info(
-        "Generation as in hf, a batch at a time, because of this model or task: %s.", reason
-    )
+    _LOGGER.info("Generation by lm-eval's hf model, one batch at a time: %s.", reason)
     return reason
 
 

@@ -44,9 +44,8 @@ def require_kick_model(task_name: str) -> None:
     """
     if not _models:
         raise SettingsError(
-            f"{task_name} asks the model for more than lm-eval's own three requests, so it runs "
-            "with --model kick only, and no such model is loaded. Use --model kick (without a "
-            "compressor it evaluates the dense model), or choose one of the kick_* tasks."
+            f"{task_name} needs requests that only --model kick serves. Use --model kick (without "
+            "a compressor it evaluates the dense model), or a kick_* task."
         )
 
 

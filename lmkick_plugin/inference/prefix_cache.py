@@ -54,19 +54,19 @@ def why_not_shared(cache: Any, length: int) -> str | None:
     """
     if type(cache) is not DynamicCache:
         kind = "none" if cache is None else type(cache).__name__
-        return f"its cache of keys and values is of another kind ({kind})"
+        return f"unsupported key-value cache ({kind})"
     layers: list[Any] = cache.layers
     for number, layer in enumerate(layers):
         if type(layer) is DummyLayer:
             continue
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-            return f"layer {number} keeps something else than keys and values"
+            return f"layer {number} keeps more than keys and values"
         held = length
         if type(layer) is DynamicSlidingWindowLayer:
             held = min(length, layer.sliding_window - 1)
         for state in (layer.keys, layer.values):
             if state is None or state.ndim != 4 or state.shape[0] != 1 or state.shape[2] != held:
-                return f"layer {number} keeps no keys and values by token"
+                return f"layer {number} keeps no keys and values per token"
     return None
 
 

@@ -92,7 +92,7 @@ class Runner:
         if not self._takes_use_cache:
             return "its forward pass has no argument use_cache"
         if not getattr(text, "is_causal", True):
-            return "its attention also looks forward"
+            return "its attention also looks ahead"
         with self._quiet():
             output = self.model(input_ids=torch.tensor([row], device=self.device), use_cache=True)
         cache: Any = getattr(output, "past_key_values", None)
@@ -104,7 +104,7 @@ class Runner:
     def _say_plain(self, reason: str) -> None:
         self._windows = None
         _LOGGER.warning(
-            "Common prefixes of prompts are computed anew for every prompt with %s: %s.",
+            "Prefixes are not shared with %s: %s.",
             type(self.model).__name__,
             reason,
         )
@@ -124,8 +124,8 @@ class Runner:
         if not self._told_long:
             self._told_long = True
             _LOGGER.warning(
-                "Common prefixes of prompts are computed anew for every prompt: beyond %d tokens, "
-                "positions of %s depend on the length of the whole row.",
+                "Prefixes are not shared: beyond %d tokens, positions of %s depend on the length "
+                "of the row.",
                 limit, type(self.model).__name__,
             )  # fmt: skip
         return False
@@ -166,8 +166,8 @@ class Runner:
         if float(apart) <= allowed * float(spread) or not bool(torch.isfinite(whole).all()):
             return True
         self._say_plain(
-            f"on the first one, logits were {float(apart / spread):.2g} apart, relative to their "
-            f"spread, where {allowed:g} is allowed"
+            f"sharing the first prefix changed logits by {float(apart / spread):.2g} of their "
+            f"spread, more than {allowed:g}"
         )
         return False
 
@@ -227,7 +227,10 @@ class Runner:
     ) -> Prefix:
         """Compute a prefix, and what is scored inside it."""
         if self._windows is None:
-            raise RuntimeError("A prefix was planned for a model that cannot share any.")
+            raise RuntimeError(
+                "A prefix was planned for a model that cannot share any. This is a "
+                "bug; please report the model."
+            )
         cache = continue_prefix(self._windows, before, keep=True)
         how = {"past_key_values": cache, "use_cache": True}
         self._forward([tokens], scored, how, scores)

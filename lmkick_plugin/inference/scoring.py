@@ -118,9 +118,9 @@ class Scorer:
 
     def _why_plain(self) -> str | None:
         if self._lm.backend != "causal":
-            return "the model is an encoder and a decoder"
+            return "it is an encoder-decoder model"
         if not isinstance(self._lm.model, torch.nn.Module):
-            return "the model is not a PyTorch module"
+            return "it is not a PyTorch module"
         if getattr(self._lm.model, "tp_size", None):
             return "the model is tensor parallel"
         adapters = getattr(self._lm.model, "peft_config", None) or {}
@@ -128,7 +128,7 @@ class Scorer:
             return "an adapter adds virtual tokens to every prompt"
         kind = getattr(getattr(self._lm, "accelerator", None), "distributed_type", None)
         if kind is not None and kind.name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-            return "all processes have to run the same number of forward passes"
+            return "all processes must run the same number of forward passes"
         return None
 
     def loglikelihoods(
@@ -206,15 +206,15 @@ class Scorer:
     def _request(self, context: list[int], continuation: list[int]) -> Request:
         if context and not continuation:
             raise SettingsError(
-                f"Tokenizer {self._lm.tokenizer.name_or_path}: an answer merges with its prompt's "
-                "last token, so no token of its own is left to score. End the prompt before a "
-                "blank (target_delimiter), or give another tokenizer."
+                f"Tokenizer {self._lm.tokenizer.name_or_path}: an answer merges with the last "
+                "token of its prompt, so it has no token to score. End the prompt before a blank "
+                "(target_delimiter), or give another tokenizer."
             )
         if not context or len(continuation) > self._lm.max_length:
             raise SettingsError(
-                f"A request has {len(context)} tokens before its answer and {len(continuation)} in "
-                f"it; scoring needs at least 1 of both, and at most {self._lm.max_length} in the "
-                "answer. Shorten the task's answers, or raise max_length."
+                f"A request has {len(context)} tokens of context and {len(continuation)} to score; "
+                f"at least 1 of each is needed, and at most {self._lm.max_length} to score. "
+                "Shorten the task's answers, or raise max_length."
             )
         return make_request(context, continuation, self._lm.max_length)
 

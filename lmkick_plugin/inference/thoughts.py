@@ -144,13 +144,13 @@ def log_thoughts(task: str, thoughtful: int, unfinished: int, limit: int) -> Non
     """
     if unfinished:
         logger.warning(
-            "%s: %d answers are empty, since their thoughts did not end within %d tokens. Use "
-            "enable_thinking=False among the model's arguments, or --gen_kwargs max_gen_toks=N.",
+            "%s: %d answers are empty because their thoughts exceeded %d tokens. Use "
+            "enable_thinking=False in --model_args, or --gen_kwargs max_gen_toks=N.",
             task, unfinished, limit,
         )  # fmt: skip
     elif thoughtful:
         logger.warning(
-            "%s: %d answers began with thoughts (<think>), which are cut before scoring. "
-            "enable_thinking=False asks a model for none.",
+            "%s: %d answers began with thoughts (<think>), which are removed before scoring. "
+            "enable_thinking=False turns them off.",
             task, thoughtful,
         )  # fmt: skip

@@ -76,8 +76,8 @@ def cut_windows(
     count = len(token_ids) // own
     if count == 0:
         raise SettingsError(
-            f"The text has {len(token_ids)} tokens, too few for one window of {length}. Give a "
-            f"longer text, or shorter windows (max_length below {length})."
+            f"The text has {len(token_ids)} tokens, fewer than one window of {length}. Give a "
+            f"longer text, or a max_length below {length}."
         )
     text = torch.tensor(token_ids[: count * own], dtype=torch.long).view(count, own)
     windows = torch.cat([torch.tensor([*begin], dtype=torch.long).repeat(count, 1), text], dim=1)
@@ -167,7 +167,7 @@ def score_windows(
         raise SettingsError(f"limit={limit}: expected a number of windows of at least 1.")
     length = min(max_window, model.max_length)
     if length < 2:
-        raise SettingsError(f"Windows of {length} tokens predict nothing: at least 2 are needed.")
+        raise SettingsError(f"Windows of {length} tokens predict nothing. Give at least 2.")
     encoding, begin = encode_text(model, text, bos)
     share = slice(model.rank, None, model.world_size)
     windows = cut_windows(encoding.input_ids, length, limit, begin)[share]

@@ -63,7 +63,7 @@ def fit_generation(requests: Sequence[Any], context: int) -> list[Any]:
 @functools.lru_cache(maxsize=64)
 def _log_shortened(task: str, wanted: int, context: int) -> None:
     _LOGGER.warning(
-        "%s: answers of up to %d tokens do not fit a context of %d: they are limited to %d.",
+        "%s: answers of up to %d tokens do not fit a context of %d; limited to %d.",
         task,
         wanted,
         context,
@@ -133,7 +133,7 @@ def log_truncated(cut: Mapping[str, int], context: int) -> None:
     examples = ", ".join(f"{task} {cut[task]}" for task in worst)
     others = f" and {len(cut) - len(worst)} more tasks" if len(cut) > len(worst) else ""
     _LOGGER.warning(
-        "%d prompts did not fit the context of %d tokens and were cut from the left: %s%s. "
-        "truncated_prompts in the results has the number for each task.",
+        "%d prompts exceeded the context of %d tokens and were cut from the left: %s%s. Counts by "
+        "task: truncated_prompts in the results.",
         sum(cut.values()), context, examples, others,
     )  # fmt: skip

@@ -73,8 +73,8 @@ def divergence(dense: Tensor, compressed: Tensor, *, chunk: int | None = None) -
     """
     if dense.shape != compressed.shape or dense.dim() != 2:
         raise DivergenceError(
-            f"logits of shapes {tuple(dense.shape)} and {tuple(compressed.shape)}: both must be"
-            " [positions, vocabulary], of models with one tokenizer"
+            f"logits of shapes {tuple(dense.shape)} and {tuple(compressed.shape)}: both must be "
+            "[positions, vocabulary], of models with one tokenizer"
         )
     positions, vocabulary = dense.shape
     if vocabulary == 0:
@@ -100,8 +100,7 @@ def _log_softmax(logits: Tensor, whose: str, start: int) -> Tensor:
     if bool(bad.any()):
         position = start + int(bad.nonzero()[0])
         raise DivergenceError(
-            f"the {whose} model's logits at position {position} are NaN, +inf, or all -inf:"
-            " they give no distribution"
+            f"the {whose} model's logits at position {position} are NaN, +inf, or all -inf"
         )
     return logits.log_softmax(dim=-1)
 

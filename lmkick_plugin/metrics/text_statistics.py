@@ -115,7 +115,8 @@ def compare_at_equal_length(
     """
     if len(answers) != len(others):
         raise ValueError(
-            f"{len(answers)} answers against {len(others)}: give both models' to the same questions"
+            f"{len(answers)} answers against {len(others)}: both models must answer the same "
+            "questions"
         )
     lengths = [min(len(tokens(a)), len(tokens(b))) for a, b in zip(answers, others, strict=True)]
     kept = [i for i, length in enumerate(lengths) if length]

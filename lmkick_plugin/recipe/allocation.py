@@ -91,7 +91,7 @@ def check_allocation(
     allocation, pattern = settings.get("allocation"), settings.get("pattern")
     if allocation not in (None, "uniform") and pattern not in (None, "unstructured"):
         raise SettingsError(
-            f"allocation={allocation} shares out an unstructured sparsity, and pattern={pattern} "
+            f"allocation={allocation} distributes an unstructured sparsity, but pattern={pattern} "
             "prunes every block alike. Use sparsity=0.5, or leave allocation out."
         )
     for name in OWL_DEFAULTS:

@@ -118,8 +118,8 @@ def _read_data_dir(name: str, value: object) -> str:
     text = check_path(name, value)
     if not Path(bundled.data_folder(text)).is_dir():
         raise SettingsError(
-            f"{name}={text}: no such folder. Give the folder that holds the data files, or leave "
-            f"{name} out to read from the Hub."
+            f"{name}={text}: no such folder. Give the folder of the data files, or leave {name} "
+            "out to use the Hub."
         )
     return text
 
@@ -266,8 +266,8 @@ def _own_grid(settings: Mapping[str, Any]) -> dict[str, Any]:
     for argument in fixed:
         if argument in settings:
             raise SettingsError(
-                f"{argument}={settings[argument]} does not go with number_format={name}: its bits "
-                f"({own.num_bits}) and groups ({size}) are its own. Leave bits, group_size and "
+                f"{argument}={settings[argument]} does not go with number_format={name}, which "
+                f"fixes bits ({own.num_bits}) and groups ({size}). Leave bits, group_size and "
                 "symmetric out, or use number_format=int."
             )
     return fixed
@@ -291,8 +291,8 @@ def _refuse_secrets(arguments: Mapping[str, Any]) -> None:
             is_unset(value) or value.strip().lower() in {"true", "false"}
         ):
             raise SettingsError(
-                f"{name} was given with a token in it, and lm-eval writes model arguments into its "
-                "log and results. Set HF_TOKEN in the environment instead, and leave it out."
+                f"{name} holds a token, which lm-eval would write into log and results. Set "
+                "HF_TOKEN in the environment instead."
             )
 
 
@@ -310,8 +310,8 @@ def _mismatch(name: str, value: object, compressor: str) -> str:
         )
     if compressor == "none":
         return (
-            f"{name}={value!r} was given, but no compressor. Add compressor={partners[0]} (it "
-            f"goes with {', '.join(partners)}), or leave {name} out."
+            f"{name}={value!r} needs a compressor. Add compressor={partners[0]} (it goes with "
+            f"{', '.join(partners)}), or leave {name} out."
         )
     return (
         f"{name}={value!r} does not go with compressor={compressor}. Leave it out, or use one of: "
@@ -337,14 +337,14 @@ def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequen
     if pattern not in (None, "unstructured") and sparsity is not None:
         kept, every = split_pattern(pattern)
         raise SettingsError(
-            f"sparsity={sparsity:g} and pattern={pattern} were both given, and {pattern} already "
-            f"fixes the sparsity at {1 - kept / every:g}. Leave one of the two out."
+            f"sparsity={sparsity:g} contradicts pattern={pattern}, which fixes the sparsity at "
+            f"{1 - kept / every:g}. Leave one of the two out."
         )
     if compressor in PRUNERS and sparsity is None and pattern in (None, "unstructured"):
         hint = _misspelt(others, "sparsity", "pattern")
         raise SettingsError(
-            f"compressor={compressor} needs to know how much to prune, and neither sparsity nor "
-            f"pattern was given. {hint}Add sparsity=0.5 or pattern=2:4."
+            f"compressor={compressor} needs a sparsity or a pattern. {hint}Add sparsity=0.5 or "
+            "pattern=2:4."
         )
     if compressor in QUANTIZERS and "bits" not in settings:
         if compressor not in PRUNERS:
@@ -370,12 +370,11 @@ def _check_kept(compressor: str, settings: Mapping[str, Any]) -> None:
     ):
         if name in settings and partner not in settings:
             raise SettingsError(
-                f"{name}={settings[name]} says how to keep what {partner}=FOLDER keeps. Add that, "
-                "or leave it out."
+                f"{name}={settings[name]} needs {partner}=FOLDER. Add that, or leave it out."
             )
     if "compress_cache" in settings and "resume_dir" in settings:
         raise SettingsError(
-            "resume_dir and compress_cache were both given, and compress_cache keeps finished "
+            "resume_dir and compress_cache were both given, but compress_cache keeps finished "
             "blocks too. Leave resume_dir out."
         )
     if "save_format" in settings:

@@ -35,7 +35,7 @@ def check_source(source: str) -> str:
     parts = source.removeprefix("mix:").split("+")
     if len(parts) < 2 or not all(parts) or any(part.startswith("mix:") for part in parts):
         raise SettingsError(
-            f"calibration={source}: a mixture names two sources or more, joined by plus signs: "
+            f"calibration={source}: a mixture needs two sources or more, joined by plus signs: "
             "mix:c4+task:alpaca."
         )
     if len(set(parts)) < len(parts):

@@ -61,42 +61,42 @@ def check_recipe(
         return
     if bits is None:
         raise SettingsError(
-            f"save_format={storage} stores integers, and this recipe does not quantize. Add bits=4 "
+            f"save_format={storage} stores integers, but this recipe does not quantize. Add bits=4 "
             f"to a method that does (rtn, gptq, awq, sparsegpt), or {_DENSE}."
         )
     if scales_columns:
         raise SettingsError(
-            f"save_format={storage} has no place for AWQ's factors of the columns: folded into the "
-            "layers before, they would round those, and the loaded model would not be the one "
-            f"evaluated. Set grid_points=1 (clipping alone), or {_DENSE}."
+            f"save_format={storage} cannot store AWQ's column factors; folding them into the "
+            "layers before would change the weights. Set grid_points=1 (clipping alone), or "
+            f"{_DENSE}."
         )
     group = -1 if group_size is None else group_size
     if storage == "gptq":
         if number_format != "int":
             raise SettingsError(
-                f"save_format=gptq stores integers, and number_format={number_format}. Use "
+                f"save_format=gptq stores integers, but number_format={number_format}. Use "
                 f"save_format=compressed-tensors, or {_DENSE}."
             )
         if bits not in _GPTQ_BITS:
             raise SettingsError(
-                f"save_format=gptq holds weights of {_listed(_GPTQ_BITS)} bits, and bits={bits}. "
-                f"Use one of these, save_format=compressed-tensors, or {_DENSE}."
+                f"save_format=gptq stores {_listed(_GPTQ_BITS)} bits, but bits={bits}. Use one of "
+                f"these, save_format=compressed-tensors, or {_DENSE}."
             )
         if group not in _GPTQ_GROUPS:
             raise SettingsError(
-                f"save_format=gptq is read with group_size {_listed(_GPTQ_GROUPS)}, and group_size="
-                f"{group}. Use one of these, save_format=compressed-tensors, or {_DENSE}."
+                f"save_format=gptq needs group_size {_listed(_GPTQ_GROUPS)}, but "
+                f"group_size={group}. Use one of these, save_format=compressed-tensors, or "
+                f"{_DENSE}."
             )
     elif not symmetric:
         raise SettingsError(
-            "save_format=compressed-tensors with symmetric=false: transformers does not load packed"
-            " zero points (it expects them unpacked). Leave symmetric out, use save_format=gptq, or"
-            f" {_DENSE}."
+            "save_format=compressed-tensors does not go with symmetric=false: transformers does "
+            f"not load packed zero points. Leave symmetric out, use save_format=gptq, or {_DENSE}."
         )
     elif act_order and not static_groups and group != -1:
         raise SettingsError(
-            "save_format=compressed-tensors holds groups of consecutive columns, which "
-            "static_groups=false with act_order=true spreads. Use static_groups=true, "
+            "save_format=compressed-tensors needs groups of consecutive columns, which "
+            "static_groups=false with act_order=true does not make. Use static_groups=true, "
             f"save_format=gptq, or {_DENSE}."
         )
     require_library(storage)

@@ -75,9 +75,7 @@ def read_text(name: str, value: object) -> str:
     if not text or not isinstance(value, str | os.PathLike | int | float) or value is True:
         raise SettingsError(f"{name}={_shown(value)}: expected text. Give a name or a path.")
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise SettingsError(
-            f"{name}={_shown(value)}: holds a NUL or half a character. Leave that out."
-        )
+        raise SettingsError(f"{name}={_shown(value)}: holds a NUL or a lone surrogate. Remove it.")
     return text
 
 
@@ -183,7 +181,7 @@ def read_seeds(name: str, value: object) -> tuple[int, ...]:
     hint = " Several seeds are joined by a plus sign: seed=0+1+2."
     seeds = tuple(read_int(name, part, low=0, also=hint) for part in parts)
     if len(set(seeds)) != len(seeds):
-        raise SettingsError(f"{name}={value!r} holds a seed twice. Give each seed once.")
+        raise SettingsError(f"{name}={value!r} repeats a seed. Give each seed once.")
     return seeds
 
 

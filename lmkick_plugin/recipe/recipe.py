@@ -114,8 +114,8 @@ class Recipe:
         if len(self.seeds) > 1:
             joined = "+".join(map(str, self.seeds))
             raise SettingsError(
-                f"seed={joined}: one run compresses with one seed. `lmkick study seeds` evaluates "
-                "each seed by itself and reports mean and spread; or give one seed here."
+                f"seed={joined}: one run uses one seed. Give one, or use `lmkick study seeds` for "
+                "mean and spread over several."
             )
         return self.seeds[0]
 
@@ -125,7 +125,7 @@ class Recipe:
 
         if self.pattern is None or self.pattern == "unstructured":
             if self.sparsity is None:
-                raise SettingsError(f"compressor={self.compressor} has no sparsity to prune to.")
+                raise SettingsError(f"compressor={self.compressor} needs a sparsity.")
             return Unstructured(self.sparsity)
         return NM(*split_pattern(self.pattern))
 

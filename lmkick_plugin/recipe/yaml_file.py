@@ -41,7 +41,7 @@ def _mapping_once(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
             continue  # a key that is a list or mapping: PyYAML itself says so below
         if before != line:
             raise yaml.constructor.ConstructorError(
-                None, None, f"{key!r} stands in line {before} already", key_node.start_mark
+                None, None, f"{key!r} is already set in line {before}", key_node.start_mark
             )
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
@@ -110,6 +110,6 @@ def read_yaml(path: Path, expected: str = "models, tasks, recipes and output") -
         raise SettingsError(f"{path}: nested too deeply for a configuration.") from error
     if not isinstance(found, dict):
         raise SettingsError(
-            f"{path}: expected a mapping with {expected}, and found {type(found).__name__}."
+            f"{path}: expected a mapping with {expected}, not {type(found).__name__}."
         )
     return found

@@ -116,8 +116,8 @@ class ResultsFile:
             raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
             raise ResultsError(
-                f"{path}: not a whole JSON file ({plain(error, limit=80)}); an interrupted run"
-                " leaves such a file: run the evaluation again"
+                f"{path}: not a whole JSON file ({plain(error, limit=80)}); run the evaluation "
+                "again"
             ) from error
         if not isinstance(data, dict) or not isinstance(data.get("results"), dict):
             raise ResultsError(f"{path}: not lm-eval's results (no mapping called 'results')")
@@ -255,14 +255,14 @@ class ResultsFile:
         """
         if not self.stamp:
             raise ResultsError(
-                f"{self.path}: renamed? Its samples are found by the time in its name,"
-                " results_<time>.json"
+                f"{self.path}: renamed? Its samples are found by the time in its name, "
+                "results_<time>.json"
             )
         path = self.samples_path(task)
         if not path.is_file():
             raise ResultsError(
-                f"{task}: {path.name} is not beside {self.path}: run the evaluation with"
-                " --log_samples, which keeps the items' answers"
+                f"{task}: {path.name} is not beside {self.path}: run the evaluation with "
+                "--log_samples, which saves the items' answers"
             )
         stat = path.stat()
         by_filter = _samples(path, stat.st_mtime_ns, stat.st_size)
@@ -292,8 +292,8 @@ def fallbacks(record: Mapping[str, Any]) -> str | None:
     if not isinstance(summary, dict) or not summary.get("notes"):
         return None
     return plain(
-        f"{summary['notes']} of {summary.get('matrices')} matrices of {record.get('compressor')}"
-        " fell back to another method: too few calibration tokens reached them (lmkick layers)"
+        f"{summary['notes']} of {summary.get('matrices')} matrices of {record.get('compressor')} "
+        "fell back to another method: too few calibration tokens (lmkick layers)"
     )
 
 

@@ -127,9 +127,8 @@ def group_runs(
         repeated = sorted({task for task in tasks if tasks.count(task) > 1})
         if repeated:
             said.append(
-                f"{members[0].label}: {len(members)} evaluations of it share"
-                f" {len(repeated)} tasks ({plain(', '.join(repeated), limit=60)});"
-                " the newest of each counts"
+                f"{members[0].label}: {len(members)} evaluations share {len(repeated)} tasks "
+                f"({plain(', '.join(repeated), limit=60)}); the newest of each counts"
             )
         hashes = {str(file.record.get("weights_sha256")) for file in members}
         if len(hashes) > 1:
@@ -168,8 +167,8 @@ def load_run(spec: str) -> Run:
     if not files:
         broken = "".join(f"\n  {problem}" for problem in problems)
         raise ResultsError(
-            f"{path}: no lm-eval results in it (results_<time>.json, written by lm_eval with"
-            f" --output_path){broken}"
+            f"{path}: holds no lm-eval results (results_<time>.json, written by lm_eval with "
+            f"--output_path){broken}"
         )
     chosen = [file for file in files if _selected(file, selector, files)]
     runs = group_runs(chosen, source=spec, notes=[f"skipped {problem}" for problem in problems])
@@ -178,7 +177,7 @@ def load_run(spec: str) -> Run:
     listed = "\n".join(f"  {line}" for line in _choices(path, runs or group_runs(files, source="")))
     if not runs:
         raise ResultsError(
-            f"{plain(spec)}: no run in {path} is {plain(selector)}. It has\n{listed}"
+            f"{plain(spec)}: no run in {path} matches {plain(selector)}. Its runs:\n{listed}"
         )
     raise ResultsError(f"{plain(spec)}: {len(runs)} runs; choose one:\n{listed}")
 

@@ -153,10 +153,10 @@ def read_samples(path: Path) -> dict[str, list[Sample]]:
                 record = parse_json(line)
                 sample = _reduce(record)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                hint = "" if line.endswith(b"\n") else ": the file ends in the middle of a record"
+                hint = "" if line.endswith(b"\n") else ": the file is truncated"
                 raise SamplesError(
-                    f"{path}, line {number}: not a sample as lm-eval writes them"
-                    f"{hint or f' ({error})'}; run the evaluation again"
+                    f"{path}, line {number}: not a sample of lm-eval{hint or f' ({error})'}; run "
+                    "the evaluation again"
                 ) from error
             by_filter.setdefault(str(record.get("filter", "none")), []).append(sample)
     if not by_filter:

@@ -169,7 +169,7 @@ def _other_config(
         part, old, new = f"{part}.{inner}", old.get(inner), new.get(inner)
     whose = f"{task} of another sweep" if task else "a cell of another sweep"
     return plain(
-        f"{folder} holds {whose}: its {part} is {old!r}, and now {new!r}. Give another output, or "
+        f"{folder} holds {whose}: its {part} is {old!r}, now {new!r}. Give another output, or "
         "remove that folder"
     )
 

@@ -120,7 +120,7 @@ def _dtype(name: str, value: Any) -> str:
 def _folder(name: str, value: Any) -> str:
     found = Path(check_path(name, value)).expanduser()
     if not found.is_dir():
-        raise SettingsError(f"{name}={value!r}: there is no such folder.")
+        raise SettingsError(f"{name}={value!r}: no such folder.")
     return str(found)
 
 
@@ -282,20 +282,20 @@ def _read(given: Mapping[str, Any]) -> SweepConfig:
     metadata = dict(settings.get("metadata", {}))
     twice = [name for name in judging if name in given and name in metadata]
     if twice:
-        raise SettingsError(f"{twice[0]} stands in metadata too. Leave one of the two out.")
+        raise SettingsError(f"{twice[0]} is also in metadata. Leave one of the two out.")
     metadata |= {name: given[name] for name in sorted(judging) if not is_unset(given.get(name))}
     _check_names("metadata.", [name for name in metadata if name.startswith("judge_")], judging)
     settings["metadata"] = metadata
     found = SweepConfig(**settings)
     if not found.recipes and not found.dense:
         raise SettingsError(
-            "recipes is empty and dense is false, so there is nothing to evaluate. Add a recipe, "
-            "such as {compressor: magnitude, sparsity: 0.5}."
+            "recipes is empty and dense is false: nothing to evaluate. Add a recipe, such as "
+            "{compressor: magnitude, sparsity: 0.5}."
         )
     if found.executor == "gpus" and found.device is not None:
         raise SettingsError(
-            f"device={found.device} does not go with executor=gpus, which gives each process a "
-            "GPU of its own. Leave device out."
+            f"device={found.device} does not go with executor=gpus, which gives each process its "
+            "own GPU. Leave device out."
         )
     return found
 

@@ -105,9 +105,9 @@ class DenseModel(DenseSource):
         restored = survey_weights(self._model).sha256
         if restored != self._sha256:
             raise RuntimeError(
-                f"The dense weights could not be restored ({restored} instead of {self._sha256}): "
-                "compression changed something outside the decoder blocks' matrices. Please report "
-                "this, with the model and its arguments; `lmkick run` evaluates one cell by itself."
+                f"The dense weights could not be restored ({restored} instead of {self._sha256}). "
+                "This is a bug; please report the model and arguments, and evaluate cells one by "
+                "one with `lmkick run`."
             )
         self._changed = False
 

@@ -95,7 +95,7 @@ def evaluate(
             **options,
         )
     if results is None:
-        raise KeepError("this process is not the first of its run: start it by itself")
+        raise KeepError("this process is not the first of its run: start it alone")
     # As --model kick: lm-eval does not know that the object it was given is one.
     results["config"]["model"] = "kick"
     tracker.general_config_tracker.model_source = "kick"
@@ -133,9 +133,9 @@ def keep(
         # The tracker turns errors into warnings.
         if len(found) != 1 or len(logged) != len(results["configs"]):
             raise KeepError(
-                f"lm-eval could not write its results below {scratch}: {len(found)} results file "
-                f"and {len(logged)} of {len(results['configs'])} samples files are there. Is the "
-                "disk full, or the folder not to be written to?"
+                f"lm-eval could not write its results to {scratch}: found {len(found)} results "
+                f"file and {len(logged)} of {len(results['configs'])} samples files. Is the disk "
+                "full, or the folder read-only?"
             )
         place = found[0].parent.relative_to(scratch)
         (folder / place).mkdir(parents=True, exist_ok=True)

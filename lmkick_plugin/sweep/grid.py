@@ -226,14 +226,14 @@ def _model_arguments(config: SweepConfig, number: int, model: Mapping[str, Any])
     for place, given in (("model_args", config.model_args), (f"models[{number}]", model)):
         for name in given:
             if place == "model_args" and name == "pretrained":
-                raise SettingsError("model_args.pretrained: models names the models.")
+                raise SettingsError("model_args.pretrained: name the models under models.")
             if name in ("batch_size", "max_batch_size", "device"):
-                raise SettingsError(f"{place}.{name}: write it at the top, for the whole sweep.")
+                raise SettingsError(f"{place}.{name}: set it once, at the top level.")
             ours = ARGUMENTS.get(name)
             if ours is not None and (name == "compressor" or "none" not in ours.goes_with):
                 raise SettingsError(
-                    f"{place}.{name} belongs to a recipe. Move it to recipes: the dense model is "
-                    "evaluated too."
+                    f"{place}.{name} belongs to a recipe: the dense model is evaluated too. Move "
+                    "it to recipes."
                 )
     return common | dict(model)
 

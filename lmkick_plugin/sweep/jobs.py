@@ -107,7 +107,7 @@ class CellWorker:
                 model = self._make(job, ledger)
                 ledger.error = None
             except Exception as error:  # noqa: BLE001  # recorded; the next cell goes on
-                _LOG.exception("%s: its model could not be made", cell.name)
+                _LOG.exception("%s: the model could not be loaded", cell.name)
                 ledger.error = describe_error(error)
                 ledger.write()
                 for task in job.tasks:
@@ -139,9 +139,9 @@ class CellWorker:
         dense = model.weights.sha256 if job.cell.is_dense else self.dense.sha256
         if dense and job.dense_sha256 and dense != job.dense_sha256:
             raise SettingsError(
-                f"pretrained={job.cell.model['pretrained']}: its weights are not those of the "
-                f"cells that are finished (SHA-256 {dense[:12]}..., before "
-                f"{job.dense_sha256[:12]}...). Give another output for the new weights."
+                f"pretrained={job.cell.model['pretrained']}: its weights differ from those of "
+                f"finished cells (SHA-256 {dense[:12]}..., before {job.dense_sha256[:12]}...). "
+                "Give another output for the new weights."
             )
         compressed = time.perf_counter()
         if self._config.profile:

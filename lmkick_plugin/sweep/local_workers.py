@@ -143,13 +143,13 @@ def _places(config: SweepConfig) -> list[str | None]:
     each = config.gpus_per_cell
     if each is not None and each != int(each):
         raise SettingsError(
-            f"gpus_per_cell={each:g}: a process on this machine has whole GPUs. Give 1 or more; "
-            "shares of one are for executor=ray."
+            f"gpus_per_cell={each:g}: a local process has whole GPUs. Give 1 or more; shares need "
+            "executor=ray."
         )
     if not devices or each == 0:
         if config.workers is None:
             raise SettingsError(
-                "executor=gpus: torch sees no GPU on this machine. Give workers=2 to run two "
+                "executor=gpus: torch sees no GPU on this machine. Use workers=2 for two "
                 "processes on the CPU, or executor=process."
             )
         if each:
@@ -168,7 +168,7 @@ def _places(config: SweepConfig) -> list[str | None]:
     wanted = config.workers or len(places)
     if wanted > len(places):
         raise SettingsError(
-            f"workers={wanted}: there are {len(devices)} GPUs, {count} for each worker. Give "
+            f"workers={wanted}: only {len(devices)} GPUs, with {count} per worker. Give "
             f"workers={len(places)} or fewer."
         )
     return list(places[:wanted])

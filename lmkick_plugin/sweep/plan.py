@@ -139,16 +139,18 @@ class SweepPlan:
             f"tasks: {' '.join(self.tasks)}",
         ]
         if failed and not self.retry_failed:
-            lines.append(f"{failed} cells have failed and are left: --retry-failed tries again")
+            lines.append(
+                f"{failed} cells have failed and are skipped: --retry-failed runs them again"
+            )
         if self.repeated:
-            lines.append(f"{self.repeated} points of the grid stood there twice and count once")
+            lines.append(f"{self.repeated} points of the grid were given twice and count once")
         return "\n".join(lines)
 
     def _estimate(self) -> str:
         seconds = self.seconds_left
         if seconds is None:
-            return "; how long that takes shows when the first cells are done"
-        return f", about {_span(seconds)} by what was finished"
+            return "; time estimate after the first cells"
+        return f", about {_span(seconds)} judging by finished cells"
 
     def _state(self, planned: PlannedCell) -> str:
         pending = self.pending(planned)
@@ -193,8 +195,8 @@ def make_plan(
         for task in given if isinstance(given, Mapping) else ():
             if task not in (*tasks, "default"):
                 raise CommandError(
-                    f"{name}.{task}: that is none of the sweep's tasks. {suggest(task, tasks)}"
-                    f"They are: {', '.join(tasks)}"
+                    f"{name}.{task}: not a task of the sweep. {suggest(task, tasks)}Its tasks: "
+                    f"{', '.join(tasks)}"
                 )
     cells, repeated = list_cells(config)
     settings = {task: task_settings(config, task) for task in tasks}

@@ -196,14 +196,14 @@ def _share(config: SweepConfig, total: Mapping[str, float]) -> tuple[float, int]
     if each > gpus:
         raise SettingsError(
             f"gpus_per_cell={each:g}: the Ray cluster has {gpus:g} GPUs. Give fewer, 0 for the "
-            "CPU, or add nodes that have some."
+            "CPU, or add nodes with GPUs."
         )
     room = int(total.get("CPU", 0))
     if each:
         room = min(room, int(gpus / each))
     elif config.workers is None:
         raise SettingsError(
-            "executor=ray: the cluster has no GPU for cells. Give workers=2 to run two of them on "
+            "executor=ray: the cluster has no GPU for cells. Give workers=2 to run two cells on "
             "CPUs."
         )
     if room < 1:

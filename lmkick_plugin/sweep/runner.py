@@ -151,8 +151,8 @@ def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[Sweep
     check_data_dir(config.data_dir)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise CommandError(
-            "a sweep starts its own processes: run it without accelerate launch or torchrun, with "
-            "--executor gpus"
+            "lmkick sweep starts its own processes: run it without accelerate launch or torchrun, "
+            "with --executor gpus"
         )
     check_folder("output", config.output_path)
     JudgePlan.read(config.metadata)
@@ -222,7 +222,7 @@ def _locked(output: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise CommandError(
-            f"another sweep is at work in {output}. Wait until it has ended, or give another output"
+            f"another sweep is running in {output}. Wait until it ends, or give another output"
         ) from error
     try:
         yield

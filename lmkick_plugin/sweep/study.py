@@ -55,7 +55,7 @@ def study_config(
     repeated = read_seeds("seed", "+".join(map(str, seeds)) if seeds else default)
     if kind == "seeds":
         if len(repeated) < 2:
-            raise CommandError("one seed has no spread: give several, as in --seeds 0 1 2")
+            raise CommandError("--seeds: one seed has no spread. Give several, as in --seeds 0 1 2")
     else:
         recipe[kind] = list(values or KINDS[kind] or _calibrations(settings["tasks"]))
     recipe["seed"] = list(repeated)
@@ -80,7 +80,7 @@ def _calibrations(tasks: Sequence[str]) -> list[str]:
             found.append(check_source(f"task:{short}"))
     if not found:
         raise CommandError(
-            "none of these tasks has training text to compare C4 with: name sources, as in "
-            "--values c4 task:alpaca self"
+            "no task has training text to compare with C4: name sources, as in --values c4 "
+            "task:alpaca self"
         )
     return ["c4", *dict.fromkeys(found)]

@@ -50,15 +50,15 @@ def load_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> dict[str, l
             manager = TaskManager(include_path=[TASK_FOLDER], metadata=dict(metadata))
         if name not in manager.all_tasks:
             raise SettingsError(
-                f"divergence_prompts: there is no task {name!r}. Give names of tasks or groups, "
-                "joined by a plus sign: kick_mmlu+kick_freebaseqa."
+                f"divergence_prompts: no task {name!r}. Give names of tasks or groups, joined by a "
+                "plus sign: kick_mmlu+kick_freebaseqa."
             )
         leaves = list(manager.load([name])["tasks"].values())
         for leaf in leaves:
             if leaf.OUTPUT_TYPE not in ("generate_until", "loglikelihood", "multiple_choice"):
                 raise SettingsError(
-                    f"divergence_prompts: {leaf.config.task} asks for {leaf.OUTPUT_TYPE}, so it "
-                    "has no prompts. Name tasks that generate or choose."
+                    f"divergence_prompts: {leaf.config.task} uses {leaf.OUTPUT_TYPE} requests, so "
+                    "it has no prompts. Name tasks that generate or choose."
                 )
         found[name] = leaves
     return found

@@ -63,7 +63,9 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
         rubric = rubric_of(self.task_name)
         if rubric is None:
-            raise SettingsError(f"{self.task_name}: nothing is known of how to judge this task.")
+            raise SettingsError(
+                f"{self.task_name}: no rubric for this task. Set metadata.rubric in its YAML."
+            )
         self._rubric = rubric
         self._share = 1
         self._references: dict[int, tuple[str, ...]] = {}
@@ -152,7 +154,7 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
                 for instance, answers in zip(self.instances, said, strict=True)
             ]
         except (Exception, KeyboardInterrupt) as error:  # what took hours must reach the disk
-            _LOGGER.exception("%s: there are no dense answers to compare with.", self.task_name)
+            _LOGGER.exception("%s: no dense answers to compare with.", self.task_name)
             reason = f"no answer of the dense model: {error}"
             verdicts = [(Verdict(scores=None, reason=reason),) * len(one) for one in said]
         else:
@@ -167,8 +169,8 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
         missing = sum(verdict.scores is None for given in verdicts for verdict in given)
         if missing:
             _LOGGER.warning(
-                "%s: %d answers are unjudged and left out of the judge's means. To judge them "
-                "later: lmkick judge RESULTS_DIR (what was judged is not asked again).",
+                "%s: %d answers are unjudged and left out of the judge's means. Judge them later "
+                "with lmkick judge RESULTS_DIR (judged answers are not asked again).",
                 self.task_name,
                 missing,
             )
@@ -265,10 +267,9 @@ def _require_dense_answers(task: str) -> None:
     else:
         problem = str(problems[0])
     raise SettingsError(
-        f"{task}: judge_reference=dense asks the evaluated model for its answers before "
-        f"compression, and {problem}. Give judge_reference=dense:RESULTS, the results folder or "
-        "samples file of an earlier run of the dense model with --log_samples; or run without a "
-        "judge and then lmkick judge RESULTS_DIR --judge_reference dense."
+        f"{task}: judge_reference=dense is not available: {problem}. Use "
+        "judge_reference=dense:RESULTS (a dense run with --log_samples), or judge later with "
+        "lmkick judge RESULTS_DIR --judge_reference dense."
     )
 
 
@@ -282,7 +283,7 @@ def _doc_hash(doc: Mapping[str, Any]) -> str:
 def _say_how_to_judge() -> None:
     """Once in a process."""
     _LOGGER.warning(
-        "No judge is configured, so only metrics that need none are reported. Answers saved with "
+        "No judge is configured: only metrics without a judge are reported. Answers saved with "
         "--output_path and --log_samples can be judged later: lmkick judge RESULTS_DIR "
         "--judge_model NAME"
     )

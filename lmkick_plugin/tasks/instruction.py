@@ -42,9 +42,9 @@ class InstructionTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no
             other = _place(folder)
             if other != own:
                 raise SettingsError(
-                    f"{self.task_name} reads {own or 'the Hub'}, and calibration={source} has read "
+                    f"{self.task_name} reads {own or 'the Hub'}, but calibration={source} read "
                     f"{other or 'the Hub'}: scored items may be among the calibration text. Give "
-                    f"both one data directory (data_dir=DIR in --model_args, or "
+                    "both one data directory (data_dir=DIR in --model_args, or "
                     f"{DATA_DIR_VARIABLE}=DIR)."
                 )
 

@@ -103,7 +103,7 @@ def test_missing_field(
         ("kick_instruct", "instruct/vicuna_bench.jsonl", {"turns": ["a", "b"]}, "one text"),
         ("kickonly_mtbench", "instruct/mt_bench.jsonl", {"turns": ["one"]}, "2 texts"),
         ("kickonly_mtbench", "instruct/mt_bench.jsonl", {"reference": ["one"]}, "'reference'"),
-        ("kick_summarization_large", "cnn_dailymail/test.jsonl", {"article": " "}, "to be text"),
+        ("kick_summarization_large", "cnn_dailymail/test.jsonl", {"article": " "}, "must be text"),
         (
             "kick_triviaqa_closed",
             "trivia_qa/nocontext_validation.jsonl",

@@ -192,9 +192,9 @@ def test_a_text_file_in_pieces(
     ("name", "content", "said"),
     [
         ("missing.txt", None, "no such file"),
-        ("own.csv", "a,b", "ends in .txt or .jsonl"),
+        ("own.csv", "a,b", "does not end in .txt or .jsonl"),
         ("own.txt", " \n\n ", "holds no text"),
-        ("own.jsonl", '{"words": 3}', "no field 'text'"),
+        ("own.jsonl", '{"words": 3}', "no text in field 'text'"),
         ("own.jsonl", "{", "not JSON"),
         ("own.txt.gz", "plain", "cannot be read"),
     ],

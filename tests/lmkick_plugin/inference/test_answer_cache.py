@@ -113,7 +113,7 @@ def test_a_cache_that_another_kind_of_model_filled_stops(
     with cached(HFLM(**settings), path) as model:
         score(model)
     with (
-        pytest.raises(SettingsError, match=r"does not name.*--use_cache ANOTHER_PATH"),
+        pytest.raises(SettingsError, match=r"unnamed model.*--use_cache ANOTHER_PATH"),
         cached(dense, path),
     ):
         pass

@@ -187,7 +187,7 @@ def test_no_positions_give_no_values() -> None:
         (torch.zeros(2, 0), torch.zeros(2, 0), "vocabulary is empty"),
         (torch.tensor([[0.0, math.nan]]), torch.zeros(1, 2), "the dense model's .* position 0"),
         (torch.zeros(1, 2), torch.tensor([[0.0, math.inf]]), "the compressed model's"),
-        (torch.zeros(1, 2), torch.full((1, 2), -math.inf), "no distribution"),
+        (torch.zeros(1, 2), torch.full((1, 2), -math.inf), "all -inf"),
     ],
 )
 def test_what_is_no_distribution_is_refused(

@@ -173,7 +173,7 @@ def test_broken_samples_leave_out_that_run_alone(grid: Path) -> None:
     samples.write_text(samples.read_text()[:-40])
     evidence = gather(collect([grid]), FAST)
     assert len(evidence.pairings) == 2
-    assert any("in the middle of a record" in note for note in evidence.notes)
+    assert any("is truncated" in note for note in evidence.notes)
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_other_weights_under_the_same_name_are_noticed(
     make_tiny_llama(1).save_pretrained(model)
     found = run_sweep({**small_sweep, "recipes": recipes}, progress=False)
     assert [cell.state for cell in found.cells] == ["done", "failed"]
-    assert "not those of the cells that are finished" in found.cells[1].errors[""]
+    assert "differ from those of finished cells" in found.cells[1].errors[""]
 
 
 def test_generation_tasks_go_through_a_chat_models_template(
@@ -309,7 +309,7 @@ def test_two_sweeps_do_not_share_a_folder(small_sweep: dict[str, Any]) -> None:
     folder = Path(small_sweep["output"])
     folder.mkdir()
     lock = FileLock(folder / ".sweep.lock")
-    with lock, pytest.raises(CommandError, match="another sweep is at work"):
+    with lock, pytest.raises(CommandError, match="another sweep is running"):
         run_sweep(small_sweep, progress=False)
     assert list(folder.rglob("cell.json")) == []
 

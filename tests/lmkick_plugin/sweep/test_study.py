@@ -69,7 +69,7 @@ def test_settings_of_the_sweep_may_stand_among_the_model_arguments() -> None:
     ("kind", "settings", "said"),
     [
         ("seeds", {"seeds": [3]}, "no spread"),
-        ("calibration", {}, "none of these tasks has training text"),
+        ("calibration", {}, "no task has training text"),
     ],
 )
 def test_nothing_to_vary(kind: str, settings: dict[str, Any], said: str) -> None:
@@ -134,7 +134,7 @@ def test_table(tmp_path: Path) -> None:
     ("changed", "said"),
     [
         ({"--tasks": "kick_nothing"}, "no task 'kick_nothing'"),
-        ({"--seeds": "0 0"}, "a seed twice"),
+        ({"--seeds": "0 0"}, "repeats a seed"),
         ({"--seeds": "-1"}, "seed="),
         ({"--model_args": "pretrained=/no/such,compressor=wanda,sparsity=0.5"}, "no such folder"),
         ({"--model_args": "pretrained=.,compressor=magnitude,sparsity=0.5"}, "does not go with"),
