@@ -70,7 +70,7 @@ def check_allocation(
         )
     for name, value in (("owl_lambda", owl_lambda), ("owl_threshold", owl_threshold)):
         if not is_number(value) or not 0 <= value < math.inf:
-            raise SettingsError(f"{name}={value!r}: expected a number from 0 on")
+            raise SettingsError(f"{name}={value!r}: expected a number of at least 0")
     if not isinstance(allocation, str):
         _check_blocks(allocation, [block.name for block in blocks])
     return pattern.sparsity

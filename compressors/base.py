@@ -122,13 +122,13 @@ def require_dampening(dampening_frac: object, block_size: object) -> None:
         and 0 <= dampening_frac <= 1
     ):
         raise SettingsError(
-            f"dampening_frac={dampening_frac!r} has to be a number from 0 to 1: the share of the "
-            "Hessian's mean diagonal that is added to it (0.01 as published)"
+            f"dampening_frac={dampening_frac!r}: expected a number from 0 to 1, the share of the "
+            "Hessian's mean diagonal to add (0.01 as published)"
         )
     if not (is_integer(block_size) and isinstance(block_size, int) and block_size >= 1):
         raise SettingsError(
-            f"block_size={block_size!r} has to be an integer from 1 on: the number of columns "
-            "worked on at a time (128 as published)"
+            f"block_size={block_size!r}: expected an integer of at least 1, the columns per block "
+            "(128 as published)"
         )
 
 
@@ -143,8 +143,8 @@ def require_finite_weight(weight: Tensor) -> None:
     """Raise :class:`NumericalError` if ``weight`` holds an infinity or NaN."""
     if not all_finite(weight):
         raise NumericalError(
-            "the weight is not finite (it holds NaN or infinity) before any compression: check the "
-            "checkpoint, and load it in the dtype it was saved in"
+            "the weight holds NaN or infinity before compression: check the checkpoint, and load "
+            "it in the dtype it was saved in"
         )
 
 

@@ -63,7 +63,7 @@ class CacheEntry:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("%s is damaged (%s): its blocks are read, and reported anew", path, error)
+            _log.warning("%s is damaged (%s): its blocks are read and reported again", path, error)
             return None
 
     def finish(self, report: CompressionReport) -> None:
@@ -91,7 +91,8 @@ class CompressionCache:
         self._directory = Path(directory)
         if not limit_gb > 0:
             raise SettingsError(
-                f"compress_cache_gb={limit_gb!r}: give how many GB compress_cache may take, above 0"
+                f"compress_cache_gb={limit_gb!r}: expected the GB that compress_cache may take, "
+                "above 0"
             )
         self._limit = int(limit_gb * 1e9)
         try:
@@ -100,8 +101,7 @@ class CompressionCache:
                 pass
         except OSError as error:
             raise SettingsError(
-                f"compress_cache={directory} cannot be used: {error}; choose a folder that can be "
-                "written to"
+                f"compress_cache={directory}: {error}; choose a writable folder"
             ) from error
 
     @property
@@ -122,8 +122,9 @@ class CompressionCache:
         size = int(size * _OVERHEAD)
         if size > self._limit:
             raise SettingsError(
-                f"this compression takes {size / 1e9:.3g} GB, and compress_cache_gb allows "
-                f"{self._limit / 1e9:.3g} for all: raise it, or leave compress_cache out"
+                f"this compression takes {size / 1e9:.3g} GB, more than "
+                f"compress_cache_gb={self._limit / 1e9:.3g}: raise it, or leave "
+                "compress_cache out"
             )
         name = entry_name(identity)
         lock = self._lock(name)
@@ -131,7 +132,7 @@ class CompressionCache:
             lock.acquire(timeout=0)
         except Timeout:
             _log.warning(
-                "another process is at work on the same compression in %s: waiting for it",
+                "another process is running the same compression in %s: waiting for it",
                 self._directory,
             )
             lock.acquire()
@@ -165,8 +166,7 @@ class CompressionCache:
             return
         differing = [key for key in identity if not stated or stated.get(key) != identity[key]]
         _log.warning(
-            "%s is not the entry that its name says (%s differ): it is removed, and the model "
-            "compressed anew",
+            "%s is not the entry that its name says (%s differ): removed; compressing again",
             folder,
             ", ".join(differing) or "parts of its resume.json",
         )
@@ -186,14 +186,14 @@ class CompressionCache:
             lock = self._lock(folder.name)
             try:
                 with lock.acquire(timeout=0):
-                    _log.info("%s makes room for another compression", folder)
+                    _log.info("removed %s to make room for another compression", folder)
                     _remove(folder)
                     sizes.pop(folder)
             except Timeout:
                 continue
         if sum(sizes.values()) + size > self._limit:
             _log.warning(
-                "%s takes more than compress_cache_gb allows while other processes use its entries",
+                "%s exceeds compress_cache_gb while other processes use its entries",
                 self._directory,
             )
         there = self._directory / wanted
@@ -201,8 +201,9 @@ class CompressionCache:
         free = shutil.disk_usage(self._directory).free
         if needed > free:
             raise SettingsError(
-                f"compress_cache={self._directory}: this compression takes {size / 1e9:.3g} GB, "
-                f"and the disk has {free / 1e9:.3g} left; make room, or choose another folder"
+                f"compress_cache={self._directory}: this compression takes {size / 1e9:.3g} "
+                f"GB, and the disk has {free / 1e9:.3g} free; make room, or choose another "
+                "folder"
             )
 
 

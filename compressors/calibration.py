@@ -148,17 +148,17 @@ def load_calibration(
     """
     for name, value in (("nsamples", nsamples), ("seqlen", seqlen)):
         if value < 1:
-            raise SettingsError(f"{name}={value}: calibration needs at least 1")
+            raise SettingsError(f"{name}={value}: expected at least 1")
     context = max_length or getattr(tokenizer, "model_max_length", None)
     if context is not None and seqlen > context:
         _log.warning(
-            "seqlen=%d is longer than the model's context: calibration samples are cut to %d",
+            "seqlen=%d exceeds the model's context: calibration samples are cut to %d",
             seqlen, context,
         )  # fmt: skip
         seqlen = int(context)
     text = _find(source, data_dir)
     if not any(document.strip() for document in text.documents):
-        raise SettingsError(f"{text.name}: no text in it; give a source that holds some")
+        raise SettingsError(f"{text.name}: holds no text; give another source")
     if provenance is not None:
         provenance |= text.provenance()
     begin = first_token(tokenizer, bos)
@@ -214,7 +214,8 @@ class _Sampler:
             return self._from_short(text, order)
         if len(samples) < self._nsamples:
             _log.warning(
-                "%s: %d documents hold %d tokens or more; %d samples are further crops of those",
+                "%s: only %d documents hold %d tokens or more; %d samples are further crops of "
+                "those",
                 text.name, len(long), self._seqlen, self._nsamples - len(samples),
             )  # fmt: skip
             samples += [
@@ -272,16 +273,16 @@ def _find(source: str | Path | Iterable[str], data_dir: str | Path | None) -> _T
         path = zipped if zipped.exists() and not path.exists() else path
         if not path.exists():
             raise SettingsError(
-                f"calibration={source}: {path} is missing from data_dir; put it there (JSON Lines "
-                "with the field text), give the path of another file as calibration, or leave "
-                "data_dir out to use the Hub"
+                f"calibration={source}: {path} does not exist; put it there (JSON Lines with the "
+                "field text), give another file as calibration, or leave data_dir out to use the "
+                "Hub"
             )
         return _Text(str(path), _read_jsonl(path), joined, "data_dir", str(path))
     if isinstance(source, str | Path):
         return _from_file(Path(source))
     texts = list(source)
     if not all(isinstance(text, str) for text in texts):
-        raise SettingsError("calibration texts must be strings; one of those given is not")
+        raise SettingsError("calibration texts must be strings")
     return _Text("the given texts", texts, joined=False)
 
 
@@ -305,8 +306,8 @@ def _from_hub(source: str, dataset: str, arguments: dict[str, Any], local: str) 
 def _from_file(path: Path) -> _Text:
     if not path.is_file():
         raise SettingsError(
-            f"calibration={path}: no such file, nor one of the names {', '.join(_NAMED)}; give the "
-            f"path of a file that ends in {', '.join(_FORMATS)}"
+            f"calibration={path}: no such file; give one of {', '.join(_NAMED)}, or the path of a "
+            f"file ending in {', '.join(_FORMATS)}"
         )
     kind = path.name.removesuffix(".gz")
     if kind.endswith(".jsonl"):

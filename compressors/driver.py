@@ -115,7 +115,7 @@ def compress_model(
     clock = _Clock()
     if resume_dir is not None and compress_cache is not None:
         raise SettingsError(
-            "resume_dir and compress_cache were both given, and compress_cache keeps finished "
+            "resume_dir and compress_cache were both given, but compress_cache keeps finished "
             "blocks too: leave resume_dir out"
         )
     cache = None if compress_cache is None else CompressionCache(compress_cache, compress_cache_gb)
@@ -333,8 +333,7 @@ def _batches(tokens: Tensor, batch_size: int | None, device: torch.device) -> tu
         batch_size = max(1, BATCH_TOKENS.get(device.type, 16384) // tokens.shape[1])
     if batch_size < 1:
         raise SettingsError(
-            f"batch_size={batch_size!r}: give how many calibration samples go through a block at "
-            "once, 1 or more, or None"
+            f"batch_size={batch_size!r}: expected samples per forward pass, at least 1, or None"
         )
     return torch.split(tokens, batch_size)
 

@@ -66,7 +66,7 @@ class FloatGrid(Grid):
         """
         if number_format not in FLOAT_FORMATS:
             raise SettingsError(
-                f"number_format={number_format!r}: give one of {', '.join(NUMBER_FORMATS)}"
+                f"number_format={number_format!r}: expected one of {', '.join(NUMBER_FORMATS)}"
             )
         own = FLOAT_FORMATS[number_format]
         return cls(
@@ -186,6 +186,6 @@ def _power_of_two(amax: Tensor) -> Tensor:
 def _require_finite(scale: Tensor, number_format: str) -> None:
     if not all_finite(scale):
         raise NumericalError(
-            f"a scale of {number_format} is not finite: weights are too large or too small for it; "
-            "use number_format=int"
+            f"a scale of {number_format} is not finite: weights exceed its range; use "
+            "number_format=int"
         )

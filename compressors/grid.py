@@ -59,18 +59,17 @@ class Grid:
 
     def __post_init__(self) -> None:
         if not is_integer(self.num_bits) or not 2 <= self.num_bits <= 8:
-            raise SettingsError(
-                f"num_bits={self.num_bits!r} is out of range: 2 to 8 bits are supported"
-            )
+            raise SettingsError(f"num_bits={self.num_bits!r}: expected 2 to 8")
         size = self.group_size
         if size is not None and (not is_integer(size) or size < 1):
             raise SettingsError(
-                f"group_size={size!r} has to be an integer from 1 on, or None for one group per row"
+                f"group_size={size!r}: expected an integer of at least 1, or None for one group "
+                "per row"
             )
         if self.scale_dtype not in (None, torch.float16, torch.bfloat16):
             raise SettingsError(
-                f"scale_dtype={self.scale_dtype!r}: scales are stored as torch.float16 or "
-                "torch.bfloat16, or stay float32 (None)"
+                f"scale_dtype={self.scale_dtype!r}: expected torch.float16, torch.bfloat16 or "
+                "None (float32)"
             )
 
     @property

@@ -49,8 +49,8 @@ class Unstructured:
     def __post_init__(self) -> None:
         if not is_number(self.sparsity) or not 0 <= self.sparsity < 1:
             raise SettingsError(
-                f"sparsity={self.sparsity!r} is out of range: give the share to prune, a number "
-                "from 0 up to, but not including, 1 (0.5 prunes half)"
+                f"sparsity={self.sparsity!r}: expected the share to prune, at least 0 and below 1 "
+                "(0.5 prunes half)"
             )
 
     def __str__(self) -> str:
@@ -103,8 +103,8 @@ class NM:
     def __post_init__(self) -> None:
         if not (is_integer(self.n) and is_integer(self.m)) or not 1 <= self.n < self.m:
             raise SettingsError(
-                f"pattern {self.n}:{self.m} is not N:M with 1 <= N < M: N is the number of weights "
-                "kept of every M (2:4 keeps two of four)"
+                f"pattern {self.n}:{self.m}: expected N:M with 1 <= N < M, N weights kept of every "
+                "M (2:4 keeps two of four)"
             )
 
     def __str__(self) -> str:
@@ -185,8 +185,8 @@ def require_pattern(pattern: object) -> None:
     """Raise :class:`SettingsError` unless this is a pattern: ``"2:4"`` and 0.5 are none."""
     if not isinstance(pattern, Unstructured | NM):
         raise SettingsError(
-            f"pattern={pattern!r} is not a pattern: give Unstructured(sparsity), such as "
-            "Unstructured(0.5), or NM(n, m), such as NM(2, 4)"
+            f"pattern={pattern!r}: expected Unstructured(sparsity), such as Unstructured(0.5), or "
+            "NM(n, m), such as NM(2, 4)"
         )
 
 

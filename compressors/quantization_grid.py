@@ -106,7 +106,7 @@ class QuantizationGrid:
         if off:
             raise NumericalError(
                 f"{off} of {weight.numel()} weights are not on the grid they were quantized to: "
-                "the weights were changed after compression"
+                "they were changed after compression"
             )
         return codes
 

@@ -178,5 +178,5 @@ def write_table(report: CompressionReport, path: str | Path) -> None:
         ]
         text = csv_text([[column.name for column in fields(LayerReport)], *rows])
     else:
-        raise SettingsError(f"{path}: a table is written as .csv or .json; rename it")
+        raise SettingsError(f"{path}: expected a name ending in .csv or .json; rename it")
     write_atomically(path, text)

@@ -106,15 +106,14 @@ class ResumeStore:
                 stray = sorted(self._directory.glob("block_*.safetensors"))
                 if stray:
                     raise SettingsError(
-                        f"{self._directory} holds finished blocks ({stray[0].name}, ...) but its "
-                        "resume.json is missing or unreadable, so what they belong to is not "
-                        f"known; choose another {argument} or delete this one"
+                        f"{self._directory} holds finished blocks ({stray[0].name}, ...) without a "
+                        "readable resume.json, so their compression is unknown; choose another "
+                        f"{argument} or delete this one"
                     )
                 write_atomically(header, (json.dumps(identity, indent=1) + "\n").encode())
         except OSError as error:
             raise SettingsError(
-                f"{argument}={self._directory} cannot be used: {error}; choose a directory that "
-                "can be written to"
+                f"{argument}={self._directory}: {error}; choose a writable folder"
             ) from error
         if before is not None:
             _require_same(self._directory, before, identity)
@@ -180,7 +179,7 @@ class ResumeStore:
                 rows, tensors, found = _read_block(path, block)
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
                 _log.warning(
-                    "%s is damaged (%s): the block is compressed again, and those after it",
+                    "%s is damaged (%s): compressing again from this block on",
                     path,
                     error,
                 )

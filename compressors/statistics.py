@@ -56,8 +56,7 @@ class Statistic:
         """
         if x.shape[-1] != self.in_features:
             raise SettingsError(
-                f"inputs of width {x.shape[-1]} do not belong to a layer of {self.in_features} "
-                "in_features"
+                f"inputs have {x.shape[-1]} features, the layer has in_features={self.in_features}"
             )
         rows = x.detach().reshape(-1, self.in_features)
         if rows.shape[0]:
@@ -85,8 +84,8 @@ class Statistic:
         """Raise :class:`SettingsError` if nothing was seen."""
         if not self.tokens:
             raise SettingsError(
-                "no calibration tokens were seen: calibrate with nsamples of 1 or more, or use the "
-                "method that fallback() returns"
+                "no calibration tokens were seen: raise nsamples to at least 1, or use the method "
+                "that fallback() returns"
             )
 
     def _add(self, rows: Tensor) -> None:
@@ -243,6 +242,6 @@ def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
 def _require_finite(sums: Tensor) -> None:
     if not all_finite(sums):
         raise NumericalError(
-            "the statistics of its inputs are not finite: an activation overflowed or is NaN; load "
-            "the model in bfloat16 or float32, and check the calibration text"
+            "the input statistics are not finite: an activation overflowed or is NaN; load the "
+            "model in bfloat16 or float32, and check the calibration text"
         )

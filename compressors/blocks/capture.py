@@ -183,8 +183,8 @@ def _record(
         return recorder
     if isinstance(first_error, _WrongReturnError):
         raise UnsupportedModelError(
-            f"the blocks of {type(model).__name__} do not pass hidden states of one shape from one "
-            f"to the next ({first_error}); this model cannot be compressed block by block"
+            f"the blocks of {type(model).__name__} do not pass on hidden states of one shape "
+            f"({first_error}); this model cannot be compressed block by block"
         )
     # Not about the stand-ins: the model cannot run on these tokens, and its own words say why.
     raise first_error or RuntimeError("no stand-in for the blocks was tried")

@@ -128,9 +128,8 @@ class Solver:
         """
         if not all_finite(result.weight):
             raise NumericalError(
-                f"{matrix.name}: its compressed weight is not finite, it does not fit "
-                f"{result.weight.dtype}; load the model in bfloat16 or float32, or raise "
-                "dampening_frac where the method has one"
+                f"{matrix.name}: the compressed weight overflows {result.weight.dtype}; load the "
+                "model in bfloat16 or float32, or raise dampening_frac where the method has one"
             )
         matrix.write(result.weight)
         grid = QuantizationGrid.of(result)
@@ -164,8 +163,8 @@ class Solver:
         if isinstance(group.statistic, Hessian) and tokens < width and width not in self._warned:
             self._warned.add(width)
             _log.warning(
-                "%s: %d calibration tokens for in_features=%d, so its Hessian has rank %d at most; "
-                "raise nsamples or seqlen (damping makes up for what is missing)",
+                "%s: %d calibration tokens for in_features=%d, so the Hessian has at most rank "
+                "%d; raise nsamples or seqlen (damping fills the rest)",
                 group.matrices[0].name, tokens, width, tokens,
             )  # fmt: skip
 

@@ -53,8 +53,7 @@ def check_supported(model: nn.Module) -> None:
         kind = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
         raise UnsupportedModelError(
             f"the checkpoint is already quantized ({kind or type(quantized).__name__}); compress "
-            "the original checkpoint in float32, bfloat16 or float16, or evaluate this one with "
-            "compressor=none"
+            "the unquantized checkpoint, or evaluate this one with compressor=none"
         )
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
@@ -103,8 +102,8 @@ def find_blocks(model: nn.Module, *, with_weights: bool = True) -> list[Block]:
         )
     if adapters:
         _log.warning(
-            "the model carries adapters that are not merged: their base layers are compressed, the "
-            "adapters themselves stay dense; merge_and_unload() first to compress the sum"
+            "the model has unmerged adapters: base layers are compressed, adapters stay dense; "
+            "call merge_and_unload() first to compress the sum"
         )
     return blocks
 
@@ -127,10 +126,10 @@ def _block_list(model: nn.Module) -> tuple[str, list[nn.Module]]:
     found = _in_decoder(model, named) or _in_decoder(model, _outermost(lists))
     if not found:
         raise UnsupportedModelError(
-            f"cannot find the decoder blocks of {type(model).__name__}: it has no ModuleList of "
-            f"the classes in _no_split_modules ({sorted(unsplit) or 'none named'}), nor another "
-            "of which every item holds Linear layers; set model._no_split_modules to the class "
-            "name of its blocks"
+            f"cannot find the decoder blocks of {type(model).__name__}: no ModuleList of the "
+            f"classes in _no_split_modules ({sorted(unsplit) or 'none named'}), nor one of which "
+            "every item holds Linear layers; set model._no_split_modules to the class name of its "
+            "blocks"
         )
     name, module = max(found, key=lambda item: _size(item[1]))
     return name, list(module)
@@ -160,14 +159,14 @@ def _check_readable(matrix: WeightMatrix) -> None:
     parameter = matrix.parameter
     if parameter.is_meta:
         raise UnsupportedModelError(
-            f"{matrix.name}: its weights are offloaded (device 'meta') and could not be replaced; "
-            "load the model without offloading, for instance device_map='cpu': blocks are moved to "
-            "the compute device one after the other here, so the model need not fit on it"
+            f"{matrix.name}: weights on device 'meta' cannot be replaced; load without offloading, "
+            "for instance device_map='cpu' (blocks visit the compute device one by one, so the "
+            "model need not fit on it)"
         )
     if not parameter.dtype.is_floating_point or torch.finfo(parameter.dtype).bits < 16:
         raise UnsupportedModelError(
             f"{matrix.name}: weights of dtype {parameter.dtype} are already quantized; compress "
-            "the original checkpoint in float32, bfloat16 or float16"
+            "the unquantized checkpoint"
         )
 
 

@@ -102,9 +102,9 @@ def block_matrices(path: str, block: nn.Module) -> Iterator[WeightMatrix]:
     }
     if sum(unknown.values()) > _UNKNOWN_SHARE * _size(block):
         raise UnsupportedModelError(
-            f"{path}: most weights would be left as they are, because {type(block).__name__} keeps "
-            f"{', '.join(unknown)} in a form that is not known here (Linear, Conv1D and the fused "
-            "experts of transformers are); nothing was compressed"
+            f"{path}: {type(block).__name__} keeps most weights ({', '.join(unknown)}) in an "
+            "unsupported form; supported are Linear, Conv1D and the fused experts of "
+            "transformers. Nothing was compressed"
         )
     yield from found
 

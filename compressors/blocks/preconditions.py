@@ -57,7 +57,7 @@ def require_calibration(model: nn.Module, method: str, calibration: Tensor | Non
         )
     if 0 in shape:
         raise SettingsError(
-            f"{method} needs calibration data, and it is empty {shape}: raise nsamples and seqlen "
+            f"{method} needs calibration data, but it is empty {shape}: raise nsamples and seqlen "
             "above 0"
         )
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
@@ -71,8 +71,9 @@ def require_calibration(model: nn.Module, method: str, calibration: Tensor | Non
     context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if isinstance(context, int) and 0 < context < shape[1]:
         raise SettingsError(
-            f"calibration samples have {shape[1]} tokens, but the model's context is {context} "
-            "(max_position_embeddings): cut them to it, as load_calibration does with max_length"
+            f"calibration samples have {shape[1]} tokens, more than the model's context of "
+            f"{context} (max_position_embeddings): lower seqlen, or use load_calibration with "
+            "max_length"
         )
     return calibration.long()
 
@@ -116,9 +117,8 @@ def _name_non_finite(suspect: WeightMatrix, blocks: Sequence[Block]) -> None:
             bad = int((~torch.isfinite(matrix.view())).sum())
             if bad:
                 raise NumericalError(
-                    f"{matrix.name}: {bad} of its weights are NaN or infinite; the checkpoint is "
-                    "damaged, or was converted to a dtype too narrow for it: load it in bfloat16 "
-                    "or float32"
+                    f"{matrix.name}: {bad} weights are NaN or infinite; the checkpoint is damaged "
+                    "or its dtype too narrow: load it in bfloat16 or float32"
                 )
 
 
@@ -144,7 +144,7 @@ def memory_advice() -> Iterator[None]:
         if not out and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
         raise torch.OutOfMemoryError(
-            "out of memory while compressing: lower batch_size (samples that go through a block at "
-            "once), then seqlen or nsamples; with resume_dir, blocks that are finished are kept "
-            f"and the next run goes on after them. What failed: {error}"
+            "out of memory while compressing: lower batch_size (samples per forward pass), then "
+            "seqlen or nsamples; with resume_dir, the next run continues after the finished "
+            f"blocks. Cause: {error}"
         ) from error

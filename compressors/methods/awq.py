@@ -72,8 +72,8 @@ class AWQ(Quantizer):
         Quantizer.__post_init__(self)
         if not is_integer(self.grid_points) or self.grid_points < 1:
             raise SettingsError(
-                f"grid_points={self.grid_points!r} has to be an integer from 1 on: the number of "
-                "exponents that are tried (20 as published)"
+                f"grid_points={self.grid_points!r}: expected an integer of at least 1, the number "
+                "of exponents tried (20 as published)"
             )
 
     @property

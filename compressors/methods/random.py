@@ -50,7 +50,7 @@ class Random(Compressor):
     def __post_init__(self) -> None:
         require_pattern(self.pattern)
         if not is_integer(self.seed) or self.seed < 0:
-            raise SettingsError(f"seed={self.seed!r} has to be an integer from 0 on")
+            raise SettingsError(f"seed={self.seed!r}: expected an integer of at least 0")
 
     def check(self, name: str, out_features: int, in_features: int) -> None:
         """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""

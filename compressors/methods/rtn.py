@@ -51,8 +51,8 @@ class Quantizer(Compressor):
             given, own = getattr(self, name), getattr(grid, name)
             if given not in (own, defaults[name]):
                 raise SettingsError(
-                    f"{name}={given!r} does not go with number_format={self.number_format}, whose "
-                    f"{name} is {own!r}: leave it out"
+                    f"{name}={given!r} does not go with number_format={self.number_format}, which "
+                    f"fixes {name}={own!r}: leave it out"
                 )
             object.__setattr__(self, name, own)
 

@@ -58,15 +58,13 @@ class SparseGPT(Compressor):
     def __post_init__(self) -> None:
         require_pattern(self.pattern)
         if self.quantize is not None and not isinstance(self.quantize, RTN):
-            raise SettingsError(
-                f"quantize={self.quantize!r} is not a grid: give RTN(num_bits=...) or None"
-            )
+            raise SettingsError(f"quantize={self.quantize!r}: expected RTN(num_bits=...) or None")
         require_dampening(self.dampening_frac, self.block_size)
         if isinstance(self.pattern, NM) and self.block_size % self.pattern.m:
             fitting = max(128 // self.pattern.m, 1) * self.pattern.m
             raise SettingsError(
                 f"block_size={self.block_size} is not divisible by M={self.pattern.m} of pattern "
-                f"{self.pattern}: use a multiple of it, such as {fitting}"
+                f"{self.pattern}: use a multiple, such as {fitting}"
             )
 
     def check(self, name: str, out_features: int, in_features: int) -> None:

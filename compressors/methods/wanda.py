@@ -50,8 +50,8 @@ class Wanda(Compressor):
         require_pattern(self.pattern)
         if self.variant and isinstance(self.pattern, NM):
             raise SettingsError(
-                f"Wanda's variant shifts sparsity between rows, which pattern {self.pattern} does "
-                "not allow: use an unstructured sparsity, or variant=False"
+                f"variant=True shifts sparsity between rows, which pattern {self.pattern} does not "
+                "allow: use an unstructured sparsity, or variant=False"
             )
 
     def check(self, name: str, out_features: int, in_features: int) -> None:

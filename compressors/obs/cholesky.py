@@ -64,9 +64,9 @@ def factorize(
             return Factor(lower=lower, inverses=inverses, dampening=used)
         if used >= 1:
             raise NumericalError(
-                "the Hessian of its inputs is not positive definite, not even at dampening_frac 1 "
-                f"({dampening_frac} was asked for); add calibration samples, or load the model in "
-                "bfloat16 or float32"
+                "the Hessian is not positive definite, not even at dampening_frac 1 "
+                f"({dampening_frac} given); add calibration samples, or load the model in bfloat16 "
+                "or float32"
             )
         used = min(1.0, max(2 * used, _FIRST_RAISE))
 

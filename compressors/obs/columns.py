@@ -62,7 +62,7 @@ def can_fuse(device: torch.device) -> bool:
         if isinstance(error, RuntimeError) and "C compiler" not in str(error):
             raise
         _log.warning(
-            "Triton cannot compile here (%s), so torch compresses the columns, which takes longer; "
+            "Triton cannot compile here (%s), so torch runs the column pass, which takes longer; "
             "install a C compiler and Python's headers",
             error,
         )

@@ -69,7 +69,7 @@ def check_calibration_size(recipe: Recipe, config: Any) -> None:
     if recipe.nsamples * sample > memory:
         raise SettingsError(
             f"nsamples={recipe.nsamples}: calibration would take "
-            f"{recipe.nsamples * sample / 1000000000.0:,.0f} GB, and this machine has "
-            f"{memory / 1000000000.0:,.0f}. At most {memory // sample:,} samples of this length "
+            f"{recipe.nsamples * sample / 1e9:,.0f} GB, and this machine has "
+            f"{memory / 1e9:,.0f}. At most {memory // sample:,} samples of this length "
             "fit; 128 is usual."
         )

@@ -199,7 +199,7 @@ def test_what_cannot_be_kept_is_refused_before_the_work(
     with pytest.raises(SettingsError, match="leave resume_dir out"):
         run(model, samples, tmp_path, resume_dir=tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match=r"compress_cache=.*file cannot be used"):
+    with pytest.raises(SettingsError, match=r"compress_cache=.*choose a writable folder"):
         run(model, samples, tmp_path / "file")
     monkeypatch.setattr(
         "shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000, "total": 1, "used": 1})

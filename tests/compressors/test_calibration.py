@@ -183,7 +183,7 @@ def test_a_data_dir_without_the_file_is_an_error(
 ) -> None:
     # The test rows must never be what calibrates.
     write_jsonl(tmp_path / "wikitext" / "test.jsonl", DOCUMENTS)
-    with pytest.raises(SettingsError, match=f"{file} is missing"):
+    with pytest.raises(SettingsError, match=f"{file} does not exist"):
         load(source, tokenizer, data_dir=tmp_path)
 
 
@@ -245,7 +245,7 @@ def test_the_hub_itself(tokenizer: Any, source: str) -> None:
         ("text.csv", b"a,b", r"must end in one of \.txt"),
         ("empty.jsonl", b"", "the file is empty"),
         ("empty.txt", b" \n\n ", "the file is empty"),
-        ("blank.jsonl", b'{"text": ""}\n{"text": " "}\n', "no text in it"),
+        ("blank.jsonl", b'{"text": ""}\n{"text": " "}\n', "holds no text"),
         ("latin.txt", "caf\u00e9 ".encode("latin-1") * 200, "not UTF-8"),
         ("latin.jsonl", '{"text": "caf\u00e9"}'.encode("latin-1"), "not UTF-8"),
         (

@@ -114,7 +114,11 @@ def test_models_without_a_plain_cache_go_to_hf_and_it_is_said_once(
     requests = some_requests(6)
     assert answers(kick, requests) == answers(hf, requests)
     assert answers(kick, requests[:1])
-    lines = [entry.getMessage() for entry in said.records if "by lm-eval's hf model" in entry.getMessage()]
+    lines = [
+        entry.getMessage()
+        for entry in said.records
+        if "by lm-eval's hf model" in entry.getMessage()
+    ]
     assert len(lines) == len(set(lines))
     assert any(reason in line for line in lines)
 
