@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Sparsity by block: the same for all, by each block's outliers (OWL), or as given.
+r"""Sparsity by block: uniform, by outlier share (OWL), or given.
 
 OWL prunes blocks with many outliers less. The outlier share of a block is the share of its scores
 :math:`|W_{ij}| \cdot \|X_j\|_2` (Wanda's) that exceed a threshold times their mean, over all
@@ -47,7 +47,7 @@ def check_allocation(
     owl_lambda: float,
     owl_threshold: float,
 ) -> float | None:
-    """The sparsity that is shared out; None where all blocks get the method's own.
+    """Sparsity to distribute; None where every block gets the method's own.
 
     Raises:
         SettingsError: The method prunes by N:M or not at all, a block is missing, or a number is
@@ -97,7 +97,7 @@ def owl(
     sparsity: float,
     owl_lambda: float = 0.08,
 ) -> dict[str, float]:
-    """The sparsity of each block by its outlier share.
+    """Sparsity of each block by its outlier share.
 
     Args:
         shares: Outlier share of each block.
@@ -172,7 +172,7 @@ def outlier_shares(
 
 
 def _share(scored: Sequence[tuple[Tensor, Tensor]], threshold: float) -> float:
-    """Share of the scores of some matrices above a multiple of their common mean."""
+    """Share of scores above a multiple of their common mean."""
     count = sum(weight.numel() for weight, _ in scored)
     if not count:
         return 0.0

@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressedWeight:
-    """The outcome of compressing one weight matrix.
+    """Result of compressing one weight matrix.
 
     Attributes:
         weight: ``[out_features, in_features]``, the input's dtype and device; dense storage, and
@@ -64,7 +64,7 @@ class CompressedWeight:
 
 
 class Compressor(ABC):
-    """A frozen dataclass of a method's settings, and its pure function of a weight."""
+    """Frozen settings of a method, and its pure function of a weight."""
 
     __slots__ = ()
 
@@ -73,7 +73,7 @@ class Compressor(ABC):
 
     @abstractmethod
     def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if this shape does not go with the settings.
+        """Raise :class:`UnsupportedModelError` if a shape does not go with the settings.
 
         Called for every matrix before the first forward pass; the message names the layer and says
         which sizes would do.
@@ -86,7 +86,7 @@ class Compressor(ABC):
     def compress_together(
         self, weights: Sequence[Tensor], stats: Any, feeds_scores: Sequence[bool] = ()
     ) -> list[CompressedWeight]:
-        """Compress matrices that read the same input, sharing whatever depends on the input alone.
+        """Compress matrices that read the same input, sharing what depends on it alone.
 
         Comparison groups stay within each matrix: unless a method says so, the results are those of
         :meth:`compress`.
@@ -100,7 +100,7 @@ class Compressor(ABC):
         return [self.compress(weight, stats) for weight in weights]
 
     def fallback(self) -> Compressor:
-        """The calibration-free method for a matrix whose input was (almost) never seen."""
+        """Calibration-free method for a matrix whose input was (almost) never seen."""
         return self
 
 
@@ -115,7 +115,7 @@ def is_number(value: object) -> bool:
 
 
 def require_dampening(dampening_frac: object, block_size: object) -> None:
-    """Raise :class:`SettingsError` unless these are settings of the Hessian methods."""
+    """Refuse wrong settings of the Hessian methods."""
     if not (
         is_number(dampening_frac)
         and isinstance(dampening_frac, (int, float))
@@ -133,14 +133,14 @@ def require_dampening(dampening_frac: object, block_size: object) -> None:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether no element is an infinity or NaN."""
+    """Whether every element is finite."""
     # One pass without temporaries; finite values whose sum overflows are looked at again.
     total = values.detach().sum(dtype=torch.float32)
     return bool(torch.isfinite(total)) or bool(torch.isfinite(values).all())
 
 
 def require_finite_weight(weight: Tensor) -> None:
-    """Raise :class:`NumericalError` if ``weight`` holds an infinity or NaN."""
+    """Raise :class:`NumericalError` if ``weight`` holds NaN or infinity."""
     if not all_finite(weight):
         raise NumericalError(
             "the weight holds NaN or infinity before compression: check the checkpoint, and load "

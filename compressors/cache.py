@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cache of compressed weights for other runs: one folder per entry, keyed by all that decides them.
+"""Cache of compressed weights for other runs: one folder per entry, keyed by its identity.
 
 An entry is the directory of a :class:`compressors.resume.ResumeStore` under the SHA-256 of its
 identity (weights and configuration of the model, recipe, calibration tokens, versions), and the
@@ -43,7 +43,7 @@ _OVERHEAD = 1.05
 
 
 class CacheEntry:
-    """One compression in a cache, locked.
+    """One locked compression of a cache.
 
     Attributes:
         store: Its finished blocks.
@@ -54,7 +54,7 @@ class CacheEntry:
         self.store = ResumeStore(folder, identity, argument="compress_cache")
 
     def report(self) -> CompressionReport | None:
-        """The report of the run that finished the entry; None where it is not finished."""
+        """Report of the run that finished the entry; None where it is not finished."""
         path = self._folder / _REPORT
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ class CacheEntry:
             return None
 
     def finish(self, report: CompressionReport) -> None:
-        """Keep the report: the entry is complete.
+        """Store the report, which completes the entry.
 
         Raises:
             OSError: It cannot be written.
@@ -110,7 +110,7 @@ class CompressionCache:
 
     @contextmanager
     def entry(self, identity: Mapping[str, str], size: int) -> Iterator[CacheEntry]:
-        """Hold the entry of a compression; waits for a process that has it.
+        """Lock the entry of a compression; waits for a process that holds it.
 
         Args:
             identity: What :func:`compressors.resume.fingerprint` returns.
@@ -153,7 +153,7 @@ class CompressionCache:
         return FileLock(self._locks / f"{name}.lock")
 
     def _discard_foreign(self, folder: Path, identity: Mapping[str, str]) -> None:
-        """Remove an entry that says it is another one: a copied or renamed folder."""
+        """Remove a copied or renamed folder."""
         try:
             stated = json.loads((folder / "resume.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -173,7 +173,7 @@ class CompressionCache:
         _remove(folder)
 
     def _make_room(self, wanted: str, size: int) -> None:
-        """Remove what was not used for longest, until an entry of ``size`` fits in."""
+        """Remove least recently used entries until ``size`` fits."""
         others = {
             folder.parent: folder.stat().st_mtime
             for folder in self._directory.glob(f"[!.]*/{_SIZE}")
@@ -208,7 +208,7 @@ class CompressionCache:
 
 
 def entry_name(identity: Mapping[str, str]) -> str:
-    """The name of an entry's folder: the beginning of a SHA-256 of its identity."""
+    """Folder name of an entry: prefix of a SHA-256 of its identity."""
     text = json.dumps(dict(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -225,7 +225,7 @@ def software() -> str:
 
 
 def _remove(folder: Path) -> None:
-    """Take a folder away at once, then its content: half an entry is never found."""
+    """Rename a folder, then delete it: half an entry is never found."""
     away = unfinished(folder)
     folder.rename(away)
     shutil.rmtree(away, ignore_errors=True)
@@ -236,7 +236,7 @@ def _bytes_on_disk(folder: Path) -> int:
 
 
 def _bytes_of(folder: Path) -> int:
-    """Bytes an entry takes, or will take once it is finished."""
+    """Bytes of an entry, present or estimated."""
     try:
         announced = int((folder / _SIZE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

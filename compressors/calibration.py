@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration samples: seeded random crops of C4, WikiText or one's own text."""
+"""Calibration samples: seeded random crops of C4, WikiText or a given text."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Text:
     file: str | None = None
 
     def provenance(self) -> dict[str, Any]:
-        """Where the text came from, as plain values; ``sha256`` is None for data of the Hub."""
+        """Origin of the text as plain values; ``sha256`` is None for data of the Hub."""
         digest = None
         if self.origin == "texts":
             digest = hashlib.sha256("\0".join(self.documents).encode()).hexdigest()
@@ -74,7 +74,7 @@ class _Text:
 
 
 def first_token(tokenizer: Any, bos: str, **special: Any) -> int | None:
-    """The token that begins every sample and window: BOS, or None.
+    """Token at the start of every sample and window: BOS, or None.
 
     A tokenizer that adds BOS adds it once per text, and models trained with it score text without
     it badly (Gemma 3: a perplexity of hundreds).
@@ -194,7 +194,7 @@ class _Sampler:
         self._special = {"add_special_tokens": False} if self._begin or bos == "never" else {}
 
     def cropped(self, text: _Text, bar: tqdm[Any]) -> list[list[int]]:
-        """Crop documents that are long enough; join them where none is."""
+        """Crop documents that are long enough; join documents where none is."""
         order = list(range(len(text.documents)))
         self._rng.shuffle(order)
         samples: list[list[int]] = []
@@ -260,7 +260,7 @@ class _Sampler:
 
 
 def _find(source: str | Path | Iterable[str], data_dir: str | Path | None) -> _Text:
-    """Get the text that ``source`` stands for."""
+    """Find the text of ``source``."""
     if isinstance(source, str) and source in _NAMED:
         dataset, arguments, local = _NAMED[source]
         joined = source == "wikitext"

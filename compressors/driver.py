@@ -181,7 +181,7 @@ def compress_model(
 
 
 class _Run:
-    """One compression under way."""
+    """State of one compression."""
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class _Run:
         device: torch.device | None,
         true_sequential: bool,
     ) -> None:
-        """Compress block after block on what the batches of token ids become on their way."""
+        """Compress block after block on the propagated calibration batches."""
         inputs = capture(model, [block.module for block in self.blocks], batches)
         keep_hidden(inputs, device)
         self._clock.lap("capture", device)
@@ -309,7 +309,7 @@ class _Clock:
         self.stages: dict[str, float] = {}
 
     def lap(self, stage: str, device: torch.device | None) -> None:
-        """Give the time since the last lap to ``stage``, once the device has done its work."""
+        """Add the time since the last lap to ``stage``, after the device is done."""
         if device is not None:
             synchronize(device)
         now = time.perf_counter()
@@ -318,7 +318,7 @@ class _Clock:
 
 
 def _kept_bytes(blocks: Sequence[Block]) -> int:
-    """Bytes of the parameters that are compressed: what a store of them takes."""
+    """Bytes of the compressed parameters."""
     return sum(p.numel() * p.element_size() for block in blocks for _, p in block.parameters())
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that say what was wrong and what to do; shown without a traceback by ``lmkick``."""
+"""Errors with a remedy; ``lmkick`` shows them without a traceback."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ __all__ = ["LmkickError", "NumericalError", "SettingsError", "UnsupportedModelEr
 
 
 class LmkickError(Exception):
-    """Base of the errors whose message is complete by itself."""
+    """Base of errors whose message is complete."""
 
 
 class SettingsError(LmkickError, ValueError):
-    """A setting or calibration input is wrong, or contradicts another; raised before any work."""
+    """A wrong or contradictory setting or calibration input; raised before any work."""
 
 
 class UnsupportedModelError(LmkickError, ValueError):
-    """The model does not go with the request: no blocks found, widths that do not divide."""
+    """A model that does not go with the request: no blocks, indivisible widths."""
 
 
 class NumericalError(LmkickError, RuntimeError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files written whole or not at all, leftovers of killed writers removed; CSV without formulas."""
+"""Atomic file writes, cleanup after killed writers, CSV without formulas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PREFIX = ".lmkick-"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; an interrupted write leaves the old one.
+    """Write a file atomically; an interrupted write leaves the old one.
 
     Args:
         path: Where to; missing folders are made.
@@ -50,7 +50,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def unfinished(path: Path) -> Path:
-    """A new name beside ``path`` for what is not whole yet.
+    """Temporary name beside ``path``.
 
     Nobody can predict it, so no link planted there is followed; it names the writer's host and
     process, so that :func:`remove_leftovers` knows when nobody is writing any more.
@@ -59,7 +59,7 @@ def unfinished(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove what killed processes of this machine left unfinished in a folder.
+    """Remove temporary files of killed processes of this machine.
 
     Args:
         folder: Looked into without its subfolders.
@@ -88,7 +88,7 @@ def _clean_once(folder: Path) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this machine is there, whoever owns it."""
+    """Whether a process of this machine exists, under any user."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -105,7 +105,7 @@ def _host() -> str:
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Lines of CSV whose text a spreadsheet takes for text, wherever the names in it came from.
+    """CSV lines in which spreadsheets read no text as a formula.
 
     Args:
         rows: Cells; None becomes nothing, a float its shortest exact form.

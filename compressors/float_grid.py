@@ -140,7 +140,7 @@ class FloatGrid(Grid):
         return self._nearest(values / scale)
 
     def encode(self, steps: Tensor, zero_point: Tensor) -> Tensor:
-        """The codes of points, as far as these are known: uint8, the sign in the highest bit."""
+        """Codes of grid points: uint8, sign in the highest bit."""
         nearest = self._nearest(steps) + 0.0  # clears the sign of -0
         if self.num_bits == 8:
             return nearest.to(torch.float8_e4m3fn).view(torch.uint8)
@@ -160,7 +160,7 @@ class FloatGrid(Grid):
 
 
 def points(codes: Tensor, num_bits: int) -> Tensor:
-    """The points that codes stand for, float32.
+    """Values of the codes, float32.
 
     Args:
         codes: uint8.
@@ -173,12 +173,12 @@ def points(codes: Tensor, num_bits: int) -> Tensor:
 
 
 def _as_e4m3(values: Tensor) -> Tensor:
-    """Round to the nearest E4M3, ties to even; ``values`` are within its range."""
+    """Round to the nearest E4M3 value, ties to even; ``values`` are in range."""
     return values.to(torch.float8_e4m3fn).float()
 
 
 def _power_of_two(amax: Tensor) -> Tensor:
-    """The power of two below, or above from a mantissa of 1.75 on; infinite beyond float32."""
+    """Nearest power of two by mantissa (up from 1.75); infinite beyond float32."""
     bits = amax.contiguous().view(torch.int32) + (1 << 21)
     return (bits & 0x7F800000).view(torch.float32)
 

@@ -84,7 +84,7 @@ class Grid:
 
     @property
     def middle(self) -> int:
-        """The zero point of a symmetric grid."""
+        """Zero point of a symmetric grid."""
         return int(2 ** (self.num_bits - 1))
 
     def groups(self, in_features: int) -> int:
@@ -97,7 +97,7 @@ class Grid:
         return torch.arange(in_features, device=device) // size
 
     def split(self, columns: Tensor, dim: int) -> list[Tensor]:
-        """Views of the columns group by group: first all whole groups, then the shorter last one.
+        """Views of the columns by group: all whole groups, then a shorter last one.
 
         Args:
             columns: Whole groups along dimension ``dim``, in order; the last may be shorter.
@@ -115,7 +115,7 @@ class Grid:
         return parts
 
     def matrix_scale(self, weight: Tensor) -> Tensor | None:
-        """A scale that all groups of a matrix share: NVFP4's alone has one."""
+        """Scale shared by all groups of a matrix: only NVFP4 has one."""
         return None
 
     def fit(
@@ -169,5 +169,5 @@ class Grid:
         return torch.minimum(torch.maximum(steps, -zero_point), self.top - zero_point)
 
     def encode(self, steps: Tensor, zero_point: Tensor) -> Tensor:
-        """The codes of what :meth:`round` returned, as far as that is known; ``steps`` change."""
+        """Codes of what :meth:`round` returned; changes ``steps``."""
         return steps.round_().add_(zero_point)

@@ -27,7 +27,7 @@ _STRIP = 128
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Run float32 products in float32, whatever the caller allows for its own (TF32, bfloat16)."""
+    """Run float32 products in float32, without TF32 or bfloat16."""
     if not hasattr(torch.backends, "fp32_precision"):  # before torch 2.9
         chosen = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
@@ -50,7 +50,7 @@ def full_precision() -> Iterator[None]:
 
 
 def transpose(source: Tensor, target: Tensor) -> None:
-    """``target.copy_(source.t())`` for matrices, converting dtypes: twice as fast on a CPU.
+    """``target.copy_(source.t())`` with dtype conversion; twice as fast on a CPU.
 
     In strips of columns that stay in its cache, where the jumps from row to row cost little.
     """
@@ -91,7 +91,7 @@ def add_gram(total: Tensor, rows: Tensor) -> None:
 
 @cache
 def _has_mixed_product(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this device multiplies 16-bit matrices into a float32 one."""
+    """Whether this device multiplies 16-bit matrices into float32."""
     if device.type != "cuda":
         return False
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Number formats that weights are rounded to, and the settings each fixes; needs no torch."""
+"""Number formats of weights, and the settings each fixes; needs no torch."""
 
 from __future__ import annotations
 

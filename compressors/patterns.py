@@ -32,7 +32,7 @@ _NARROW_FROM = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Unstructured:
-    """Prune a share of the weights, wherever they stand.
+    """Prune a share of the weights, anywhere.
 
     Args:
         sparsity: Share to prune, ``0 <= sparsity < 1``.
@@ -57,7 +57,7 @@ class Unstructured:
         return "unstructured"
 
     def dropped(self, count: int) -> int:
-        """How many of a comparison group of ``count`` weights are pruned."""
+        """Number of pruned weights in a comparison group of ``count``."""
         return math.floor(self.sparsity * count)
 
     def check(self, name: str, in_features: int) -> None:
@@ -165,7 +165,7 @@ class NM:
 
 @cache
 def _pairs(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Count, from ``in_order`` of all pairs of a group, how many come before each.
+    """All pairs of a group's members, to count how many come before each.
 
     Returns:
         First and second index of each pair; float32 ``[m, pairs]``, 1 where a pair's order puts
@@ -182,7 +182,7 @@ Pattern: TypeAlias = Unstructured | NM
 
 
 def require_pattern(pattern: object) -> None:
-    """Raise :class:`SettingsError` unless this is a pattern: ``"2:4"`` and 0.5 are none."""
+    """Refuse what is not a pattern, such as ``"2:4"`` or 0.5."""
     if not isinstance(pattern, Unstructured | NM):
         raise SettingsError(
             f"pattern={pattern!r}: expected Unstructured(sparsity), such as Unstructured(0.5), or "
@@ -245,7 +245,7 @@ def _is_long_row(scores: Tensor) -> bool:
 
 
 def _kth_of_many(scores: Tensor, k: int) -> Tensor:
-    """The k-th smallest of one long row, exact: select among the few that a sample leaves over.
+    """K-th smallest of one long row, exact: a sample bounds the candidates.
 
     ``kthvalue`` gives each row of a matrix one thread block, so one very long row is slow. An
     evenly spaced sample brackets the answer; a count over all scores proves that it is inside.

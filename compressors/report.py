@@ -20,7 +20,7 @@ __all__ = ["CompressionReport", "LayerReport", "stored_bytes", "write_table"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerReport:
-    """Outcome of one weight matrix.
+    """Result of one weight matrix.
 
     Attributes:
         name: Qualified name in the model.
@@ -60,13 +60,13 @@ class LayerReport:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> LayerReport:
-        """Rebuild a row from what :meth:`CompressionReport.to_dict` made of it."""
+        """Rebuild a row from :meth:`CompressionReport.to_dict`."""
         return cls(**{**row, "shape": tuple(row["shape"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressionReport:
-    """Outcome of a model's weight matrices.
+    """Result of a model's weight matrices.
 
     Attributes:
         method: Name of the method, lower case.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Store of finished blocks, from which a killed compression continues.
+"""Store of finished blocks, from which an interrupted compression continues.
 
 A directory belongs to one compression: ``resume.json`` names the model's weights and configuration,
 the recipe, the calibration tokens and the order of compression, and any difference is an error.
@@ -55,7 +55,7 @@ def fingerprint(
     true_sequential: bool,
     sparsities: Mapping[str, float] | None = None,
 ) -> dict[str, str]:
-    """Describe all that decides the compressed weights; bulky things by their SHA-256.
+    """Everything that decides the compressed weights; large values by their SHA-256.
 
     Args:
         model: The dense model.
@@ -159,7 +159,7 @@ class ResumeStore:
     def restore(
         self, blocks: Sequence[Block], grids: dict[str, QuantizationGrid] | None = None
     ) -> list[tuple[LayerReport, ...]]:
-        """Put the finished blocks' weights into the model, up to the first that is missing.
+        """Load finished blocks into the model, up to the first missing one.
 
         A file that is damaged is named in the log, and its block counts as missing.
 
@@ -199,7 +199,7 @@ class ResumeStore:
 def _read_block(
     path: Path, block: Block
 ) -> tuple[tuple[LayerReport, ...], dict[str, Tensor], dict[str, QuantizationGrid]]:
-    """Read and verify one file; whatever is wrong with it raises."""
+    """Read and verify one file; raises on any fault."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -246,7 +246,7 @@ def _require_same(directory: Path, before: Mapping[str, str], identity: Mapping[
 
 
 def _short(value: str | None) -> str:
-    """Cut checksums, which nobody reads, to their beginning."""
+    """Shorten checksums."""
     if value is None:
         return "nothing"
     return value[:12] if len(value) == 64 and " " not in value and "(" not in value else value

@@ -29,7 +29,7 @@ _MIRRORED = 256
 
 
 class Statistic:
-    """A running summary of the inputs of one linear layer.
+    """Running summary of the inputs of one linear layer.
 
     Args:
         in_features: Width of the inputs.
@@ -64,7 +64,7 @@ class Statistic:
             self._add(rows.to(self.device))
 
     def merge(self: _Self, other: _Self) -> None:
-        """Add what ``other`` has seen, as if this one had seen it.
+        """Add the sums of ``other``, as if this one had seen its inputs.
 
         Args:
             other: A statistic of the same kind and width; it is left as it is.
@@ -81,7 +81,7 @@ class Statistic:
         self._absorb(other)
 
     def require_tokens(self) -> None:
-        """Raise :class:`SettingsError` if nothing was seen."""
+        """Raise :class:`SettingsError` if no tokens were seen."""
         if not self.tokens:
             raise SettingsError(
                 "no calibration tokens were seen: raise nsamples to at least 1, or use the method "
@@ -96,7 +96,7 @@ class Statistic:
 
 
 class NoStatistic(Statistic):
-    """For methods that look at the weights alone; counts tokens and nothing else."""
+    """Count of tokens, for methods that read the weights alone."""
 
 
 class ColumnNorm(Statistic):
@@ -197,7 +197,7 @@ class Hessian(Statistic):
 
 
 class HessianAndMagnitude(Hessian):
-    r"""The Hessian, and the mean of :math:`|x_j|` of each input feature over all tokens.
+    r"""Hessian, and the mean of :math:`|x_j|` of each input feature over all tokens.
 
     References:
         Lin et al., arXiv:2306.00978, section 3.2 (AWQ's :math:`s_X`).
@@ -234,7 +234,7 @@ class HessianAndMagnitude(Hessian):
 
 
 def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
-    """Rows in pieces that stay in a CPU's cache, to be converted one by one."""
+    """Pieces of rows that fit a CPU's cache."""
     elements = _CACHED_ELEMENTS if rows.device.type == "cpu" else _LAUNCHED_ELEMENTS
     return torch.split(rows, max(1, elements // rows.shape[1]))
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoder blocks of a model: finding, running and compressing them one by one."""
+"""Decoder blocks of a model: find, run and compress them one by one."""

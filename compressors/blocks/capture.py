@@ -31,11 +31,11 @@ _POOL = 8
 
 
 class Stop(Exception):  # noqa: N818, control flow, not an error
-    """Ends a forward pass early; never leaves this package."""
+    """Ends a forward pass early; caught within this package."""
 
 
 class _WrongReturnError(Exception):
-    """The stand-in's return value was not what the model unpacks."""
+    """The model could not unpack a stand-in's return value."""
 
 
 #: What a model may raise when it unpacks something else than what its blocks return.
@@ -51,7 +51,7 @@ _MISUNDERSTOOD = (
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """The arguments of one call; the hidden states are left out, ``slot`` says where they go."""
+    """Arguments of one call without the hidden states; ``slot`` says where these go."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -98,7 +98,7 @@ class BlockInputs:
 def capture(
     model: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Tensor]
 ) -> BlockInputs:
-    """Run everything but the blocks on the token batches and record what the blocks are given.
+    """Run everything but the blocks on the token batches; record the blocks' inputs.
 
     Args:
         model: A causal language model.
@@ -135,7 +135,7 @@ def run_block(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 class _Recorder:
-    """The stand-ins' notebook for one batch."""
+    """Records block calls of one batch."""
 
     def __init__(self, returns: Callable[[Tensor], Any]) -> None:
         self.returns = returns
@@ -166,7 +166,7 @@ def _record(
     tokens: Tensor,
     choices: Sequence[Callable[[Tensor], Any]],
 ) -> _Recorder:
-    """Record one batch with the first kind of return value that the model can work with."""
+    """Record one batch with the first kind of return value that the model accepts."""
     first_error: Exception | None = None
     for returns in choices:
         recorder = _Recorder(returns)
@@ -192,7 +192,7 @@ def _record(
 
 @contextmanager
 def _stand_ins(blocks: Sequence[nn.Module], recorder: _Recorder) -> Iterator[None]:
-    """Replace the blocks' ``forward`` on the instances, and put it back whatever happens."""
+    """Replace the blocks' ``forward`` on the instances within the context."""
     originals = [(block, block.__dict__.get("forward")) for block in blocks]
     try:
         for index, block in enumerate(blocks):
@@ -213,7 +213,7 @@ def _stand_ins(blocks: Sequence[nn.Module], recorder: _Recorder) -> Iterator[Non
 
 @contextmanager
 def _stopping_at_head(model: nn.Module) -> Iterator[None]:
-    """Stop the forward pass before the vocabulary-wide product whose result nobody reads."""
+    """Stop the forward pass before the output head."""
     getter = getattr(model, "get_output_embeddings", None)
     head = getter() if callable(getter) else None
 
@@ -229,13 +229,13 @@ def _stopping_at_head(model: nn.Module) -> Iterator[None]:
 
 
 class _Pool:
-    """Keeps one copy of arguments that are equal in every batch: masks, rotary tables."""
+    """Shared copies of arguments that are equal in every batch: masks, rotary tables."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], list[Tensor]] = {}
 
     def share(self, calls: list[_Call]) -> list[_Call]:
-        """Return the calls of one batch with equal tensors replaced by those seen before."""
+        """Replace tensors of one batch's calls by equal ones seen before."""
         # Blocks mostly get the very same tensors: compare each once. Ids are safe as keys because
         # ``calls`` keeps all of them alive.
         known: dict[int, Tensor] = {}
@@ -278,14 +278,14 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _embedding_device(model: nn.Module) -> torch.device:
-    """Say where the model expects token ids."""
+    """Device on which the model expects token ids."""
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     parameter = next((embeddings or model).parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
 
 def _hidden_slot(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str:
-    """Say where the hidden states are: the first positional tensor, or ``hidden_states=``."""
+    """Place of the hidden states: the first positional tensor, or ``hidden_states=``."""
     if args and isinstance(args[0], Tensor):
         return 0
     if isinstance(kwargs.get("hidden_states"), Tensor):

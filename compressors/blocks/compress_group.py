@@ -47,16 +47,16 @@ class Solver:
         self._grids: dict[str, QuantizationGrid] = {}
 
     def use(self, compressor: Compressor) -> None:
-        """Go on with these settings of the method."""
+        """Change the method's settings."""
         self._compressor = compressor
 
     def take_grids(self) -> dict[str, QuantizationGrid]:
-        """The grids of the matrices that were quantized since this was last called, by name."""
+        """Grids by name of the matrices quantized since the last call."""
         taken, self._grids = self._grids, {}
         return taken
 
     def without_inputs(self, matrices: Iterable[WeightMatrix]) -> Iterator[LayerReport]:
-        """Compress each matrix by a method that looks at the weights alone."""
+        """Compress each matrix by a calibration-free method."""
         for matrix in matrices:
             if self._tokens:
                 yield self._starved(matrix, 0)
@@ -121,7 +121,7 @@ class Solver:
         error: float | None,
         method: Compressor,
     ) -> LayerReport:
-        """Write the new weights into the model, and count on what is there then.
+        """Write the new weights into the model and count on the stored values.
 
         Raises:
             NumericalError: What came out does not fit the weight's dtype.
@@ -207,7 +207,7 @@ def _output_errors(
 
 @contextmanager
 def _named(matrices: Sequence[WeightMatrix]) -> Iterator[None]:
-    """Put the layers' names before whatever a method finds wrong with their numbers."""
+    """Prefix a method's numerical errors with the layers' names."""
     try:
         yield
     except NumericalError as error:

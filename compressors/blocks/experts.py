@@ -19,7 +19,7 @@ __all__ = ["inner_activation", "is_fused_experts", "routed_inputs"]
 
 
 def is_fused_experts(module: Any) -> bool:
-    """Whether ``module`` keeps experts in 3-D parameters with the meaning transformers fixed."""
+    """Whether ``module`` keeps experts in 3-D parameters as transformers defines them."""
     fused = ("gate_up_proj" if getattr(module, "has_gate", True) else "up_proj", "down_proj")
     return (
         isinstance(module, nn.Module)
@@ -32,7 +32,7 @@ def is_fused_experts(module: Any) -> bool:
 def routed_inputs(
     module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield ``(expert, tokens)`` for every expert that the router sent at least one token.
+    """Yield ``(expert, tokens)`` for every expert with at least one token.
 
     Args:
         module: A fused-experts module.
@@ -56,7 +56,7 @@ def routed_inputs(
 
 
 def inner_activation(module: Any, expert: int, tokens: Tensor) -> Tensor:
-    """Return what ``expert``'s ``down_proj`` reads, ``[n, inner]``, for ``[n, in_features]``."""
+    """Input ``[n, inner]`` of ``expert``'s ``down_proj`` for ``[n, in_features]``."""
     name = "gate_up_proj" if module.has_gate else "up_proj"
     weight = getattr(module, name)[expert]
     bias = getattr(module, f"{name}_bias")[expert] if module.has_bias else None

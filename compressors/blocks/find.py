@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find a model's decoder blocks from the model itself.
+"""Find a model's decoder blocks.
 
 No list of model names: the blocks are the one ``ModuleList`` of the classes in
 ``_no_split_modules``, and :mod:`compressors.blocks.matrices` finds what they hold. Embeddings,
@@ -35,7 +35,7 @@ class Block:
     matrices: tuple[WeightMatrix, ...]
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield every parameter that holds matrices of this block once, with its name."""
+        """Yield every parameter with matrices of this block once, with its name."""
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         for identity in dict.fromkeys(id(matrix.parameter) for matrix in self.matrices):
             yield names[identity], self.module.get_parameter(names[identity])
@@ -63,7 +63,7 @@ def check_supported(model: nn.Module) -> None:
 
 
 def find_blocks(model: nn.Module, *, with_weights: bool = True) -> list[Block]:
-    """Return the decoder blocks in the order the model keeps them, each with its matrices.
+    """Decoder blocks in the model's order, each with its matrices.
 
     Args:
         model: The model.
@@ -138,7 +138,7 @@ def _block_list(model: nn.Module) -> tuple[str, list[nn.Module]]:
 def _in_decoder(
     model: nn.Module, lists: list[tuple[str, nn.ModuleList]]
 ) -> list[tuple[str, nn.ModuleList]]:
-    """Prefer the lists of the text decoder over those of a vision or audio tower beside it."""
+    """Prefer lists of the text decoder over those of a vision or audio tower."""
     if len(lists) > 1 and callable(get_decoder := getattr(model, "get_decoder", None)):
         inside = {id(module) for module in get_decoder().modules()}
         return [item for item in lists if id(item[1]) in inside] or lists
@@ -146,7 +146,7 @@ def _in_decoder(
 
 
 def _outermost(lists: list[tuple[str, nn.ModuleList]]) -> list[tuple[str, nn.ModuleList]]:
-    """Return the lists that could be blocks by their content: every item holds matrices."""
+    """Lists of which every item holds matrices."""
     outer: list[tuple[str, nn.ModuleList]] = []
     for name, module in lists:
         nested = any(name.startswith(other + ".") for other, _ in outer)

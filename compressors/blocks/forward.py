@@ -20,7 +20,7 @@ _HIDDEN_SHARE = 0.4
 
 
 def keep_hidden(inputs: BlockInputs, device: torch.device | None) -> None:
-    """Decide where hidden states are kept between blocks, and bring them there.
+    """Device on which hidden states are kept between blocks; moves them there.
 
     Args:
         inputs: What was captured; changed in place.
@@ -35,7 +35,7 @@ def keep_hidden(inputs: BlockInputs, device: torch.device | None) -> None:
 
 
 class Passes:
-    """Runs one block, at one place in the model's order of calls.
+    """Forward passes of one block, in the model's order of calls.
 
     Args:
         inputs: The hidden states as they are before this block, and its other arguments.
@@ -51,12 +51,12 @@ class Passes:
         self._block = block
 
     def matrices(self) -> dict[str, WeightMatrix]:
-        """Return the block's matrices by their names within the block."""
+        """Matrices of the block by their names within it."""
         prefix = self._block.name + "."
         return {matrix.name.removeprefix(prefix): matrix for matrix in self._block.matrices}
 
     def gather(self, collector: Collector, stop_after: str | None) -> str:
-        """Run all batches for the sake of what the collector's hooks see.
+        """Run all batches for the collector's hooks.
 
         Args:
             collector: Already hooked.
@@ -83,7 +83,7 @@ class Passes:
         return stop_after or ""
 
     def stages(self) -> list[list[str]]:
-        """Find which matrices to compress together when inputs must come through the former.
+        """Groups of matrices for true_sequential: each reads inputs through the former ones.
 
         Returns:
             The names within the block, stage by stage in order of execution. The experts of a
@@ -108,7 +108,7 @@ class Passes:
         return [*stages, rest] if rest else stages
 
     def propagate(self, collector: Collector | None = None) -> None:
-        """Replace the hidden states by the block's outputs; a hooked collector sees the inputs."""
+        """Replace the hidden states by the block's outputs; hooked collectors see the inputs."""
         storage = self._inputs.storage
         for batch in range(len(self._inputs.hidden)):
             if collector is not None:
@@ -123,5 +123,5 @@ class Passes:
 
 
 def _role(name: str) -> str:
-    """Name a matrix by its place, whichever of a list of experts it belongs to."""
+    """Name of a matrix by its place, equal for all experts of a list."""
     return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)

@@ -29,7 +29,7 @@ SAMPLE_SIZE = 256
 
 @dataclass(slots=True, eq=False)
 class InputGroup:
-    """Matrices that read one input, and what was gathered of it.
+    """Matrices that read one input, and its statistic.
 
     Attributes:
         matrices: In the order of their execution; the first one's hook feeds the statistic.
@@ -67,7 +67,7 @@ class InputGroup:
 
 
 class Collector:
-    """Gathers the inputs of some matrices of one block while its forward pass runs.
+    """Collects inputs of a block's matrices during its forward pass.
 
     Attributes:
         groups: One for each distinct input, in order of first execution.
@@ -99,7 +99,7 @@ class Collector:
         return self._by_module
 
     def next_batch(self) -> None:
-        """Forget which tensors were seen: another forward pass begins."""
+        """Start another forward pass: forget which tensors were seen."""
         self._new.clear()
         self.executed.clear()
 
@@ -166,7 +166,7 @@ def collecting(
     sampled: bool = False,
     stop_after: nn.Module | None = None,
 ) -> Iterator[Collector]:
-    """Hook the matrices' modules for the length of the ``with``.
+    """Hook the matrices' modules within the context.
 
     Args:
         matrices: Of one block.
@@ -187,7 +187,7 @@ def collecting(
 
 
 def _identity(x: Tensor) -> tuple[Any, ...]:
-    """Tell tensors apart by memory and content version: views of one tensor are one input."""
+    """Identity of a tensor by memory and version: views of one tensor are one input."""
     contiguous = x.is_contiguous()
     layout = None if contiguous else (x.shape, x.stride())
     # Under inference mode there is no version; the driver never runs there.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weight matrices of a block: its linear layers', and each expert's of a fused mixture.
+"""Weight matrices of a block: linear layers and the experts of fused mixtures.
 
 A block whose weights are mostly stored in another way is an error: compressing only its attention
 would silently leave most of the model as it is.
@@ -28,7 +28,7 @@ _SCORES = re.compile(r"(^|_)w?(q|k|kv|qkv|query|key)(_|$)|^c_attn$", re.IGNORECA
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightMatrix:
-    """One ``[out_features, in_features]`` weight matrix, however the model stores it.
+    """One ``[out_features, in_features]`` weight matrix, in any storage form.
 
     Attributes:
         name: Qualified name, e.g. ``model.layers.0.self_attn.q_proj`` or
@@ -62,7 +62,7 @@ class WeightMatrix:
 
     @property
     def feeds_scores(self) -> bool:
-        """Whether it makes queries or keys, alone or together with values; by its name."""
+        """Whether its name says that it makes queries or keys."""
         return _SCORES.search(self.name.rpartition(".")[2]) is not None
 
     @property
@@ -72,7 +72,7 @@ class WeightMatrix:
 
 
 def block_matrices(path: str, block: nn.Module) -> Iterator[WeightMatrix]:
-    """Yield the matrices of one block; refuse it when most of its weights are kept elsewhere."""
+    """Yield the matrices of one block; refuse it if most weights are kept elsewhere."""
     modules = dict(block.named_modules())
     skipped = _routers(modules) | _adapters(modules)
     known: set[int] = set()
@@ -110,7 +110,7 @@ def block_matrices(path: str, block: nn.Module) -> Iterator[WeightMatrix]:
 
 
 def _expert_matrices(name: str, module: Any) -> Iterator[WeightMatrix]:
-    """Yield the gate, up and down matrices of every expert of a fused module, expert by expert.
+    """Yield gate, up and down matrices of a fused module, expert by expert.
 
     A fused gate/up pair is two matrices, as its checkpoint and the papers have it: a comparison
     group of weights must not span both.
@@ -132,7 +132,7 @@ def _expert_matrices(name: str, module: Any) -> Iterator[WeightMatrix]:
 
 
 def _routers(modules: Mapping[str, nn.Module]) -> set[str]:
-    """Name the Linear layers that choose among experts or weigh them.
+    """Names of the Linear layers that route to experts.
 
     Beside a collection of E experts, a child whose last Linear has E outputs is a router, and a
     Linear with a single output is the gate of a shared expert.
@@ -162,7 +162,7 @@ def _routers(modules: Mapping[str, nn.Module]) -> set[str]:
 
 
 def _expert_count(module: nn.Module) -> int:
-    """Return how many experts ``module`` is a collection of; 0 where it is none."""
+    """Number of experts in ``module``; 0 where it has none."""
     if is_fused_experts(module):
         return int(module.get_parameter("down_proj").shape[0])
     if isinstance(module, nn.ModuleList) and len(module) > 1:
@@ -173,7 +173,7 @@ def _expert_count(module: nn.Module) -> int:
 
 
 def _adapters(modules: Mapping[str, nn.Module]) -> set[str]:
-    """Name the Linear layers that an adapter adds around a ``base_layer``."""
+    """Names of the Linear layers that an adapter adds around a ``base_layer``."""
     return {
         path
         for name, module in modules.items()
@@ -184,7 +184,7 @@ def _adapters(modules: Mapping[str, nn.Module]) -> set[str]:
 
 
 def is_linear(module: Any) -> bool:
-    """Whether ``module`` is a linear layer, its weight stored one way or the other."""
+    """Whether ``module`` is a linear layer (Linear or Conv1D)."""
     return isinstance(module, nn.Linear | Conv1D)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Move blocks to the compute device one after the other; the model need not fit on it.
+"""Move blocks to the compute device one by one; the model need not fit on it.
 
 On CUDA the next block is copied on a side stream, through pinned host memory and by a worker
 thread, while the present one computes; the compressed weights go home the same way. The worker
@@ -36,14 +36,14 @@ def home_device(module: nn.Module) -> torch.device:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock read now means something."""
+    """Wait for the device, so that timings are right."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @dataclass(slots=True)
 class _Visitor:
-    """A block away from home: each of its tensors there, and its copy on the device."""
+    """A block on the device: its tensors at home, and their copies."""
 
     slots: list[tuple[nn.Module, str]]
     home: list[Tensor]
@@ -52,7 +52,7 @@ class _Visitor:
 
 
 class BlockMover:
-    """Brings blocks to the compute device in a known order, and takes them back.
+    """Moves blocks to the compute device in a known order, and back.
 
     Args:
         blocks: The blocks in the order in which they will be asked for.
@@ -68,7 +68,7 @@ class BlockMover:
 
     @contextmanager
     def visiting(self, step: int) -> Iterator[torch.device]:
-        """Have block ``step`` on the device inside the ``with``; yields that device."""
+        """Yield the device with block ``step`` on it."""
         module = self._blocks[step].module
         home = home_device(module)
         if self._device is None or home == self._device:
@@ -114,7 +114,7 @@ class BlockMover:
                 self._sent.clear()
 
     def _can_overtake(self, step: int, following: int) -> bool:
-        """Whether the next block may be fetched before this one is home: they share nothing."""
+        """Whether the next block may be fetched early: the two share no tensor."""
         here, there = self._blocks[step].module, self._blocks[following].module
         shared = {id(p) for p in here.parameters()} & {id(p) for p in there.parameters()}
         return not shared and home_device(there).type == "cpu"
@@ -134,7 +134,7 @@ class _Carrier:
         return self._worker.submit(self._fetch, block)
 
     def send_home(self, visitor: _Visitor) -> Future[None]:
-        """Start copying what was compressed back to the host, once the device is done with it."""
+        """Start copying a compressed block to the host, once the device is done with it."""
         done = torch.cuda.current_stream(self._device).record_event()
         return self._worker.submit(self._send_home, visitor, done)
 
@@ -194,7 +194,7 @@ def _tensors(block: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor, int]]:
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace the tensor behind a parameter, which stays the same object, or a buffer."""
+    """Replace the tensor of a parameter, keeping the object, or of a buffer."""
     parameter = module._parameters.get(name)
     if parameter is not None:
         parameter.data = tensor

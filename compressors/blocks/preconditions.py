@@ -28,7 +28,7 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAI
 def check_calibration(
     model: nn.Module, compressor: Compressor, calibration: Tensor | None
 ) -> Tensor | None:
-    """Return the token ids the method is to see: None for one that looks at weights alone.
+    """Token ids for the method; None for one that reads weights alone.
 
     Raises:
         SettingsError: They are missing, empty, of the wrong kind, or not of this model.
@@ -39,7 +39,7 @@ def check_calibration(
 
 
 def require_calibration(model: nn.Module, method: str, calibration: Tensor | None) -> Tensor:
-    """Return the token ids, checked; ``method`` names what needs them.
+    """Checked token ids; ``method`` names what needs them.
 
     Raises:
         SettingsError: They are missing, empty, of the wrong kind, or not of this model.
@@ -79,7 +79,7 @@ def require_calibration(model: nn.Module, method: str, calibration: Tensor | Non
 
 
 def check_shapes(compressor: Compressor, blocks: Sequence[Block]) -> None:
-    """Stop where the method's settings do not go with the shape of a matrix.
+    """Refuse settings that do not go with the shape of a matrix.
 
     Raises:
         UnsupportedModelError: Naming the first such layer and what would fit all of them: sizes
@@ -97,7 +97,7 @@ def check_shapes(compressor: Compressor, blocks: Sequence[Block]) -> None:
 
 
 def check_finite(blocks: Sequence[Block]) -> None:
-    """Stop with the layer's name if a weight is NaN or infinite.
+    """Refuse NaN or infinite weights, by layer name.
 
     Raises:
         NumericalError: Naming the first such layer.
@@ -111,7 +111,7 @@ def check_finite(blocks: Sequence[Block]) -> None:
 
 
 def _name_non_finite(suspect: WeightMatrix, blocks: Sequence[Block]) -> None:
-    """Look closely: a sum of finite weights may overflow, a parameter may hold many matrices."""
+    """Find the non-finite matrices of a parameter (a sum of finite weights may overflow)."""
     for matrix in (matrix for block in blocks for matrix in block.matrices):
         if matrix.parameter is suspect.parameter:
             bad = int((~torch.isfinite(matrix.view())).sum())
@@ -124,7 +124,7 @@ def _name_non_finite(suspect: WeightMatrix, blocks: Sequence[Block]) -> None:
 
 @contextmanager
 def in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and the like off, and give every module its own mode back afterwards."""
+    """Evaluation mode within the context; each module's own mode is restored."""
     training = [module for module in model.modules() if module.training]
     try:
         model.eval()
@@ -136,7 +136,7 @@ def in_evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def memory_advice() -> Iterator[None]:
-    """Say what to change when memory runs out."""
+    """Add a remedy to out-of-memory errors."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

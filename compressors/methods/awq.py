@@ -103,7 +103,7 @@ class AWQ(Quantizer):
         stats: HessianAndMagnitude,
         feeds_scores: Sequence[bool] = (),
     ) -> list[CompressedWeight]:
-        """Quantize matrices that read the same input, with one s for all of them.
+        """Quantize matrices that read the same input, with common column factors.
 
         Those of ``feeds_scores`` are not clipped: attention multiplies what they make, so the error
         of their own output says too little.
@@ -140,7 +140,7 @@ class AWQ(Quantizer):
     def _search_scale(
         self, weights: Sequence[Tensor], hessian: Tensor, magnitude: Tensor
     ) -> Tensor:
-        """The factors of the columns with the least output error of all matrices together."""
+        """Column factors with the least total output error."""
         inputs = _normalised(magnitude.clamp(min=_LEAST))
         columns = self._weight_scale(torch.cat(list(weights))) if self.duo_scaling else None
         best, least = torch.ones_like(inputs), float("inf")
@@ -156,7 +156,7 @@ class AWQ(Quantizer):
         return best
 
     def _output_error(self, weight: Tensor, scale: Tensor, hessian: Tensor) -> float:
-        """tr(D H D^T) with D what is lost when a matrix is rounded under these factors."""
+        """tr(D H D^T), D the rounding error under these factors."""
         lost = weight - round_to_nearest(weight * scale, self.grid).weight / scale
         return float(torch.dot((lost @ hessian).flatten(), lost.flatten()))
 

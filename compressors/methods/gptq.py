@@ -19,7 +19,7 @@ __all__ = ["GPTQ"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPTQ(Quantizer):
-    """Quantize column by column, each error made up for by the columns that follow.
+    """Quantize column by column; later columns compensate each error.
 
     Args:
         num_bits, symmetric, number_format, scale_dtype: As in :class:`.Quantizer`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Round to nearest: the baseline of quantization, and the settings that quantizers share."""
+"""Round to nearest, and the settings that quantizers share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["RTN", "Quantizer", "round_to_nearest"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantizer(Compressor):
-    """A method with the settings of a grid.
+    """Base of methods with the settings of a grid.
 
     Args:
         num_bits: Bits of a code, 2 to 8. Floating-point formats have their own bits, groups and
@@ -72,11 +72,11 @@ class Quantizer(Compressor):
 
     @property
     def scales_columns(self) -> bool:
-        """Whether columns have factors while they are rounded; no packed format keeps these."""
+        """Whether columns have factors, which packed formats cannot store."""
         return False
 
     def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Nothing to check: every shape can be quantized."""
+        """Accept every shape."""
 
     def fallback(self) -> RTN:
         """Round to nearest on the same grid."""

@@ -22,7 +22,7 @@ __all__ = ["SparseGPT"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseGPT(Compressor):
-    """Prune column by column, each error made up for by the columns that follow.
+    """Prune column by column; later columns compensate each error.
 
     Unstructured weights are compared within blocks of ``block_size`` columns over all rows, N:M
     ones within their group when the column pass reaches it.

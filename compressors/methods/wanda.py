@@ -77,7 +77,7 @@ class Wanda(Compressor):
     def compress_together(
         self, weights: Sequence[Tensor], stats: ColumnNorm, feeds_scores: Sequence[bool] = ()
     ) -> list[CompressedWeight]:
-        """Prune each matrix by itself; the norms are taken once."""
+        """Prune each matrix; the norms are computed once."""
         stats.require_tokens()
         norm = stats.norm
         return [self._prune(weight, norm) for weight in weights]

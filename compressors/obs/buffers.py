@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buffers of one block of the column pass, made once and used for all blocks of a matrix."""
+"""Buffers of one block of the column pass, reused for all blocks of a matrix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ColumnBuffers"]
 
 
 class ColumnBuffers:
-    """A block of columns to be compressed in place, again and again.
+    """Block of columns compressed in place.
 
     Args:
         size: Most columns of a block.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The damped Hessian, factorized so that the column pass begins at its first column."""
+"""Damped Hessian, factorized so that the column pass begins at its first column."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def factorize(
 
 
 def _factorize_in_place(lower: Tensor, block_size: int) -> tuple[list[Tensor], bool]:
-    """Overwrite a lower triangle with its factor; whether that exists, and the blocks' inverses."""
+    """Factorize a lower triangle in place; whether it exists, and the blocks' inverses."""
     columns, inverses = len(lower), []
     failures = lower.new_zeros((), dtype=torch.int32)
     for start in reversed(range(0, columns, block_size)):

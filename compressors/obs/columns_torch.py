@@ -23,7 +23,7 @@ _SUB_BLOCK = 32
 
 
 class TorchColumns:
-    """Torch operations on :class:`ColumnBuffers`; views are made once."""
+    """Torch operations on :class:`ColumnBuffers`, with views made once."""
 
     def __init__(self, buffers: ColumnBuffers) -> None:
         self.buffers = buffers

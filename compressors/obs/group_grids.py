@@ -12,7 +12,7 @@ __all__ = ["GroupGrids"]
 
 
 class GroupGrids:
-    """Grids by group and row, found as the pass goes; all transposed, ``[groups, rows]``.
+    """Grids by group and row, found during the pass; transposed, ``[groups, rows]``.
 
     Args:
         grid: The settings.
@@ -52,14 +52,14 @@ class GroupGrids:
                 self.group_of = self.group_of[order]
 
     def waiting(self, start: int, stop: int) -> tuple[int, int]:
-        """Columns, first and after the last, of the groups that begin in a block; may be none."""
+        """Range of columns whose groups begin in a block; may be empty."""
         if self.known:
             return start, start
         begin, end = (-(-column // self.size) * self.size for column in (start, stop))
         return begin, min(end, len(self.group_of))
 
     def find(self, begin: int, end: int, values: Tensor) -> None:
-        """Find the grids of the groups in columns ``begin`` to ``end``, from their ``values``."""
+        """Find the grids of the groups in columns ``begin`` to ``end`` from their ``values``."""
         first = begin // self.size
         for grouped in self.grid.split(values[: end - begin], dim=0):
             groups = slice(first, first + len(grouped))
@@ -69,7 +69,7 @@ class GroupGrids:
             first = groups.stop
 
     def encode(self, start: int, values: Tensor, groups: list[int], scratch: Tensor) -> None:
-        """Keep the codes of a block.
+        """Store the codes of a block.
 
         Args:
             start: Its first column.

@@ -91,7 +91,7 @@ def solve(weights: Sequence[Tensor], stats: Hessian, plan: Plan) -> list[Compres
 
 
 class _Solver:
-    """The state of one pass; everything stands transposed, ``[columns, rows]``."""
+    """State of one pass; everything is transposed, ``[columns, rows]``."""
 
     def __init__(self, weights: Sequence[Tensor], stats: Hessian, plan: Plan) -> None:
         self.plan, self.weights = plan, weights
@@ -164,7 +164,7 @@ class _Solver:
         return self._collect()
 
     def _run_block(self, start: int, stop: int, inverse: Tensor) -> None:
-        """Compress one block, and let what follows know."""
+        """Compress one block and propagate its errors to later columns."""
         block, count = self.block, stop - start
         original, current = self.values[start:stop], block.values[:count]
         scratch = self.scratch[:count]
@@ -189,7 +189,7 @@ class _Solver:
             self.pending[stop:].addmm_(asked, changes, beta=1 if start else 0)
 
     def _select(self, pattern: Unstructured, start: int, stop: int) -> None:
-        """Choose what stays of a block, matrix by matrix; ties by row, then column."""
+        """Choose the weights to keep in a block, matrix by matrix; ties by row, then column."""
         count = stop - start
         scores = torch.abs(self.block.values[:count], out=self.scratch[:count])
         scores.mul_(self.importance[start:stop])
@@ -206,7 +206,7 @@ class _Solver:
                 kept.copy_(mine > threshold)
 
     def _find_grids(self, grids: GroupGrids, start: int, stop: int) -> None:
-        """Name the groups of a block's columns, and find the grids of those that begin in it."""
+        """Set the groups of a block's columns; find grids of those that begin in it."""
         begin, end = grids.waiting(start, stop)
         if begin < end:
             reach = self.block.values[: stop - start]
@@ -225,7 +225,7 @@ class _Solver:
         return torch.split(columns, [len(weight) for weight in self.weights], dim=1)
 
     def _collect(self) -> list[CompressedWeight]:
-        """Bring columns back to their order, take the matrices apart, and round to their dtype."""
+        """Restore column order, split into matrices, and round to their dtype."""
         grids = self.grids
         values, keep = self._restored(self.values), self.keep
         parts: dict[str, Any] = {}
@@ -248,7 +248,7 @@ class _Solver:
         ]
 
     def _transposed(self, columns: Tensor, dtype: torch.dtype | None = None) -> list[Tensor]:
-        """The part of each matrix, ``[rows, columns]``, as tensors of their own."""
+        """Part of each matrix, ``[rows, columns]``, as new tensors."""
         found = []
         for mine in self._each(columns):
             turned = mine.new_empty(mine.shape[1], mine.shape[0], dtype=dtype or mine.dtype)

@@ -31,7 +31,7 @@ _DOMAINS = {"c4": "web", "wikitext": "encyclopedia"}
 
 @dataclass(frozen=True)
 class PreparedCalibration:
-    """Calibration tokens, as far as they can be had before the model is loaded.
+    """Calibration tokens as far as known before the model is loaded.
 
     Attributes:
         parts: Tokens, int64 ``[samples, seqlen]``; or how many samples the model is to write.
@@ -77,7 +77,7 @@ def prepare(
     bos: str = "auto",
     progress: bool,
 ) -> PreparedCalibration:
-    """Load the text of a source, before any weights are.
+    """Load the text of a source, before any weights.
 
     Args:
         source: As :func:`check_source` returns it.
@@ -145,7 +145,7 @@ def prepare(
 
 
 def check_text(source: str, data_dir: str | None) -> None:
-    """Refuse a source whose local text is not there, without reading it.
+    """Refuse a local source that does not exist; reads nothing.
 
     Args:
         source: As :func:`check_source` returns it.

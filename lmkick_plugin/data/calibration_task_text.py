@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training text of tasks, laid out as the task asks and answers; never an item that is scored.
+"""Training text of tasks in the task's own prompt format, without scored items.
 
 Data sets repeat themselves: MMLU's development questions, for one, stand in part in its test split
 too. So a training text is left out as well where its question, whatever its case and white space,

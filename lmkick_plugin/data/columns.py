@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns of the tasks' documents: small in-memory tables.
+"""Columns of the tasks' documents, as in-memory tables.
 
 The functions that task files name as ``custom_dataset`` are called by lm-eval with the task's
 ``metadata`` (which holds what ``--metadata`` and ``--model_args`` say) and its ``dataset_kwargs``
@@ -24,7 +24,7 @@ INTEGER = datasets.Value("int64")
 
 
 def table(rows: Iterable[Mapping[str, Any]], **columns: Any) -> Any:
-    """A ``datasets.Dataset`` in memory with exactly these columns.
+    """In-memory ``datasets.Dataset`` with exactly these columns.
 
     Raises:
         DataError: A value of a column is not of its type.
@@ -52,7 +52,7 @@ def _fits(value: object, kind: Any) -> bool:
 
 
 def positive(name: str, value: object) -> int:
-    """Read a size from the metadata; the command line delivers it as int, float or text.
+    """Read a size from the metadata: int, float or text.
 
     >>> positive("evidence_chars", "3000.0")
     3000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts on which two models' next-token distributions are compared: WikiText-2, or one's own."""
+"""Texts for measuring divergence: WikiText-2, or a given file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def wikitext_articles(data_dir: str | None = None) -> list[str]:
 
 
 def from_file(name: str) -> list[str]:
-    """The texts of a file: rows of a ``.jsonl`` (field ``text``), or pieces of a ``.txt``.
+    """Texts of a file: rows of a ``.jsonl`` (field ``text``), or pieces of a ``.txt``.
 
     Raises:
         DataError: No such file, of another kind, unreadable, or without text.
@@ -46,7 +46,7 @@ def from_file(name: str) -> list[str]:
 
 
 def pieces(text: str, characters: int = _PIECE_CHARACTERS) -> list[str]:
-    r"""Cut a long text at blank lines into pieces of at least so many characters.
+    r"""Cut a text at blank lines into pieces of a minimum length.
 
     >>> pieces("one\n\ntwo\n\nthree", 5)
     ['one\n\ntwo', 'three']

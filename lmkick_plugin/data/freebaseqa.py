@@ -77,7 +77,7 @@ def _released(origin: Origin) -> Any:
 
 
 def all_names(row: Mapping[str, Any], where: str) -> list[str]:
-    """The names of every answer of every parse, each once."""
+    """Names of every answer of every parse, each once."""
     names = [name for answers in _answers(row, where) for name in _names(answers, where)]
     return list(dict.fromkeys(names))
 

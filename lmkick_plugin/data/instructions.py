@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instructions with answers: Alpaca and Unnatural Instructions, each in two parts that do not meet.
+"""Instructions with answers: Alpaca and Unnatural Instructions, split for scoring and calibration.
 
 One part is scored, the other is for calibration. An instruction that stands in both is left out of
 the second.
@@ -36,13 +36,13 @@ _EVERY = 10
 
 
 def is_scored(index: int) -> bool:
-    """Whether the row of this index (from 0) is scored; the others are for calibration."""
+    """Whether the row of this index (from 0) is scored; others are for calibration."""
     return index % _EVERY == 0
 
 
 @dataclass(frozen=True)
 class _Instances(HubFiles):
-    """Rows of Unnatural Instructions' core data, each instance of an instruction a row.
+    """Rows of Unnatural Instructions' core data, one per instance of an instruction.
 
     Attributes:
         scored: which part is wanted.
@@ -51,7 +51,7 @@ class _Instances(HubFiles):
     scored: bool = True
 
     def read(self, fields: Iterable[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
-        """Yield the rows of one part.
+        """Yield the rows for scoring or for calibration.
 
         Raises:
             FetchError: They could not be loaded.
@@ -77,23 +77,23 @@ UNNATURAL_TRAIN = Source(
 
 
 def load_alpaca(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """Every tenth row."""
+    """Scored rows: every tenth."""
     return {"test": _table(_alpaca(locate(ALPACA, data_dir))[0])}
 
 
 def load_unnatural(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """All rows of a local file; of the Hub's data, every tenth instruction's."""
+    """Scored rows: all of a local file; of the Hub's data, every tenth instruction's."""
     return {"test": _table(_rows(locate(UNNATURAL, data_dir)))}
 
 
 def alpaca_training(data_dir: str | None = None) -> list[dict[str, str]]:
-    """The rows that are not scored, without those that ask what a scored one asks."""
+    """Calibration rows, without duplicates of scored questions."""
     scored, others = _alpaca(locate(ALPACA, data_dir))
     return _without(others, scored)
 
 
 def unnatural_training(data_dir: str | None = None) -> list[dict[str, str]]:
-    """Rows for calibration, without those that ask what a scored one asks."""
+    """Calibration rows, without duplicates of scored questions."""
     others = _rows(locate(UNNATURAL_TRAIN, data_dir))
     return _without(others, _rows(locate(UNNATURAL, data_dir)))
 

@@ -23,7 +23,7 @@ DEV = Source("mmlu/dev.jsonl", _FIELDS, HubFiles("cais/mmlu", "all/dev-*"))
 
 
 def load(*, subject: str, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """Test questions of one subject, and its dev questions to be shown as examples."""
+    """Test questions of one subject, and its dev questions as examples."""
     return {
         "test": _subject(locate(TEST, data_dir), subject),
         "dev": _subject(locate(DEV, data_dir), subject),
@@ -39,7 +39,7 @@ def _subject(origin: Origin, subject: str) -> Any:
 
 @lru_cache(maxsize=4)
 def _subjects(origin: Origin) -> dict[str, Any]:
-    """The tables of all subjects: one reading of the file serves 57 tasks."""
+    """Tables of all subjects; the file is read once for 57 tasks."""
     docs: dict[str, list[dict[str, Any]]] = {}
     for where, row in origin.rows():
         choices, answer = row["choices"], row["answer"]

@@ -43,7 +43,7 @@ def _questions(origin: Origin) -> Any:
 
 
 def load_turns(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """The questions of MT-bench, with the solutions that some of them have."""
+    """Questions of MT-bench, with reference solutions where given."""
     return {"test": _conversations(locate(MT_BENCH, data_dir))}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orders of items whose every prefix is a fair sample: a task does not know ``--limit``."""
+"""Orders of items in which every prefix is a fair sample, for ``--limit``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["by_hash", "spread"]
 
 
 def spread(count: int) -> list[int]:
-    """Indices of ``count`` items such that every prefix is spread over all of them.
+    """Indices of ``count`` items, every prefix spread over all of them.
 
     They are ordered by the reversed bits of the index (van der Corput's sequence).
 
@@ -22,5 +22,5 @@ def spread(count: int) -> list[int]:
 
 
 def by_hash(key: str) -> str:
-    """Sort key that is unrelated to what an item is about: the SHA-256 of its identifier."""
+    """Sort key independent of content: the SHA-256 of the identifier."""
     return hashlib.sha256(key.encode()).hexdigest()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts that are asked in every way: the same questions with choices, shots and evidence.
+"""Facts for the recall tasks: the same questions with choices, shots and evidence.
 
 A fact is a question of TriviaQA's validation split that both of its files hold, or one of
 FreebaseQA's eval split. The first 1,000 by SHA-256 of their identifier are asked, in that order, so
@@ -56,7 +56,7 @@ class Fact:
 
 
 def load(*, form: str, data_dir: str | None = None, **metadata: Any) -> dict[str, Any]:
-    """Facts of TriviaQA, with what a form of asking needs.
+    """Facts of TriviaQA, with what a form of question needs.
 
     Args:
         form: ``say``, ``choose``, ``read`` or ``rank``.
@@ -74,7 +74,7 @@ def load(*, form: str, data_dir: str | None = None, **metadata: Any) -> dict[str
 
 
 def load_freebase(*, form: str, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """Facts of FreebaseQA, likewise; there is no evidence."""
+    """Facts of FreebaseQA; without evidence."""
     everything = _freebaseqa(locate(_EVAL, data_dir))
     asked = tuple(sorted(everything, key=lambda fact: by_hash(fact.name))[:FACTS])
     docs = _with_choices(asked, everything) if form == "choose" else _plain(asked)
@@ -83,7 +83,7 @@ def load_freebase(*, form: str, data_dir: str | None = None, **_: Any) -> dict[s
 
 @lru_cache(maxsize=2)
 def _asked(closed: Origin, evidence: Origin) -> tuple[Fact, ...]:
-    """The first facts by hash of those whose question both files hold under one identifier."""
+    """First facts by hash whose question both files hold under one identifier."""
     there = {(str(row["question_id"]), row["question"]) for _, row in evidence.rows()}
     both = [fact for fact in _triviaqa(closed) if (fact.name, fact.question) in there]
     if not both:
@@ -105,7 +105,7 @@ def _triviaqa(origin: Origin) -> tuple[Fact, ...]:
 
 
 def _usual_name(names: Sequence[str]) -> str:
-    """The name that shares most words with the others; of equals the first that is not in capitals.
+    """Name that shares most words with the others; on ties the first not in capitals.
 
     ``answer.value`` can be any of them, a title such as "ISO 3166-1:CH" for Switzerland as well.
 
@@ -245,7 +245,7 @@ _NUMBERS = frozenset(
 
 
 def _kinds(fact: Fact) -> tuple[Kind, ...]:
-    """The kinds a fact is of, the narrowest first."""
+    """Kinds of a fact, narrowest first."""
     match = _WORD.search(fact.question)
     word = match[0].lower() if match else ""
     shape = _shape(fact, word)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a task's rows come from: a local data directory, or the Hub (or a URL).
+"""Sources of a task's rows: a local data directory, the Hub, or a URL.
 
 Which of the two is decided by the user, never by what happens to be there: with a data directory
 (``--metadata data_dir=DIR``, ``data_dir=DIR`` among the arguments of ``--model kick``, or
@@ -49,7 +49,7 @@ class DataError(LmkickError, ValueError):
 
 
 class FetchError(LmkickError, OSError):
-    """Remote rows could not be loaded; the message says why, the caller what to do instead."""
+    """Remote rows could not be loaded; the caller adds the remedy."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class HubFiles:
         return f"{self.repository} ({self.pattern}) on the Hugging Face Hub"
 
     def read(self, fields: Iterable[str]) -> Iterator[Mapping[str, Any]]:
-        """Yield the rows, only with those columns that ``fields`` are in.
+        """Yield the rows, restricted to the columns of ``fields``.
 
         Raises:
             FetchError: They could not be loaded.
@@ -92,7 +92,7 @@ class HubFiles:
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file at a URL: JSON Lines, or a JSON document that holds its rows in a list.
+    """A file at a URL: JSON Lines, or a JSON document with a list of rows.
 
     It is fetched once into the cache of ``datasets``.
 
@@ -110,7 +110,7 @@ class WebFile:
         return self.url
 
     def read(self, fields: Iterable[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
-        """Yield the rows, with all that they hold.
+        """Yield the rows with all fields.
 
         Raises:
             FetchError: They could not be fetched, or the file is not what it should be.
@@ -153,7 +153,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Origin:
-    """A source, and the local file its rows are in (None: they are remote).
+    """A source, and its local file (None: remote).
 
     Attributes:
         source: what was asked for.
@@ -169,7 +169,7 @@ class Origin:
         return str(self.path or self.source.remote)
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield ``(where, row)``, ``where`` being what an error message should name.
+        """Yield ``(where, row)``, ``where`` for error messages.
 
         Raises:
             DataError: Unreadable, or a row lacks a field.
@@ -200,7 +200,7 @@ class Origin:
 
 
 def data_directory(folder: str | os.PathLike[str] | None = None) -> Path | None:
-    """The data directory that is read.
+    """Data directory in use.
 
     Args:
         folder: What was given; ``mini`` is the embedded one. None or empty: ``LMKICK_DATA_DIR``.
@@ -213,7 +213,7 @@ def data_directory(folder: str | os.PathLike[str] | None = None) -> Path | None:
 
 
 def locate(source: Source, data_dir: str | os.PathLike[str] | None = None) -> Origin:
-    """Find where the rows of a source are.
+    """Find a source's local file, or None for remote rows.
 
     Args:
         source: what is wanted.

@@ -55,7 +55,7 @@ def _chosen(origin: Origin, size: str) -> Any:
 
 
 def load_released(*, story_size: str, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """The first 30, in prompts that end with the reference summary, as the released code's do."""
+    """First 30 stories, in prompts that end with the reference summary, as in the released code."""
     return {"test": _released(locate(TEST, data_dir), story_size)}
 
 
@@ -69,7 +69,7 @@ def _released(origin: Origin, size: str) -> Any:
 
 
 def released_prompt(row: Mapping[str, str], size: str) -> str:
-    """The released prompt: the story's file with its lines run together, highlights included.
+    """Released prompt: the story's file with its lines joined, highlights included.
 
     The lines of the article cannot be told apart in version 3.0.0 and keep a space between them.
 
@@ -87,7 +87,7 @@ def released_prompt(row: Mapping[str, str], size: str) -> str:
 
 
 def _first(origin: Origin, size: str, wanted: int) -> list[dict[str, str]]:
-    """The first stories of a size; says where there are fewer than wanted."""
+    """First stories of a size; logs where there are fewer than wanted."""
     rows = _by_size(origin)[size][:wanted]
     low, high = SIZES[size]
     span = f"{low} to {high}" if math.isfinite(high) else f"{low} or more"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TriviaQA: trivia questions, alone or with the evidence that was gathered for them.
+"""TriviaQA: trivia questions, alone or with evidence.
 
 References:
     Joshi et al., "TriviaQA: A Large Scale Distantly Supervised Challenge Dataset for Reading
@@ -60,7 +60,7 @@ def load_closed(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
 
 
 def load_released_closed(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """Every row of the validation split, repeated questions included."""
+    """All rows of the validation split, repeated questions included."""
     return {"validation": _released_closed(locate(CLOSED, data_dir))}
 
 
@@ -80,7 +80,7 @@ def _released_closed(origin: Origin) -> Any:
 
 
 def each_once(rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
-    """The first row of every ``question_id``; on the Hub, questions have up to two rows."""
+    """First row of every ``question_id``; on the Hub, questions have up to two rows."""
     seen = set()
     for where, row in rows:
         if row["question_id"] not in seen:
@@ -98,7 +98,7 @@ def _question(row: Row, where: str) -> dict[str, Any]:
 def load_open(
     *, data_dir: str | None = None, evidence_chars: object = 6_000, **_: Any
 ) -> dict[str, Any]:
-    """Validation questions with the first Wikipedia page and, after it, the first search result.
+    """Validation questions with the first Wikipedia page, then the first search result.
 
     Args:
         data_dir: the data directory.
@@ -111,7 +111,7 @@ def load_open(
 
 
 def load_released_open(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """Every row; page and search result run into each other, cut at 3,072 characters."""
+    """All rows; page and search result joined, cut at 3,072 characters."""
     return {"validation": _released_open(locate(OPEN, data_dir))}
 
 
@@ -154,7 +154,7 @@ def _texts(row: Row) -> list[str]:
 
 
 def cut_at_word_end(text: str, limit: int) -> str:
-    """The longest beginning of at most ``limit`` characters that ends with a word.
+    """Longest prefix of at most ``limit`` characters that ends with a word.
 
     A first word that is longer than the limit is cut all the same.
 

@@ -23,7 +23,7 @@ TEST = Source(
 
 
 class Article(NamedTuple):
-    """One article, and where it begins in the text of all rows joined by two newlines.
+    """One article, and its start in the text of all rows joined by two newlines.
 
     Attributes:
         name: Number and heading, which tell it from every other.
@@ -37,7 +37,7 @@ class Article(NamedTuple):
 
 
 def load(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """The test split, one document per article; every prefix is spread over the text."""
+    """Test split, one document per article; every prefix is spread over the text."""
     return {"test": _documents(locate(TEST, data_dir))}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps ``--use_cache`` from answering for another model.
+"""Guard ``--use_cache`` against answers of another model.
 
 lm-eval's key for a cached answer holds the request and no model: two compressions that share a
 cache file would return each other's answers. So the file gets one more row, a fingerprint of the
@@ -21,7 +21,7 @@ FINGERPRINT_KEY = "lmkick:fingerprint"
 
 
 def guard_cache(cache: MutableMapping[str, Any], fingerprint: dict[str, Any]) -> bool:
-    """Claim a cache for this model, or stop.
+    """Claim a cache of answers for this model; refuse another model's.
 
     Args:
         cache: lm-eval's cache of answers (a ``SqliteDict``).
@@ -59,7 +59,7 @@ def guard_cache(cache: MutableMapping[str, Any], fingerprint: dict[str, Any]) ->
 
 
 def fingerprint(lm: Any) -> dict[str, Any]:
-    """What decides a model's answers, as plain values.
+    """Values that decide a model's answers.
 
     Args:
         lm: A ``KickLM``.

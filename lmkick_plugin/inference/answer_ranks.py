@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How likely a known answer is, teacher-forced: rank and probability of its first token, bits."""
+"""Rank, probability and bits of known answers, teacher-forced."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
         return self._show()
 
     def _rebuild(self, columns: int) -> None:
-        """Make room for more columns behind those in use."""
+        """Reallocate with more free columns."""
         used = self._end - self._first
         room = max(columns, self.room)
         for index, buffer in enumerate(self._buffers):
@@ -61,7 +61,7 @@ class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
         return keys, values
 
     def keep(self, rows: Tensor, columns: int) -> None:
-        """Keep some rows and the last columns; the memory of the others is given back."""
+        """Keep some rows and the last columns; free the memory of the others."""
         unused = self._end - columns
         for index, buffer in enumerate(self._buffers):
             # A copy: the whole of the old buffer would live on in a view of it.
@@ -71,7 +71,7 @@ class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
         self._show()
 
     def join(self, other: _RowLayer) -> None:
-        """Add the rows of another layer, last columns aligned; the other one is used up."""
+        """Append the rows of another layer, last columns aligned; the other one is consumed."""
         used = max(self._end - self._first, other._end - other._first)
         self.room = max(self.room, other.room)
         for index, (one, two) in enumerate(zip(self._buffers, other._buffers, strict=True)):
@@ -89,7 +89,7 @@ class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
         self._show()
 
     def repeat(self, source: _RowLayer, rows: int, columns: int, further: int) -> None:
-        """Begin with the first columns of another layer's only row, once for each row."""
+        """Fill rows with the first columns of another layer's only row."""
         for states in (source.keys, source.values):
             if states is None:
                 continue
@@ -104,7 +104,7 @@ class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
             self._show()
 
     def close_gaps(self, columns: Tensor) -> None:
-        """Rearrange the columns: int64 ``[rows, columns in use]``, where each comes from."""
+        """Reorder columns: int64 ``[rows, columns in use]``, the source of each."""
         for index, buffer in enumerate(self._buffers):
             chosen = columns.to(buffer.device)[:, None, :, None]
             used = buffer[:, :, self._first : self._end]
@@ -113,13 +113,13 @@ class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
 
 
 class RowCache(Cache):
-    """The cache of a running batch, for models whose layers all keep keys and values.
+    """KV cache of a running batch, for models whose layers all keep keys and values.
 
     Sliding windows are applied by the attention mask; no columns are dropped here.
     """
 
     def __init__(self, layers: int, coming: int) -> None:
-        """Begin empty.
+        """Create an empty cache.
 
         Args:
             layers: Number of the model's layers.
@@ -129,7 +129,7 @@ class RowCache(Cache):
         super().__init__(layers=[*self._parts])
 
     def keep(self, rows: Sequence[int], columns: int) -> None:
-        """Drop what is no longer needed.
+        """Keep some rows and the last columns of every layer.
 
         Args:
             rows: Those that stay; one that is named several times becomes several rows.
@@ -140,7 +140,7 @@ class RowCache(Cache):
             layer.keep(chosen, columns)
 
     def repeat(self, prefix: RowCache, rows: int, columns: int, further: int) -> None:
-        """Begin an empty cache with what all its rows share.
+        """Fill an empty cache with a prefix that all rows share.
 
         Args:
             prefix: A cache of one row.
@@ -152,7 +152,7 @@ class RowCache(Cache):
             layer.repeat(source, rows, columns, further)
 
     def close_gaps(self, shared: int, gaps: Tensor) -> None:
-        """Move what rows share next to what follows it.
+        """Move shared columns next to those that follow.
 
         Args:
             shared: Columns at the beginning, of all rows.
@@ -166,7 +166,7 @@ class RowCache(Cache):
             layer.close_gaps(columns)
 
     def join(self, other: RowCache) -> None:
-        """Take in the rows of another cache below the own ones; the other one is used up.
+        """Append the rows of another cache; the other one is consumed.
 
         Args:
             other: Of the same model, with any number of columns.

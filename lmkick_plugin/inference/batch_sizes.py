@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many rows go through the model at once: given, or found; fewer after running out of memory.
+"""Batch sizes: given or measured, reduced after running out of memory.
 
 With ``batch_size=auto``, lm-eval runs sixty-four sequences as long as the context five times, then
 fewer, before it begins. Here the evaluation itself is the search. Requests come longest first, with
@@ -58,7 +58,7 @@ class BatchSize:
     def __init__(
         self, most: int, kind: str, *, automatic: bool = False, tokens: int | None = None
     ) -> None:
-        """Set the limits; :func:`batch_size_of` does it for a model.
+        """Store the limits; :func:`batch_size_of` sets them for a model.
 
         Args:
             most: Rows, at most.
@@ -87,7 +87,7 @@ class BatchSize:
         return max(1, min(self.most, self._tokens // max(length, 1)))
 
     def ran_out(self, rows: int, length: int) -> None:
-        """Note that memory did not suffice: from now on about half as much at once.
+        """Note an out-of-memory error: later batches have about half the rows.
 
         Args:
             rows: Rows of the batch that failed, more than 1.
@@ -107,7 +107,7 @@ class BatchSize:
             )  # fmt: skip
 
     def fitted(self, rows: int, length: int) -> None:
-        """Note that a batch went through.
+        """Note a batch that fitted.
 
         Args:
             rows: Its rows.
@@ -147,7 +147,7 @@ def batch_size_of(model: Any, kind: str) -> BatchSize:
 def detect_batch_size(
     model: Any, requests: Any, pos: int, search: Callable[[Any, int], int]
 ) -> int:
-    """A batch size for code that asks for one number, such as what ``hf`` itself runs.
+    """One batch size for code that needs a single number, such as ``hf`` itself.
 
     Args:
         model: An lm-eval ``hf`` model with ``batch_size=auto``.
@@ -180,7 +180,7 @@ def in_batches(
     size: BatchSize,
     work: Callable[[Sequence[_Item]], Sequence[_Result]],
 ) -> Iterator[tuple[_Item, _Result]]:
-    """Work through items, with fewer at a time where memory runs out.
+    """Process items in batches, smaller ones after running out of memory.
 
     Args:
         items: The longest should come first: where it does not fit, that shows at once.
@@ -215,7 +215,7 @@ def in_batches(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed, on any device."""
+    """Whether an error is a failed allocation, on any device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
@@ -223,14 +223,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def give_back_memory() -> None:
-    """Free what is no longer referenced, so that the next attempt finds it."""
+    """Free unreferenced memory before the next attempt."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def free_main_memory() -> int | None:
-    """Bytes of main memory that can be taken, within the limits of a container; None: unknown."""
+    """Bytes of main memory available within container limits; None where unknown."""
     free: list[int] = []
     meminfo = _read("/proc/meminfo")
     for line in meminfo.splitlines():
@@ -252,7 +252,7 @@ def _read(path: str) -> str:
 
 
 def _cpu_tokens(model: Any, kind: str) -> int:
-    """Tokens of a batch on a CPU: by throughput, and by memory."""
+    """Tokens per batch on a CPU, by throughput and memory."""
     tokens = _CPU_TOKENS[kind]
     free = free_main_memory()
     if free is None:
@@ -261,7 +261,7 @@ def _cpu_tokens(model: Any, kind: str) -> int:
 
 
 def _token_bytes(model: Any, kind: str) -> int:
-    """Roughly what one token of a batch takes while it is computed."""
+    """Approximate bytes per token of a batch during a forward pass."""
     config = model.config.get_text_config()
     size = int(model.dtype.itemsize)
     hidden = int(getattr(config, "hidden_size", 1024))
@@ -279,7 +279,7 @@ def _most(model: Any) -> int:
 
 
 def _key(model: Any, kind: str) -> tuple[Any, ...]:
-    """Equal for models that take the same memory for the same requests."""
+    """Key of models that need equal memory for equal requests."""
     weights = tuple((tuple(one.shape), one.dtype) for one in model.model.parameters())
     device = torch.device(model.device).type
     return type(model.model).__name__, hash(weights), device, model.max_length, _most(model), kind

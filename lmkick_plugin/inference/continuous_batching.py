@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding by continuous batching: finished rows make room for waiting prompts.
+"""Decoding by continuous batching: finished rows are replaced by waiting prompts.
 
 ``generate`` of transformers runs each batch until its last row has finished. Here a finished row is
 dropped, and waiting prompts take its place once there are enough of them. Samples of one prompt
@@ -35,7 +35,7 @@ ALIKE = 64
 
 @dataclass(slots=True)
 class Answer:
-    """A prompt and what has been generated for it.
+    """A prompt and the tokens generated for it.
 
     Attributes:
         prompt: Token ids, at least one.
@@ -61,7 +61,7 @@ class Answer:
         return len(self.prompt) + self.limit
 
     def add(self, token: int) -> None:
-        """Append a token, and see whether it is the last one."""
+        """Append a token; whether it was the last one."""
         self.generated.append(token)
         self.complete = (
             len(self.generated) >= self.limit
@@ -72,7 +72,7 @@ class Answer:
 
 @dataclass(slots=True)
 class _Counts:
-    """Work done: tokens that went through the model with padding, and forward passes."""
+    """Counters: padded tokens and forward passes."""
 
     tokens: int = 0
     passes: int = 0
@@ -80,7 +80,7 @@ class _Counts:
 
 @dataclass(frozen=True, slots=True)
 class DecodingModel:
-    """What a forward pass needs.
+    """Model and settings of a forward pass.
 
     Attributes:
         forward: The transformers model.
@@ -106,7 +106,7 @@ class DecodingModel:
     def next_scores(
         self, tokens: Tensor, mask: Tensor | None, positions: Tensor, cache: RowCache
     ) -> Tensor:
-        """One forward pass.
+        """Run one forward pass.
 
         Args:
             tokens: int64 ``[rows, new columns]``.
@@ -134,7 +134,7 @@ class DecodingModel:
 
 
 class _Running:
-    """The running batch: rows being answered, and their cache."""
+    """Running batch: rows being answered, and their cache."""
 
     def __init__(self, model: DecodingModel) -> None:
         self._model = model
@@ -147,7 +147,7 @@ class _Running:
         self._prefix_cache: RowCache | None = None
 
     def _shared(self, texts: Sequence[Sequence[int]], later: Sequence[Sequence[int]]) -> int:
-        """How many first tokens of some texts are, or are now, in the cache of the prefix.
+        """Number of leading tokens that some prompts share with the cached prefix.
 
         Args:
             texts: Those that enter.
@@ -170,7 +170,7 @@ class _Running:
         return common
 
     def admit(self, answers: Sequence[Answer], waiting: Sequence[Answer] = ()) -> None:
-        """Read prompts, find their first tokens, and take in what is not complete with these.
+        """Prefill prompts and add those that are not complete after their first token.
 
         Equal texts, which are samples of one prompt, are read once.
 
@@ -261,7 +261,7 @@ def _next_tokens(scores: Tensor, answers: Sequence[Answer]) -> Tensor:
 
 
 def _take(answers: Sequence[Answer], tokens: Tensor) -> list[int]:
-    """Give each answer its token.
+    """Append one token to each answer.
 
     Returns:
         The numbers of those that are not complete.
@@ -318,7 +318,7 @@ def decode(model: DecodingModel, answers: Sequence[Answer], size: BatchSize) -> 
 
 
 def _in_order(answers: Sequence[Answer]) -> list[Answer]:
-    """The longest first, but those that begin alike together."""
+    """Order prompts by length, keeping those with a common prefix together."""
     alike: dict[tuple[int, ...], list[Answer]] = {}
     for answer in sorted(answers, key=lambda answer: (-answer.longest, answer.prompt)):
         alike.setdefault(tuple(answer.prompt[:ALIKE]), []).append(answer)
@@ -328,7 +328,7 @@ def _in_order(answers: Sequence[Answer]) -> list[Answer]:
 def _next_in(
     waiting: deque[Answer], running: _Running, rows: int, *, together: bool
 ) -> list[Answer]:
-    """Take from those that wait, if that pays now.
+    """Select waiting prompts to admit now, if that pays.
 
     Args:
         waiting: Those that begin alike stand together.
@@ -369,7 +369,7 @@ def _unparted(waiting: deque[Answer], count: int, most: int) -> int:
 
 
 def _alike(waiting: deque[Answer], first: int, most: int) -> tuple[int, int]:
-    """How many of those that wait begin like one of them, and the tokens that sharing saves."""
+    """Number of waiting prompts that share a prefix with one, and the tokens saved."""
     beginning = waiting[first].prompt[:ALIKE]
     end = first + 1
     last = min(first + most, len(waiting))

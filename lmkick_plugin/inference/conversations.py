@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations: each turn holds the model's own answers to those before it.
+"""Multi-turn conversations: each prompt holds the model's own earlier answers.
 
 References:
     Zheng et al., arXiv:2306.05685 (MT-bench).
@@ -16,7 +16,7 @@ __all__ = ["answer_turns", "layout"]
 
 
 def answer_turns(model: Any, requests: Sequence[Any]) -> list[list[str]]:
-    """Hold conversations, one turn of all of them at a time, so that each turn is batched.
+    """Hold conversations turn by turn, each turn batched over all of them.
 
     Args:
         model: A ``KickLM``, or another model with ``generate_until`` and ``apply_chat_template``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests shared between processes by their tokens.
+"""Requests divided between processes by their tokens.
 
 lm-eval deals documents to processes one by one, whatever their length, and so that no process holds
 many questions of one prefix. Here every process learns all requests, makes the same plan, and runs
@@ -23,7 +23,7 @@ _LAST = 4  # bytes of a request's last token
 
 
 def all_requests(mine: Sequence[Request]) -> list[Request]:
-    """The distinct requests of all processes, the same everywhere.
+    """Distinct requests of all processes, in the same order everywhere.
 
     Args:
         mine: Those of this process; every process has to call, also one with none.
@@ -37,7 +37,7 @@ def all_requests(mine: Sequence[Request]) -> list[Request]:
 
 
 def fewest(mine: Sequence[int]) -> list[int]:
-    """The smallest of each number over all processes.
+    """Minimum of each number over all processes.
 
     Memory and rounding may differ between processes; their plans must not.
 
@@ -48,7 +48,7 @@ def fewest(mine: Sequence[int]) -> list[int]:
 
 
 def my_steps(plan: Plan, rank: int, world_size: int) -> list[int]:
-    """The steps that this process runs: its share of the batches, and the prefixes they continue.
+    """Steps of this process: its share of the batches, and the prefixes they continue.
 
     Args:
         plan: The same on every process.
@@ -75,7 +75,7 @@ def my_steps(plan: Plan, rank: int, world_size: int) -> list[int]:
 
 
 def merge_scores(scores: Scores) -> None:
-    """Let every process have the scores of all.
+    """Exchange scores, so that every process has all.
 
     Args:
         scores: Those of this process, with those of the others afterwards.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests and models that can be decoded here exactly as by ``generate``.
+"""Support check for greedy decoding equal to ``generate``: requests and models.
 
 transformers is asked itself: ``generate`` prepares everything for a prompt of one token, and hands
 over what it would decode with, just before it would.
@@ -46,7 +46,7 @@ _ROW_BY_ROW = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinP
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How requests of certain settings are decoded.
+    """Decoding settings of some requests.
 
     Attributes:
         model: What a forward pass needs.
@@ -62,7 +62,7 @@ class Decoding:
 
 
 def find_decoding(lm: Any, settings: Mapping[str, Any], limit: int) -> Decoding | str:
-    """Find out how requests are decoded, or why they cannot be decoded here.
+    """Decoding settings of requests, or why they are not supported.
 
     Args:
         lm: An lm-eval ``hf`` model.
@@ -112,7 +112,7 @@ def find_decoding(lm: Any, settings: Mapping[str, Any], limit: int) -> Decoding 
 
 
 def _prepared(lm: Any, settings: Mapping[str, Any], limit: int) -> dict[str, Any] | str:
-    """What ``generate`` would decode with."""
+    """Configuration that ``generate`` would decode with."""
 
     def catch(
         _model: Any,
@@ -146,7 +146,7 @@ def _prepared(lm: Any, settings: Mapping[str, Any], limit: int) -> dict[str, Any
 
 
 def _why_not(model: Any, prepared: Mapping[str, Any], limit: int) -> str | None:
-    """The first thing that would be done differently here; None: nothing."""
+    """First difference to ``generate``; None where there is none."""
     config = prepared["generation_config"]
     if _mode(prepared) not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         return "its settings ask for more than greedy decoding or sampling"
@@ -187,7 +187,7 @@ def _cache_problem(cache: Any) -> str | None:
 
 
 def _position_problem(model: Any) -> str | None:
-    """Models where a row's tokens depend on how long the rows beside it are."""
+    """Models where a row's tokens depend on the lengths of the other rows."""
     config = model.config.get_text_config(decoder=True)
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()) or getattr(
         config, "attention_chunk_size", None

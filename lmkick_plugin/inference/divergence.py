@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve ``divergence`` requests: distance of a model from its dense reference on given texts.
+"""Serve ``divergence`` requests: distance of a model from its dense reference on texts.
 
 Positions are streamed. The evaluated model's logits of a few batches are kept in main memory, in
 the model's own dtype and at most :data:`HELD_BYTES` of them; then the reference's are computed and
@@ -37,7 +37,7 @@ _BATCH_BYTES = 1 << 30  # of one batch's logits on the device
 
 @dataclass
 class _Text:
-    """One request: its tokens, and what was found so far."""
+    """One request: its tokens and results so far."""
 
     windows: list[list[int]]
     opening: list[int]
@@ -197,7 +197,7 @@ def _add(text: _Text, dense: Tensor, evaluated: Tensor) -> None:
 
 
 def _generate(model: Any, reference: Reference, texts: Sequence[_Text]) -> None:
-    """Let both models continue each opening."""
+    """Generate continuations with both models."""
     asked = sorted((text for text in texts if text.new_tokens), key=lambda t: -len(t.opening))
     if not asked:
         return
@@ -214,7 +214,7 @@ def _generate(model: Any, reference: Reference, texts: Sequence[_Text]) -> None:
 
 
 def _continue(model: Any, batch: Sequence[_Text]) -> list[list[int]]:
-    """Greedy continuations, each up to and with its end-of-text token."""
+    """Greedy continuations, each up to and including its end-of-text token."""
     width = len(batch[0].opening)
     pad = model.tokenizer.pad_token_id
     rows = [[pad] * (width - len(text.opening)) + text.opening for text in batch]

@@ -49,7 +49,7 @@ def generate_until(
     *,
     disable_tqdm: bool = False,
 ) -> list[str]:
-    """Answer ``generate_until`` requests.
+    """Answer ``generate_until`` requests like ``hf``.
 
     Each answer is what ``hf`` gives to that request alone, with ``batch_size=1``, up to rounding:
     in float32, where two tokens differ by less than that in their scores; in bfloat16, where they
@@ -82,7 +82,7 @@ def generate_until(
 
 
 class _Plan:
-    """How requests of certain settings are answered here."""
+    """Decoding of requests with certain settings."""
 
     def __init__(self, lm: Any, settings: dict[str, Any], decoding: Decoding) -> None:
         normal = normalize_gen_kwargs(settings, lm.max_gen_toks)
@@ -100,7 +100,7 @@ class _Plan:
 
 
 def _plan(lm: Any, settings: Any) -> _Plan | str:
-    """How requests of certain settings are answered, or why not here."""
+    """Plan the decoding of requests, or state why ``hf`` has to answer them."""
     if not isinstance(settings, dict) or "max_length" in settings:
         return _say_plain("max_length is among the task's settings")
     normal = normalize_gen_kwargs(settings, lm.max_gen_toks)
@@ -116,13 +116,13 @@ def _plan(lm: Any, settings: Any) -> _Plan | str:
 
 @functools.lru_cache(maxsize=64)
 def _say_plain(reason: str) -> str:
-    """Write a reason to the log, once; returns it."""
+    """Log a reason once, and return it."""
     _LOGGER.info("Generation by lm-eval's hf model, one batch at a time: %s.", reason)
     return reason
 
 
 class _Job:
-    """A prompt, its answer in the making, and the requests that wait for it."""
+    """A prompt, its answer in progress, and the requests for it."""
 
     def __init__(self, plan: _Plan, answer: Answer) -> None:
         self.plan = plan
@@ -171,7 +171,7 @@ def _sort_out(
 
 
 def _encode(lm: Any, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
-    """Encode prompts as ``tok_batch_encode`` does each by itself, without padding.
+    """Encode prompts one by one as ``tok_batch_encode`` does, without padding.
 
     Returns:
         For each, its tokens, and whether the tokenizer itself has cut it (``truncation=True``).
@@ -201,7 +201,7 @@ def _encode(lm: Any, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
 def _answer(
     lm: Any, requests: Sequence[Any], jobs: list[_Job], results: dict[int, str], *, hidden: bool
 ) -> None:
-    """Generate, and write the answers to ``results``."""
+    """Generate, and store the answers in ``results``."""
     by_answer = {id(job.answer): job for job in jobs}
     total = sum(len(job.requests) for job in jobs)
     model = jobs[0].plan.decoding.model
@@ -226,7 +226,7 @@ def _answer(
 
 
 def _finish(lm: Any, job: _Job) -> str:
-    """The text of an answer, as ``hf`` makes it of the tokens."""
+    """Decode an answer's tokens into text as ``hf`` does."""
     tokens = job.answer.generated
     thought = lm.think_end_token
     thoughts = job.answer.stops
@@ -251,7 +251,7 @@ def _finish(lm: Any, job: _Job) -> str:
 
 
 def _log_thoughts(requests: Sequence[Any], jobs: Sequence[_Job]) -> None:
-    """Say for each task how many answers had thoughts, and how many nothing else."""
+    """Log for each task how many answers held thoughts, or nothing else."""
     found: dict[str, list[Thoughts]] = {}
     limits: dict[str, int] = {}
     for job in jobs:

@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
-    """Answers as ``hf`` does, sooner, and counts what was cut.
+    """lm-eval's ``hf`` with equal answers, faster, and with counts of cut prompts.
 
     Attributes:
         prefix_reuse: False leaves every answer to ``hf``.
@@ -114,7 +114,7 @@ class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         return answers
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """As in ``hf``; one bar over all texts, and no text's logits are held whole."""
+        """As in ``hf``; one bar over all texts, and logits of a text are computed in pieces."""
         if self.scorer.usable:
             return self.scorer.rolling(requests, disable_tqdm=disable_tqdm)
         hidden = disable_tqdm or self.rank != 0
@@ -153,7 +153,7 @@ class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         return answers
 
     def _hint_at_template(self, answers: list[str]) -> None:
-        """Name the usual cause where a chat model says nothing to most prompts."""
+        """Warn where a chat model without its template answers most prompts with nothing."""
         empty = sum(not answer.strip() for answer in answers)
         template = getattr(self.tokenizer, "chat_template", None)
         if template and not self.chat_template_used and empty > len(answers) / 2:
@@ -191,7 +191,7 @@ class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         return token_ids, mask
 
     def _detect_batch_size(self, requests: Any = None, pos: int = 0) -> int:
-        """As in ``hf`` on a GPU; on a CPU, by memory and throughput instead of by trying."""
+        """As in ``hf`` on a GPU; on a CPU, by memory and throughput."""
         from lmkick_plugin.inference.batch_sizes import detect_batch_size
 
         return detect_batch_size(self, requests, pos, super()._detect_batch_size)
@@ -200,21 +200,21 @@ class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
 
     @property
     def truncated_prompts(self) -> dict[str, int] | None:
-        """Number of cut prompts by task; None where that cannot be known."""
+        """Number of cut prompts by task; None where unknown."""
         return self._truncated.by_task() if self.truncation_known else None
 
     def start_evaluation(self) -> None:
-        """Reset the counts, for one model evaluated several times."""
+        """Reset the counts before another evaluation of the same model."""
         self._truncated.clear()
         self.chat_template_used = False
 
     def note_cut(self, prompt: str) -> None:
-        """Count a prompt of the requests that are being answered as cut."""
+        """Count a prompt as cut."""
         for instance in self._prompts.get(prompt, ()):
             self._truncated.add(instance)
 
     def note_truncated(self, requests: list[Any], cut: Iterable[Any]) -> None:
-        """Count cut prompts of requests that this class does not serve itself.
+        """Count cut prompts of requests served outside this class.
 
         Args:
             requests: All instances that were asked of this process.
@@ -225,7 +225,7 @@ class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         self._gather_truncated(requests)
 
     def _gather_truncated(self, requests: list[Any]) -> None:
-        """Let every process know all cut prompts: only the first one says so, and writes them."""
+        """Gather cut prompts of all processes; the first one logs and writes them."""
         if self.world_size > 1:
             from accelerate.utils import gather_object
 

@@ -32,7 +32,7 @@ _answered: dict[str, weakref.ref[Any]] = {}
 
 
 def announce(model: Any) -> None:
-    """Note that this ``KickLM`` is ready to serve requests."""
+    """Register a ``KickLM`` that can serve requests."""
     _models.add(model)
 
 
@@ -50,12 +50,12 @@ def require_kick_model(task_name: str) -> None:
 
 
 def dense_problems() -> list[str | None]:
-    """For each ``KickLM`` alive, why it cannot answer as before compression (None: it can)."""
+    """For each live ``KickLM``, why it cannot answer as dense; None where it can."""
     return [getattr(model, "dense_problem", "it serves no dense answers") for model in _models]
 
 
 def require_reference(task_name: str) -> None:
-    """Raise unless some ``KickLM`` alive has a dense model to be compared with.
+    """Raise unless some live ``KickLM`` has a dense reference.
 
     Raises:
         SettingsError: None has, as where a compressed checkpoint was compressed again.
@@ -66,7 +66,7 @@ def require_reference(task_name: str) -> None:
 
 
 def calibration_folders(source: str) -> list[str | None]:
-    """Where the ``KickLM`` alive have read a source of calibration text.
+    """Data directories from which live models read a source of calibration text.
 
     Args:
         source: One source, such as ``task:alpaca``; it counts in a mixture too.
@@ -100,7 +100,7 @@ def forget(task_name: str) -> None:
 
 
 def model_of(task_name: str) -> Any | None:
-    """The model that answered a task's requests in this run.
+    """Model that answered a task's requests in this run.
 
     Returns:
         A ``KickLM``; None where it was another model, or a cache of answers.

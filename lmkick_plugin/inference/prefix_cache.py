@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A prefix's keys and values, computed once and read by every row of a batch.
+"""Keys and values of a prefix, computed once and shared by every row of a batch.
 
 Which models can do this is read off the cache that the model itself makes, by the classes of its
 layers, not by names of models. Keys and values of plain attention, over all tokens or a sliding
@@ -32,7 +32,7 @@ Window = int | None
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Keys and values of some first tokens.
+    """Keys and values of some leading tokens.
 
     Attributes:
         length: Number of tokens.
@@ -71,7 +71,7 @@ def why_not_shared(cache: Any, length: int) -> str | None:
 
 
 def layer_windows(cache: Cache) -> tuple[Window, ...]:
-    """How far back each layer of a cache sees."""
+    """Attention window of each layer of a cache."""
     windows: list[Window] = []
     for layer in cache.layers:
         if isinstance(layer, DynamicSlidingWindowLayer):
@@ -82,7 +82,7 @@ def layer_windows(cache: Cache) -> tuple[Window, ...]:
 
 
 class _Whole(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Reads a prefix, lets any number of rows continue it, and keeps at most the new part."""
+    """Full-attention layer that reads a prefix and keeps at most the new columns."""
 
     def __init__(self, pieces: Sequence[tuple[Tensor, Tensor]], length: int, keep: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -94,7 +94,7 @@ class _Whole(DynamicLayer):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """The prefix and the new states, for every row."""
+        """Keys and values of the prefix and the new tokens, for every row."""
         rows = len(key_states)
         self.length += key_states.shape[-2]
         keys = [key.expand(rows, -1, -1, -1) for key, _ in self.pieces]
@@ -107,12 +107,12 @@ class _Whole(DynamicLayer):  # type: ignore[no-untyped-call]
         return torch.cat([*keys, key_states], dim=-2), torch.cat([*values, value_states], dim=-2)
 
     def get_seq_length(self) -> int:
-        """Tokens of the prefix, and new ones after they came."""
+        """Tokens of the prefix, and of the new part once added."""
         return self.length
 
 
 class _Sliding(DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]
-    """The same, of the last tokens before a window's end."""
+    """Sliding-window layer that reads a prefix."""
 
     def __init__(
         self, window: int, pieces: Sequence[tuple[Tensor, Tensor]], length: int, keep: bool
@@ -126,7 +126,7 @@ class _Sliding(DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """What of the prefix lies in the window, and the new states, for every row."""
+        """Keys and values of the prefix within the window and of the new tokens, for every row."""
         rows = len(key_states)
         self.cumulative_length += key_states.shape[-2]
         keys = [key.expand(rows, -1, -1, -1) for key, _ in self.pieces]
@@ -142,7 +142,7 @@ class _Sliding(DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]
 
 
 def continue_prefix(windows: Sequence[Window], prefix: Prefix | None, *, keep: bool) -> Cache:
-    """A cache for one forward pass, which leaves the prefix as it is.
+    """Cache for one forward pass that continues a prefix without changing it.
 
     Args:
         windows: As :func:`layer_windows` says.
@@ -165,7 +165,7 @@ def continue_prefix(windows: Sequence[Window], prefix: Prefix | None, *, keep: b
 
 
 def new_prefix(cache: Cache, length: int) -> Prefix:
-    """The prefix that a forward pass has made, with what it continued.
+    """Prefix from a forward pass, with the prefix it continued.
 
     Args:
         cache: Of :func:`continue_prefix`, after the pass.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which requests share which tokens, and what is worth computing once.
+"""Plan of forward passes: which prefixes to compute once, which rows to batch.
 
 A request is a row of tokens of which the last few are scored. Rows are sorted by their tokens, so
 that those with a long common prefix stand together; the lengths of the prefixes that neighbours
@@ -28,7 +28,7 @@ _Ints = NDArray[np.int64]
 
 
 def make_request(context: Sequence[int], continuation: Sequence[int], longest: int) -> Request:
-    """The request to score a continuation, cut from the left as ``hf`` cuts it.
+    """Request to score a continuation, cut from the left as in ``hf``.
 
     Args:
         context: Tokens before it, at least one.
@@ -64,7 +64,7 @@ class Step:
 
 @dataclass(slots=True)
 class Plan:
-    """What to compute for some requests, in order.
+    """Steps for some requests, in order.
 
     Attributes:
         rows: The tokens of each row that is computed.
@@ -87,7 +87,7 @@ class Plan:
         return [self.rows[row][step.start : step.end] for row in step.rows]
 
     def cost(self, step: Step) -> int:
-        """Tokens of a step, with padding."""
+        """Tokens of a step, padding included."""
         return max(len(tokens) for tokens in self.inputs(step)) * len(step.rows)
 
 
@@ -98,7 +98,7 @@ def plan_steps(
     reuse: bool,
     overhead: int = 0,
 ) -> Plan:
-    """Decide what to compute.
+    """Plan the steps for some requests.
 
     1. An input that is the beginning of another is read from that other row: one forward pass
        serves continuations that differ in their last token, or that end earlier.
@@ -145,7 +145,7 @@ def plan_steps(
 
 
 def batch_length(row: int, start: int) -> int:
-    """Tokens that a row counts in a batch, by the memory it takes.
+    """Length in tokens by which a row counts for the memory of a batch.
 
     Of what it continues, only one layer's keys and values are there at a time, which is a small
     part of what its own tokens take.
@@ -167,7 +167,7 @@ def _lay_out(
     rows_at_once: Callable[[int], int],
     steps: list[Step],
 ) -> list[list[int]]:
-    """Write the steps of a tree, depth first.
+    """Emit the steps of a tree, depth first.
 
     Returns:
         For each row, the steps that compute its tokens, in order.
@@ -197,7 +197,7 @@ def _lay_out(
 def _directly_inside(
     nodes: list[Node], chosen: set[int], number: int
 ) -> tuple[list[int], list[int]]:
-    """Rows whose nearest chosen prefix is this one, and the chosen prefixes next inside it."""
+    """Rows and chosen prefixes directly below a prefix."""
     rows = list(nodes[number].rows)
     inner = []
     pending = list(nodes[number].children)
@@ -223,7 +223,7 @@ def _place_scores(
     holders: dict[bytes, int],
     chains: Sequence[Sequence[int]],
 ) -> None:
-    """Note at which step and position each token of each request is scored."""
+    """Assign each scored token to a step and position."""
     width = _TOKEN.itemsize
     places: list[list[_Ints]] = [[] for _ in plan.steps]
     inside = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree of all prefixes that rows of tokens share, and which are worth computing once."""
+"""Tree of common prefixes of token rows, and the choice of those worth computing once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Ints = NDArray[np.int64]
 
 @dataclass(slots=True)
 class Node:
-    """A common prefix: its length, the rows that part right after it, and longer ones inside."""
+    """Common prefix: its length, the rows that diverge right after it, and longer ones below."""
 
     depth: int
     rows: list[int] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Node:
 
 
 def _shared(one: _Ints, other: _Ints) -> int:
-    """Number of tokens that two rows begin with."""
+    """Length of the common prefix of two rows."""
     size = min(len(one), len(other))
     differ = np.flatnonzero(one[:size] != other[:size])
     return int(differ[0]) if len(differ) else size
@@ -64,7 +64,7 @@ def _new_child(nodes: list[Node], parent: int, depth: int) -> int:
 
 
 def _top_down(nodes: list[Node]) -> list[int]:
-    """Numbers of the nodes, parents before children; levels are set, too deep ones dissolved."""
+    """Nodes in order, parents before children; levels set, nodes that are too deep dissolved."""
     order = [0]
     for number in order:
         node = nodes[number]
@@ -79,7 +79,7 @@ def _top_down(nodes: list[Node]) -> list[int]:
 
 
 def worth_it(nodes: list[Node], lengths: Sequence[int], overhead: int) -> set[int]:
-    """The prefixes that are computed once, so that all rows together cost the least.
+    """Choose the prefixes with the lowest total cost.
 
     The cost of what lies inside a prefix depends on how much of it is there already, which is the
     length of the nearest prefix around it that is computed. So each node has one cost for each of

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One forward pass after the other, and its answers.
+"""Runner of forward passes.
 
 The model's cache is looked at once, before anything is reused, and the first prefix that is reused
 is computed both ways: unless they agree, the log says so and nothing is reused with this model.
@@ -49,7 +49,7 @@ class Runner:
     def __init__(
         self, model: Any, device: torch.device, softmax_dtype: torch.dtype | None, autocast: Any
     ) -> None:
-        """Nothing is run yet.
+        """Store the model; nothing is run.
 
         Args:
             model: A transformers causal language model.
@@ -70,11 +70,11 @@ class Runner:
 
     @property
     def overhead(self) -> int:
-        """What a forward pass costs beside its tokens, in tokens."""
+        """Fixed cost of a forward pass, in tokens."""
         return _OVERHEAD_CPU if self.device.type == "cpu" else _OVERHEAD
 
     def can_share(self, row: Sequence[int]) -> bool:
-        """Whether prefixes can be computed once; says so in the log where not.
+        """Whether prefixes can be shared; the reason is logged where not.
 
         Args:
             row: Tokens to try the model with, at least one.
@@ -110,7 +110,7 @@ class Runner:
         )
 
     def fits(self, longest: int) -> bool:
-        """Whether rows are so short that their beginning does not depend on their length.
+        """Whether rows are short enough that positions do not depend on their length.
 
         Positions of some models (dynamic and long RoPE scaling) are computed otherwise for rows
         beyond a length; a prefix computed for a short row must not be continued to a long one.
@@ -144,7 +144,7 @@ class Runner:
         return min(limits, default=None)
 
     def agrees(self, plan: Plan) -> bool:
-        """Whether the first reuse of a plan gives what the model gives without; looked at once."""
+        """Whether the first shared prefix gives the model's own logits; checked once."""
         step = next((one for one in plan.steps if one.end is None and one.prefix >= 0), None)
         if step is None or self._checked:
             return True
@@ -180,12 +180,12 @@ class Runner:
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
-        """As ``hf`` calls a model: without gradients, in the precision that was asked for."""
+        """Context in which ``hf`` calls a model: no gradients, the requested precision."""
         with torch.no_grad(), self._autocast():
             yield
 
     def _how(self, prefix: Prefix | None) -> dict[str, Any]:
-        """Arguments of the model for rows that continue a prefix."""
+        """Model arguments for rows that continue a prefix."""
         if prefix is not None and self._windows is not None:
             cache = continue_prefix(self._windows, prefix, keep=False)
             return {"past_key_values": cache, "use_cache": True}
@@ -194,7 +194,7 @@ class Runner:
     def run(
         self, plan: Plan, mine: Iterable[int], scores: Scores, size: BatchSize, tell: Any
     ) -> None:
-        """Run steps of a plan, in order; prefixes are computed where they are needed.
+        """Run steps of a plan in order, computing prefixes when needed.
 
         Args:
             plan: With or without reuse.
@@ -225,7 +225,7 @@ class Runner:
         scored: NDArray[np.int64] | None = None,
         scores: Scores | None = None,
     ) -> Prefix:
-        """Compute a prefix, and what is scored inside it."""
+        """Compute a prefix, and scores inside it."""
         if self._windows is None:
             raise RuntimeError(
                 "A prefix was planned for a model that cannot share any. This is a "
@@ -239,7 +239,7 @@ class Runner:
     def _batch(
         self, plan: Plan, step: Step, prefix: Prefix | None, scores: Scores, size: BatchSize
     ) -> None:
-        """Run a batch; in parts, where all of it does not fit into memory."""
+        """Run a batch, in parts where memory runs out."""
         length = batch_length(max(len(plan.rows[row]) for row in step.rows), step.start)
         rows = len(step.rows)
         if rows <= size.rows(length):
@@ -270,7 +270,7 @@ class Runner:
         how: dict[str, Any],
         scores: Scores | None,
     ) -> None:
-        """One forward pass; what it finds comes back from the device once."""
+        """Run one forward pass; results leave the device once."""
         width = max(map(len, rows))
         padded = np.zeros((len(rows), width), dtype=np.int64)
         for at, row in enumerate(rows):
@@ -297,7 +297,7 @@ class Runner:
     def _look_up(
         self, logits: Tensor, which: NDArray[np.int64], targets: NDArray[np.int64]
     ) -> Tensor:
-        """Log-probabilities of tokens ``[2, n]``, and 1 where the token is the likeliest."""
+        """Log-probabilities of tokens ``[2, n]``, and 1 for the likeliest token."""
         at = torch.from_numpy(which).to(logits.device)
         wanted = torch.from_numpy(targets).to(logits.device)
         log_probabilities = torch.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities at chosen positions only, in bounded memory.
+"""Log-probabilities at chosen positions, in bounded memory.
 
 A model's head turns every hidden state into a logit for each token of the vocabulary. A question
 needs them at a few positions, and a long text needs them at all, but never at once. So the hidden
@@ -23,7 +23,7 @@ CHUNK_BYTES = 64 * 2**20
 
 
 class Positions:
-    """Runs a causal language model and returns logits at chosen positions.
+    """Causal language model that returns logits at chosen positions.
 
     How the model makes its logits is found out, not assumed. Where the head does not see the
     hidden states as ``[batch, length, size]``, all logits are made, as ``hf`` makes them. Where
@@ -32,7 +32,7 @@ class Positions:
     """
 
     def __init__(self, model: Any) -> None:
-        """Look for the model's head.
+        """Find the model's output head.
 
         Args:
             model: A transformers causal language model.
@@ -48,7 +48,7 @@ class Positions:
         self._tail: Callable[[Tensor], Tensor] | None = None
 
     def chunks(self, tokens: Tensor, chosen: Tensor, **how: Any) -> Iterator[Tensor]:
-        """Run the model once; for the caller to do without gradients.
+        """Run the model once; to be called without gradients.
 
         Args:
             tokens: int64 ``[batch, length]``.
@@ -103,7 +103,7 @@ class Positions:
         return logits, taken[0] if taken else None
 
     def _find_tail(self, logits: Tensor, hidden: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """What the model does to its logits after the head: what gives the same, bit for bit."""
+        """Find what the model does to its logits after the head, bit for bit."""
         raw = self._head(hidden[None])[0]
         for tail in _tails(self.model.config):
             ours = tail(raw)
@@ -113,7 +113,7 @@ class Positions:
 
 
 def _tails(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:
-    """What models are known to do to logits: nothing, a cap, a scale."""
+    """Known operations on logits: none, a cap, a scale."""
     text = getattr(config, "text_config", None) or config
     yield lambda logits: logits
     yield lambda logits: logits.float()

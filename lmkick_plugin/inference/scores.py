@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores as they come from forward passes, and the answers that they make up."""
+"""Scores from forward passes, assembled into answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Scores:
     """
 
     def __init__(self, size: int) -> None:
-        """Start with nothing.
+        """Create empty arrays.
 
         Args:
             size: How many there will be.
@@ -36,20 +36,20 @@ class Scores:
         self.there = np.zeros(size, dtype=np.bool_)
 
     def put(self, where: NDArray[np.int64], found: NDArray[np.floating]) -> None:
-        """Enter what a step has found, ``[2, n]``: log-probabilities, and 1 for the likeliest."""
+        """Store results of a step, ``[2, n]``: log-probabilities, and 1 for the likeliest."""
         self.values[where] = found[0]
         self.likeliest[where] = found[1] > 0.5
         self.there[where] = True
 
     def answer(self, span: tuple[int, int]) -> Answer:
-        """Log-likelihood of a request, and whether greedy decoding gives it."""
+        """Log-likelihood of a request, and whether greedy decoding yields it."""
         first, count = span
         part = slice(first, first + count)
         return float(self.values[part].sum()), bool(self.likeliest[part].all())
 
 
 class Answers:
-    """Answers of requests, as their scores come in."""
+    """Answers of requests, completed as scores arrive."""
 
     def __init__(self, requests: Sequence[Request], plan: Plan, scores: Scores) -> None:
         self._requests = requests
@@ -63,7 +63,7 @@ class Answers:
         return self._scores.answer(self._spans[request])
 
     def finished(self, found: NDArray[np.int64]) -> list[Request]:
-        """The requests that have all their scores, now that these came."""
+        """Requests completed by the latest scores."""
         owners = self._owners[found]
         np.subtract.at(self._missing, owners, 1)
         return [self._requests[owner] for owner in np.unique(owners) if not self._missing[owner]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-likelihoods, plain and rolling, with each shared prefix computed once."""
+"""Log-likelihoods, plain and rolling; shared prefixes are computed once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def encode_many(lm: Any, texts: list[str]) -> list[list[int]]:
 
 
 class EncodedAhead:
-    """Tokens of texts that are about to be asked for, in order.
+    """Tokens of texts, encoded ahead in order.
 
     lm-eval encodes one text at a time, a question's prompt again for each of its choices. A fast
     tokenizer encodes a list of texts on all cores.
@@ -59,7 +59,7 @@ class EncodedAhead:
         pairs: Sequence[tuple[str, str]],
         encode: Callable[[list[str]], list[list[int]]],
     ) -> None:
-        """Nothing is encoded yet.
+        """Store the texts; nothing is encoded.
 
         Args:
             pairs: Context and continuation of each request.
@@ -71,7 +71,7 @@ class EncodedAhead:
         self._held: dict[str, list[int]] = {}
 
     def get(self, text: str) -> list[int] | None:
-        """The tokens of a text, not to be changed; None for a text that was not to be expected."""
+        """Tokens of a text (read-only); None for an unknown text."""
         if text not in self._held and self._next < len(self._pairs):
             some = self._pairs[self._next : self._next + _AT_A_TIME]
             self._next += len(some)
@@ -87,7 +87,7 @@ class EncodedAhead:
 
 
 class Scorer:
-    """Answers log-likelihood requests of lm-eval's ``hf`` model.
+    """Scorer of log-likelihood requests of lm-eval's ``hf`` model.
 
     Attributes:
         tokens: Tokens that scoring has computed so far, and that ``hf`` would have (``plain``): one
@@ -95,7 +95,7 @@ class Scorer:
     """
 
     def __init__(self, lm: Any) -> None:
-        """Nothing is computed yet.
+        """Store the model; nothing is computed.
 
         Args:
             lm: An ``HFLM`` with ``prefix_reuse``; need not have loaded its model yet.
@@ -107,7 +107,7 @@ class Scorer:
 
     @property
     def usable(self) -> bool:
-        """Whether log-likelihoods are computed here, not by ``hf``; says so once where not."""
+        """Whether log-likelihoods are computed here; where not, the reason is logged once."""
         if not self._lm.prefix_reuse:
             return False
         reason = self._why_plain()
@@ -153,7 +153,7 @@ class Scorer:
         return [answers[request] for request in asked]
 
     def rolling(self, requests: Sequence[Any], *, disable_tqdm: bool = False) -> list[float]:
-        """Answer ``loglikelihood_rolling`` instances; no text's logits are held whole."""
+        """Answer ``loglikelihood_rolling`` instances; logits of a text are computed in pieces."""
         windows = [self._rolling_windows(request.args[0]) for request in requests]
         texts: dict[Request, list[int]] = {}
         for index, each in enumerate(windows):
@@ -182,7 +182,7 @@ class Scorer:
         return totals
 
     def window_log_likelihoods(self, windows: Sequence[Sequence[int]]) -> list[float]:
-        """Log-likelihood of each window's tokens, after the first one, in float32.
+        """Float32 log-likelihood of each window's tokens after the first.
 
         Args:
             windows: Of this process; at least 2 tokens each, and no more than the context.
@@ -272,7 +272,7 @@ class Scorer:
         return {request: answers[request] for request in mine}
 
     def runner(self) -> Runner:
-        """The runner of the model as it is now."""
+        """Runner of the model in its present state."""
         if self._runner is None or self._runner.model is not self._lm.model:
             dtype = self._lm.mixed_precision_dtype
             self._runner = Runner(
@@ -290,7 +290,7 @@ class Scorer:
     def _plan(
         self, runner: Runner, requests: list[Request], size: BatchSize, together: bool
     ) -> Plan:
-        """The cheapest plan that is right for this model; where processes share it, the same."""
+        """Cheapest plan that is correct for this model; equal on all processes."""
         longest = max(len(tokens) for tokens, _ in requests) // 4 - 1
         rows = [size.rows(length) for length in range(longest + 1)]
         if together:

@@ -21,14 +21,14 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class StopStrings:
-    """The stop strings of a request, found where ``hf`` finds them in a batch of one.
+    """Stop strings of a request, found where ``hf`` finds them in a batch of one.
 
     ``hf`` looks for a string in the text of the last tokens: as many as the string is encoded to,
     and two more.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
-        """Prepare.
+        """Build the look-up table.
 
         Args:
             tokenizer: The model's.
@@ -68,7 +68,7 @@ class StopStrings:
         return False
 
     def _possible_ends(self, token: int) -> tuple[str, ...]:
-        """The stop strings that this token can complete, or is all of."""
+        """Stop strings that a token can complete."""
         if not self._predictable:
             return self._all
         text = str(self._tokenizer.decode([token]))
@@ -84,14 +84,14 @@ class StopStrings:
 
 
 def _can_end(stop: str, text: str) -> bool:
-    """Whether a string that is continued by a text can hold the stop string only thereby."""
+    """Whether appending a text can complete a stop string."""
     return stop in text or any(
         stop.endswith(text[:length]) for length in range(1, min(len(stop), len(text)) + 1)
     )
 
 
 def _texts_add_up(tokenizer: Any) -> bool:
-    """Whether the text of tokens is that of each, one after the other."""
+    """Whether decoding tokens equals joining their texts."""
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
     if decoder is None or getattr(tokenizer, "clean_up_tokenization_spaces", True):
         return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thoughts of reasoning models: not scored, and no place for a stop string.
+"""Thoughts of reasoning models: removed before scoring, exempt from stop strings.
 
 Such a model writes ``<think>``, its thoughts, ``</think>`` and the answer. Some chat templates open
 the thoughts in the prompt.
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def may_think(lm: Any) -> bool:
-    """Whether a model's answers may begin with thoughts: under a chat template, or as it was told.
+    """Whether a model's answers may begin with thoughts.
 
     Args:
         lm: A ``KickLM``.
@@ -30,7 +30,7 @@ def may_think(lm: Any) -> bool:
 
 
 class Thoughts:
-    """Stop strings of one answer, which count after its thoughts only.
+    """Stop strings of one answer that apply after its thoughts.
 
     Attributes:
         inside: Whether the answer, as far as it goes, is nothing but thoughts.
@@ -38,7 +38,7 @@ class Thoughts:
     """
 
     def __init__(self, lm: Any, prompt: str, stops: Any, until: Sequence[str]) -> None:
-        """Nothing is generated yet.
+        """Create the state of an answer without tokens.
 
         Args:
             lm: A ``KickLM``.
@@ -93,7 +93,7 @@ class Thoughts:
 def answer_plainly(
     lm: Any, plain: Callable[[list[Any]], list[str]], requests: list[Any]
 ) -> list[str]:
-    """Let ``hf`` answer, without stop strings where thoughts are to be expected.
+    """Answer by ``hf``, without stop strings where thoughts are expected.
 
     Args:
         lm: A ``KickLM``.
@@ -128,13 +128,13 @@ def answer_plainly(
 
 
 def _begun(lm: Any, prompt: str) -> bool:
-    """Whether thoughts begin with the answer's first token, whatever it is."""
+    """Whether thoughts begin with the answer's first token."""
     told = lm.think_end_token is not None and lm.enable_thinking is not False
     return bool(told or prompt.rstrip().endswith(OPEN))
 
 
 def log_thoughts(task: str, thoughtful: int, unfinished: int, limit: int) -> None:
-    """Say what became of answers with thoughts, and how to have none.
+    """Log what became of answers with thoughts, and how to turn thoughts off.
 
     Args:
         task: Its name.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token perplexity as in the pruning papers: mean loss over whole windows of one long text."""
+"""Token perplexity as in the pruning papers: mean loss over whole windows of one text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _POSITIONS_AT_ONCE = 128
 
 
 def encode_text(model: Any, text: str, bos: str) -> tuple[Any, list[int]]:
-    """Encode a text that is going to be cut into windows.
+    """Encode a text that will be cut into windows.
 
     Args:
         model: A ``KickLM``.
@@ -58,7 +58,7 @@ def encode_text(model: Any, text: str, bos: str) -> tuple[Any, list[int]]:
 def cut_windows(
     token_ids: list[int], length: int, limit: int | None, begin: Sequence[int] = ()
 ) -> Tensor:
-    """Cut tokens into windows that do not overlap; the tail that fills none is dropped.
+    """Cut tokens into windows without overlap; an incomplete last one is dropped.
 
     Args:
         token_ids: The tokens of the whole text.
@@ -111,7 +111,7 @@ def window_losses(logits: Tensor, token_ids: Tensor) -> Tensor:
 def articles_of_windows(
     encoding: Any, text: str, length: int, articles: Sequence[tuple[str, int]]
 ) -> list[str]:
-    """The article in which the middle of each window lies: most of it, where there are two.
+    """Article at the middle of each window.
 
     Args:
         encoding: The text as the tokenizer returned it.
@@ -142,7 +142,7 @@ def score_windows(
     bos: str = "auto",
     articles: Sequence[tuple[str, int]] = (("0", 0),),
 ) -> dict[str, Any]:
-    """Score the windows of a text that fall to this process.
+    """Score this process's share of a text's windows.
 
     Windows hold ``min(max_window, context)`` tokens, BOS included where it begins them.
 
@@ -191,7 +191,7 @@ def score_windows(
 
 
 def _losses_by_batch(model: Any, windows: Tensor) -> list[float]:
-    """Mean loss of each window, from whole logits as ``hf`` makes them."""
+    """Mean loss of each window from whole logits, as in ``hf``."""
     batch_size = batch_size_for(model, windows.shape[1])
     losses: list[float] = []
     with tqdm(total=len(windows), desc="Scoring windows", disable=model.rank != 0) as bar:
@@ -203,7 +203,7 @@ def _losses_by_batch(model: Any, windows: Tensor) -> list[float]:
 
 
 def batch_size_for(model: Any, length: int) -> int:
-    """Sequences of ``length`` tokens in a batch, found by trying where it is to be ``auto``."""
+    """Sequences of ``length`` tokens per batch; ``auto`` is measured."""
     if str(model.batch_size) != "auto":
         return int(model.batch_size)
     # Tried out at the length that is used; lm-eval's own default is the whole context.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Truncation: cut prompts from the left, shorten answers, count and log what was cut."""
+"""Truncation: cut prompts, shorten answers, count and log what was cut."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def cut_left(tokens: Sequence[int], room: int) -> tuple[list[int], bool]:
 
 
 def fit_generation(requests: Sequence[Any], context: int) -> list[Any]:
-    """Shorten answers that would be as long as the whole context, or longer.
+    """Shorten the answers of requests to fit the context.
 
     Args:
         requests: ``generate_until`` instances.
@@ -72,7 +72,7 @@ def _log_shortened(task: str, wanted: int, context: int) -> None:
 
 
 class TruncatedPrompts:
-    """The documents whose prompt was cut, by task; a document counts once.
+    """Documents whose prompt was cut, by task; each counts once.
 
     The four choices of a question share a prompt, requests may be repeated, and data-parallel runs
     pad with copies: so documents are remembered, not occurrences counted.
@@ -86,28 +86,28 @@ class TruncatedPrompts:
         self._documents.add((str(instance.task_name), instance.doc_id))
 
     def merge(self, documents: Iterable[tuple[str, Any]]) -> None:
-        """Add what another process noted."""
+        """Add the counts of another process."""
         self._documents.update(documents)
 
     def documents(self) -> list[tuple[str, Any]]:
-        """Everything noted so far, as ``(task, document)``."""
+        """All counted documents, as ``(task, document)``."""
         return list(self._documents)
 
     def by_task(self) -> dict[str, int]:
-        """Number of cut prompts of each task that has any."""
+        """Number of cut prompts by task."""
         counts: dict[str, int] = {}
         for task, _ in sorted(self._documents, key=str):
             counts[task] = counts.get(task, 0) + 1
         return counts
 
     def clear(self) -> None:
-        """Start counting anew."""
+        """Reset the counts."""
         self._documents.clear()
 
 
 @contextmanager
 def suppress_truncation_warnings() -> Iterator[None]:
-    """Hold back lm-eval's warning for every cut prompt; :func:`log_truncated` gives the count."""
+    """Suppress lm-eval's warning per cut prompt; :func:`log_truncated` gives the count."""
     logger = logging.getLogger("lm_eval.models.huggingface")
 
     def passes(entry: logging.LogRecord) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of single documents, and how they are brought together.
+"""Scores of single documents, and their normalisation.
 
 Everything here is a pure function of strings and numbers. The functions ``score_*`` have the shape
 ``process_results(doc, results)`` that lm-eval calls, one document at a time, and return one value
@@ -72,7 +72,7 @@ _FOLDING = _Folding()
 
 
 def normalize_spelling(text: str) -> str:
-    """:func:`normalize_answer` in any spelling: accents, width, quotes and dashes do not count.
+    """:func:`normalize_answer` that ignores accents, width, quotes and dashes.
 
     NFKC, case folding, NFKD without combining marks and invisible characters, a space for every
     punctuation mark and symbol (Unicode P* and S*), English articles dropped.
@@ -154,7 +154,7 @@ def _is_literally(prediction: str, alias: str) -> float:
 
 
 def answer_in_context(context: str, aliases: Iterable[str]) -> float:
-    """1.0 when the evidence shown to the model holds some alias: what reading alone could answer.
+    """1.0 when the evidence in the prompt holds some alias, else 0.0.
 
     >>> answer_in_context("Paris is the capital of France.", ["Lyon", "Paris"])
     1.0
@@ -188,7 +188,7 @@ def score_answers(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, f
 
 
 def score_names(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """As :func:`score_answers`, but spelling does not count in any of the scores."""
+    """As :func:`score_answers`, ignoring spelling."""
     return _score(doc, results, normalize_spelling)
 
 
@@ -204,7 +204,7 @@ def _score(
 
 
 def score_open_answers(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """:func:`score_answers`, and whether ``doc["evidence"]`` holds the answer at all."""
+    """:func:`score_answers`, and whether ``doc["evidence"]`` holds the answer."""
     return score_answers(doc, results) | {
         "answer_in_context": answer_in_context(doc["evidence"], doc["aliases"])
     }
@@ -213,7 +213,7 @@ def score_open_answers(doc: Mapping[str, Any], results: Sequence[str]) -> dict[s
 def score_choices(
     doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]
 ) -> dict[str, float]:
-    """Is the gold choice the likeliest of those offered, and is it what the model would say?
+    """Whether the gold choice is the likeliest, and whether greedy decoding would say it.
 
     Args:
         doc: ``answer`` is the index of the gold choice.
@@ -235,7 +235,7 @@ def score_choices(
 
 
 def score_page(doc: Mapping[str, Any], results: Sequence[float]) -> dict[str, tuple[float, int]]:
-    """Log-likelihood of a page with its size in words and in bytes.
+    """Log-likelihood of a page, with its size in words and bytes.
 
     Both are counted before detokenisation, as lm-eval's own ``wikitext`` task does, so that the
     figures can be compared.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a compressed model's next-token distributions are from the dense model's.
+"""Divergence of a compressed model's next-token distributions from the dense model's.
 
 P is the dense model's distribution over the whole vocabulary at a position of teacher-forced text,
 Q the compressed model's, M = (P + Q) / 2. Logarithms have base 2, so everything is in bits:
@@ -33,7 +33,7 @@ _LOG_2 = math.log(2)
 
 
 class DivergenceError(LmkickError, ValueError):
-    """Logits between which no divergence is defined."""
+    """Logits that give no distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def divergence(dense: Tensor, compressed: Tensor, *, chunk: int | None = None) -
 
 
 def _log_softmax(logits: Tensor, whose: str, start: int) -> Tensor:
-    """Float32 log-probabilities; refuses what is not a distribution."""
+    """Float32 log-probabilities; refuses rows that are not a distribution."""
     top = logits.amax(dim=-1)
     bad = ~top.isfinite() | logits.isnan().any(dim=-1)
     if bool(bad.any()):
@@ -139,7 +139,7 @@ def _times(p: Tensor, d: Tensor) -> Tensor:
 
 
 def first_divergent_token(dense: Sequence[int], compressed: Sequence[int]) -> int:
-    """How many tokens two greedy generations share before they part.
+    """Number of leading tokens that two greedy generations share.
 
     Args:
         dense: Token ids that the dense model generated.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of generated texts that need no judge.
+"""Scores of generated texts without a judge.
 
 The functions ``score_*`` have the shape ``process_results(doc, results)`` that lm-eval calls, with
 one result a turn. A value that a text does not have (the share of different words of a text without
@@ -61,7 +61,7 @@ def _a_sentence_a_line(text: str) -> str:
 
 
 def score_summary(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float | None]:
-    """Score a summary against the highlights, and describe it.
+    """Score a summary against the highlights, with length and variety.
 
     Args:
         doc: ``article`` and ``highlights``.
@@ -81,7 +81,7 @@ def score_turns(
     doc: Mapping[str, Any],  # noqa: ARG001 - lm-eval hands it over
     results: Sequence[str],
 ) -> dict[str, float | None]:
-    """Describe answers: their length, how many different words, how much is repeated.
+    """Length, variety and repetition of answers.
 
     Args:
         doc: Not looked at: there is no right answer to these questions.

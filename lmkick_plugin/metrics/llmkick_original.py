@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores as the released LLM-KICK code computes them, quirks included, for the ``llmkick_*`` tasks.
+"""Scores exactly as in the LLM-KICK authors' code, quirks included, for ``llmkick_*`` tasks.
 
 Worse measures than :mod:`lmkick_plugin.metrics.answers`; they exist so that a score can
 be held against a published one. Each function says what it gets wrong.
@@ -68,7 +68,7 @@ def mean_over_one_less(items: Iterable[float]) -> float:
 
 
 def score_freebaseqa(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Is an alias anywhere in the prompt or the output?
+    """Whether an alias is anywhere in the prompt or the output.
 
     Quirk: an answer that stands in the question counts as correct. The released limit, three times
     the prompt's tokens in all, is kept in characters: the output counts up to twice the prompt's
@@ -92,7 +92,7 @@ def score_triviaqa(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
 
 
 def score_last_character(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Is the last character of the one generated token the gold letter?
+    """Whether the last character of the one generated token is the gold letter.
 
     Quirk: any token that ends with the letter counts, "NASA" for A.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of the recall tasks: the same fact said, chosen, reached by trying, read, ranked."""
+"""Scores of the recall tasks: answers said, chosen, sampled, read and ranked."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def _is_highest(scores: Sequence[float], gold: int) -> float:
 
 
 def score_rank(doc: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict[str, float]:  # noqa: ARG001
-    """Hand on what the model measured of the likeliest name of the answer."""
+    """Rank, probability and bits of the answer's likeliest name."""
     return {name: float(results[0][name]) for name in ("rank", "probability", "bits")}

@@ -42,7 +42,7 @@ def words(text: str) -> int:
 
 
 def tokens(text: str) -> list[str]:
-    """Cut a text into words that can be compared: lower case, without punctuation.
+    """Comparable words of a text: lower case, without punctuation.
 
     Args:
         text: Any text.
@@ -54,12 +54,12 @@ def tokens(text: str) -> list[str]:
 
 
 def is_empty(text: str) -> bool:
-    """Whether an answer holds nothing but white space."""
+    """Whether an answer is empty or white space."""
     return not text.strip()
 
 
 def is_overlong(text: str, limit: int) -> bool:
-    """Whether an answer has more words than it was to have.
+    """Whether an answer exceeds a number of words.
 
     Args:
         text: The answer.
@@ -69,7 +69,7 @@ def is_overlong(text: str, limit: int) -> bool:
 
 
 def unique_words(text: str) -> int:
-    """Count the different words of a text.
+    """Number of different words.
 
     Args:
         text: Any text.
@@ -81,7 +81,7 @@ def unique_words(text: str) -> int:
 
 
 def unique_ratio(text: str, length: int | None = None) -> float:
-    """The share of different words among all words.
+    """Share of different words.
 
     Args:
         text: Any text.
@@ -100,7 +100,7 @@ def unique_ratio(text: str, length: int | None = None) -> float:
 def compare_at_equal_length(
     answers: Sequence[str], others: Sequence[str]
 ) -> tuple[float, float, int]:
-    """Compare the variety of two models' words, each pair of answers cut to the shorter's length.
+    """Variety of two models' words, each pair of answers cut to the shorter one's length.
 
     Args:
         answers: One model's answers.
@@ -128,7 +128,7 @@ def compare_at_equal_length(
 
 
 def repeated_ngrams(text: str, size: int = 4) -> float:
-    """The share of a text's n-grams that stood in it before.
+    """Share of n-grams that occurred earlier in the text.
 
     Args:
         text: Any text.
@@ -142,7 +142,7 @@ def repeated_ngrams(text: str, size: int = 4) -> float:
 
 
 def novel_bigrams(summary: str, source: str) -> float:
-    """The share of a summary's different bigrams that its source does not hold.
+    """Share of a summary's different bigrams that its source does not hold.
 
     Args:
         summary: The summary.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Content analysis: how varied a model's answers are, and how that compares with the dense model's.
+"""Variety of a model's answers, and its comparison with the dense model's.
 
 References:
     Jaiswal et al., arXiv:2310.01382, section 3: unique words of dense and compressed models.
@@ -18,7 +18,7 @@ __all__ = ["Content", "describe"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What one model's answers to one task look like; means over the answers.
+    """Means over one model's answers to one task.
 
     Attributes:
         answers: How many there are; one a turn.
@@ -44,7 +44,7 @@ class Content:
 
 
 def describe(answers: Sequence[str], dense: Sequence[str] | None = None) -> Content:
-    """Look at one model's answers.
+    """Describe one model's answers.
 
     Args:
         answers: At least one.

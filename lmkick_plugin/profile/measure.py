@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and memory of a causal LM on the device it is on, by a plain greedy loop."""
+"""Speed and memory of a causal LM on its device, by a plain greedy loop."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes of a model's tensors, and peak memory while something runs."""
+"""Bytes of a model's tensors, and peak memory of a block of code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bytes_in_memory(model: nn.Module) -> int:
 
 
 class PeakMemory:
-    """Measures the peak while its block runs.
+    """Peak memory while its block runs.
 
     On a GPU the allocator's, on Linux the process's resident set (its high-water mark is reset
     first); elsewhere nothing.

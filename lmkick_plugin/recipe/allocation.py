@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The argument ``allocation``: how an unstructured sparsity is shared out between blocks."""
+"""The argument ``allocation``: distribution of an unstructured sparsity over blocks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CALIBRATION = ("calibration", "nsamples", "seqlen", "seed")
 
 
 def read_allocation(name: str, value: object) -> str:
-    """Read ``uniform``, ``owl`` or ``file:PATH``; the file is read too."""
+    """Read ``uniform``, ``owl`` or ``file:PATH``, including the file."""
     text = read_text(name, value)
     if text.lower() in ("uniform", "owl"):
         return text.lower()
@@ -37,7 +37,7 @@ def read_allocation(name: str, value: object) -> str:
 
 
 def read_not_negative(name: str, value: object) -> float:
-    """Read a number from 0 on."""
+    """Read a number of at least 0."""
     number = read_float(name, value)
     if number < 0:
         raise SettingsError(f"{name}={value!r}: expected a number from 0 on.")
@@ -78,7 +78,7 @@ def needs_calibration(compressor: str, settings: Mapping[str, Any]) -> bool:
 def check_allocation(
     compressor: str, settings: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
-    """Refuse what does not go with the allocation.
+    """Refuse arguments that do not go with the allocation.
 
     Args:
         compressor: The method.
@@ -110,7 +110,7 @@ def check_allocation(
 
 
 def applies(compressor: str, name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether an argument applies, as far as the allocation decides."""
+    """Whether the allocation lets an argument apply."""
     if name in _CALIBRATION and name not in METHODS[compressor].arguments:
         return needs_calibration(compressor, settings)
     return True

@@ -51,7 +51,7 @@ __all__ = ["ARGUMENTS", "Argument", "Recipe", "parse_arguments"]
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of ours: how it is read, what it defaults to, which compressors it goes with."""
+    """One argument: reader, default, and the compressors it goes with."""
 
     read: Callable[[str, Any], Any]
     goes_with: tuple[str, ...] = COMPRESSORS
@@ -133,7 +133,7 @@ def _read_new_folder(name: str, value: object) -> str:
 
 
 def _with(argument: str) -> tuple[str, ...]:
-    """Methods that have an argument of their own."""
+    """Methods with an argument of their own."""
     return tuple(name for name, method in METHODS.items() if argument in method.arguments)
 
 
@@ -256,7 +256,7 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
 
 
 def _own_grid(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Bits, groups and symmetry of a floating-point format, which fixes them; else nothing."""
+    """Bits, groups and symmetry that a floating-point format fixes; empty otherwise."""
     name = settings.get("number_format", "int")
     if name == "int":
         return {}
@@ -320,13 +320,13 @@ def _mismatch(name: str, value: object, compressor: str) -> str:
 
 
 def _misspelt(others: Sequence[str], *wanted: str) -> str:
-    """A hint that one of the arguments that are not ours may be the missing one, or nothing."""
+    """Hint at a misspelt argument; empty where none is close."""
     hints = ((name, suggest(name, wanted)) for name in others)
     return "".join(f"{name} is not an argument of lmkick. {hint}" for name, hint in hints if hint)
 
 
 def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequence[str]) -> None:
-    """Raise ``SettingsError`` where arguments that are fine by themselves contradict each other.
+    """Refuse arguments that contradict each other.
 
     Args:
         compressor: The method.
@@ -363,7 +363,7 @@ def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequen
 
 
 def _check_kept(compressor: str, settings: Mapping[str, Any]) -> None:
-    """Raise ``SettingsError`` where what is to be kept, and how, contradict each other."""
+    """Refuse caches and save formats that contradict each other."""
     for name, partner in (
         ("save_format", "save_compressed"),
         ("compress_cache_gb", "compress_cache"),

@@ -22,7 +22,7 @@ _PREFIXES = ("kickonly_", "llmkick_", "kick_")
 
 
 def check_source(source: str) -> str:
-    """Check a source by its form alone and return it with tasks' names in their short form.
+    """Check a source's form; return it with short task names.
 
     >>> check_source("mix:c4+task:kick_alpaca")
     'mix:c4+task:alpaca'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The formats a compressed model can be saved in, and which recipes each of them can hold."""
+"""Save formats of compressed models, and the recipes each can hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUANTIZE = {
 
 
 def read_quantize(name: str, value: object) -> str:
-    """Read the argument."""
+    """Read the argument ``quantize``."""
     return read_choice(name, value, QUANTIZE)
 
 
@@ -103,7 +103,7 @@ def check_recipe(
 
 
 def require_library(storage: str) -> None:
-    """Stop where the library that writes a format is not installed.
+    """Refuse a format whose library is not installed.
 
     GPTQ checkpoints are packed by ourselves; only loading them needs ``gptqmodel``.
 

@@ -15,7 +15,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """One row.
+    """One method.
 
     Attributes:
         class_name: Of the method in :mod:`compressors`.

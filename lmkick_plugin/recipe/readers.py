@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads single argument values, which arrive odd from a command line: ``-1.0``, ``"none"``.
+"""Readers of single argument values as command lines deliver them: ``-1.0``, ``"none"``.
 
 Every reader takes the argument's name (for the message) and the value received, and returns the
 value in its proper type or raises ``SettingsError`` with a remedy.
@@ -58,7 +58,7 @@ _ELSEWHERE = {
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """``"Did you mean 'wanda'? "``, or nothing when no known name is close."""
+    """``"Did you mean 'wanda'? "``; empty where no known name is close."""
     known = sorted(known)
     meant = _ELSEWHERE.get(name.lower())
     close = [meant] if meant in known else difflib.get_close_matches(name.lower(), known, n=1)
@@ -66,7 +66,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def read_text(name: str, value: object) -> str:
-    """Text that is not empty; a path object will do.
+    """Read non-empty text; path objects are accepted.
 
     Raises:
         SettingsError: Not text, empty, or with characters that no file and no terminal can hold.
@@ -80,7 +80,7 @@ def read_text(name: str, value: object) -> str:
 
 
 def check_path(name: str, value: object) -> str:
-    """A path that a file system can hold, whether it is there or not.
+    """Read a path that a file system can hold; it need not exist.
 
     Raises:
         SettingsError: As :func:`read_text`; or a part of it is longer than 255 bytes.
@@ -95,7 +95,7 @@ def check_path(name: str, value: object) -> str:
 
 
 def read_folder(name: str, value: object) -> str:
-    """A folder that is there, or can be made.
+    """Read a folder that exists or can be created.
 
     Raises:
         SettingsError: A file is in the way, or nothing can be written there.
@@ -106,7 +106,7 @@ def read_folder(name: str, value: object) -> str:
 
 
 def read_choice(name: str, value: object, choices: Iterable[str]) -> str:
-    """One of a few names, whatever its case."""
+    """Read one of a few names, in any case."""
     choices = list(choices)
     text = str(value).strip().lower()
     if text not in choices:
@@ -118,7 +118,7 @@ def read_choice(name: str, value: object, choices: Iterable[str]) -> str:
 
 
 def read_bool(name: str, value: object) -> bool:
-    """A truth value: a bool, 0 or 1, or the words true and false (yes, no, on, off)."""
+    """Read a truth value: a bool, 0 or 1, or true and false (yes, no, on, off)."""
     text = str(value).strip().lower()
     if text in _TRUE:
         return True
@@ -128,7 +128,7 @@ def read_bool(name: str, value: object) -> bool:
 
 
 def read_float(name: str, value: object) -> float:
-    """A finite number."""
+    """Read a finite number."""
     if not isinstance(value, bool) and isinstance(value, int | float | str):
         try:
             number = float(value)
@@ -147,7 +147,7 @@ def read_int(
     high: int | None = None,
     also: str = "",
 ) -> int:
-    """A whole number within ``[low, high]``; ``128.0`` and ``"128"`` will do.
+    """Read a whole number within ``[low, high]``; ``128.0`` and ``"128"`` are accepted.
 
     Args:
         name: The argument, for the message.
@@ -176,7 +176,7 @@ def read_int(
 
 
 def read_seeds(name: str, value: object) -> tuple[int, ...]:
-    """One seed, or several joined by ``+`` (a comma would end the argument): ``0+1+2``."""
+    """Read one seed, or several joined by ``+`` (a comma would end the argument): ``0+1+2``."""
     parts = value.split("+") if isinstance(value, str) else [value]
     hint = " Several seeds are joined by a plus sign: seed=0+1+2."
     seeds = tuple(read_int(name, part, low=0, also=hint) for part in parts)
@@ -186,7 +186,7 @@ def read_seeds(name: str, value: object) -> tuple[int, ...]:
 
 
 def read_batch_size(name: str, value: object) -> int | str:
-    """A whole number of at least 1, ``auto``, or ``auto:N``: looked for N times."""
+    """Read a whole number of at least 1, ``auto``, or ``auto:N`` (detected N times)."""
     text = str(value).strip().lower()
     if re.fullmatch(r"auto(:[1-9]\d{0,5}(\.\d+)?)?", text):
         return text
@@ -200,7 +200,7 @@ def read_batch_size(name: str, value: object) -> int | str:
 
 
 def read_amount(name: str, value: object) -> int | float:
-    """How many documents: a whole number of at least 1, or a share below 1."""
+    """Read a number of documents: a whole number of at least 1, or a share below 1."""
     number = read_float(name, value)
     if number <= 0 or (number >= 1 and number != int(number)):
         raise SettingsError(
@@ -210,7 +210,7 @@ def read_amount(name: str, value: object) -> int | float:
 
 
 def read_generation(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of generation; those that decide how long answers are and how they are drawn.
+    """Read generation settings; those of length and sampling are checked.
 
     Raises:
         SettingsError: One is out of range.
@@ -241,7 +241,7 @@ _DEVICES = ("cpu", "cuda", "hpu", "mps", "npu", "xpu")
 
 
 def read_device(name: str, value: object) -> str:
-    """The name of a device, such as ``cpu`` or ``cuda:1``; whether it is there is not checked."""
+    """Read a device name, such as ``cpu`` or ``cuda:1``; it need not exist."""
     text = read_text(name, value).lower()
     kind, colon, number = text.partition(":")
     if kind not in _DEVICES or (colon and not re.fullmatch(r"\d{1,4}", number)):
@@ -253,6 +253,6 @@ def read_device(name: str, value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value for a message: on one line, and not longer than that."""
+    """A value for a message, on one line and shortened."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

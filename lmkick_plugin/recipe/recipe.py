@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe: how a model is compressed before evaluation, as one frozen value."""
+"""Recipe: how a model is compressed before evaluation, as one frozen value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Recipe", "split_pattern"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What is to be done to the model, checked and complete. None: does not apply.
+    """Checked settings of a compression; None where a setting does not apply.
 
     Attributes:
         compressor: One of :data:`lmkick_plugin.recipe.methods.COMPRESSORS`.
@@ -96,7 +96,7 @@ class Recipe:
 
     @property
     def requested_sparsity(self) -> float | None:
-        """The share of weights to be zeroed; 0.5 for 2:4."""
+        """Share of weights to prune; 0.5 for 2:4."""
         if self.pattern is None or self.pattern == "unstructured":
             return self.sparsity
         kept, every = split_pattern(self.pattern)
@@ -104,7 +104,7 @@ class Recipe:
 
     @property
     def seed(self) -> int | None:
-        """The one seed of this run.
+        """Seed of this run.
 
         Raises:
             SettingsError: Several seeds were given; one model cannot be compressed with all.
@@ -120,7 +120,7 @@ class Recipe:
         return self.seeds[0]
 
     def build_pattern(self) -> Unstructured | NM:
-        """The pruning pattern; only for pruners."""
+        """Pruning pattern; only for pruners."""
         from compressors import NM, Unstructured
 
         if self.pattern is None or self.pattern == "unstructured":
@@ -130,7 +130,7 @@ class Recipe:
         return NM(*split_pattern(self.pattern))
 
     def build_allocation(self) -> dict[str, Any]:
-        """What ``compress_model`` is told of the allocation."""
+        """Arguments of ``compress_model`` for the allocation."""
         if self.allocation is None:
             return {}
         if self.allocation == "owl":

@@ -15,7 +15,7 @@ __all__ = ["read_yaml"]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which ``2:4`` is text and a repeated key an error."""
+    """YAML loader that reads ``2:4`` as text and refuses repeated keys."""
 
 
 # YAML 1.1 reads 2:4 as a number to the base of 60: 124.
@@ -55,7 +55,7 @@ _MOST_NODES = 100_000
 
 
 def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Nodes below one, each alias counted as what it stands for.
+    """Number of nodes below one, aliases expanded.
 
     Raises:
         yaml.YAMLError: There are too many, or a node is inside itself.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading what lm-eval wrote: results files, samples, runs."""
+"""Reader of lm-eval's output: results files, samples, runs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores that ``lmkick judge`` gave logged answers, as metrics of the run that gave the answers.
+"""Scores from ``lmkick judge``, merged into the run that was judged.
 
 They stand in ``judged_<time>_by_<judge>_<settings>.json`` beside the results file of that time.
 Where several judgings of a task are there, the newest counts.
@@ -42,7 +42,7 @@ class JudgedTask:
 
 
 def read_judged(results: Path, stamp: str) -> tuple[dict[str, JudgedTask], list[str]]:
-    """Read the judgings of a results file's answers.
+    """Read the judged scores of a results file.
 
     Args:
         results: The results file.
@@ -103,7 +103,7 @@ def _number(value: object) -> float | None:
 
 
 def merged(data: Mapping[str, Any], judged: Mapping[str, JudgedTask]) -> Mapping[str, Any]:
-    """A results file's contents with judged scores among the others, as if judged in the run.
+    """Contents of a results file with judged scores added, as if judged in the run.
 
     Args:
         data: As lm-eval wrote it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judge behind a results file's scores: whether two are one, and the line that names it."""
+"""Judge behind a results file's scores: comparison of two judges, and a line that names one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def judges_differ(task: str, metric: str, first: ResultsFile, second: ResultsFil
 
 
 def judge_line(file: ResultsFile, task: str) -> str | None:
-    """The line that stands under a task's judged scores.
+    """Line below a task's judged scores.
 
     Args:
         file: The evaluation.

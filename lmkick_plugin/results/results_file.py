@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading one evaluation as lm-eval wrote it, of any model: ``results_<time>.json``."""
+"""Reader of one evaluation by lm-eval: ``results_<time>.json``."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ResultsError(LmkickError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ResultsFile:
-    """One evaluation as lm-eval wrote it.
+    """One evaluation of any model, as lm-eval wrote it.
 
     Attributes:
         path: The ``results_<time>.json`` file.
@@ -127,7 +127,7 @@ class ResultsFile:
         return cls(path, stamp, merged(data, judged), judged, tuple(notes))
 
     def mapping(self, key: str) -> Mapping[str, Any]:
-        """A part of the file that should be a mapping.
+        """A mapping of the file; empty where it is missing.
 
         Args:
             key: Its name at the top level.
@@ -140,13 +140,13 @@ class ResultsFile:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """The ``kick`` record of how the model was compressed; empty for other models."""
+        """The ``kick`` record; empty for other models."""
         record = self.mapping("config").get("kick")
         return record if isinstance(record, dict) else {}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Everything a selector can name: record, model, model arguments, time."""
+        """Facts that a selector can name: record, model, model arguments, time."""
         config = self.mapping("config")
         return {
             **_arguments(config.get("model_args")),
@@ -174,7 +174,7 @@ class ResultsFile:
 
     @property
     def label(self) -> str:
-        """Model and recipe in a few words, for people."""
+        """Short label of model and recipe."""
         model = self.record.get("base_model") or self.data.get("model_name")
         name = short_model(str(model))
         if self.record:
@@ -184,7 +184,7 @@ class ResultsFile:
 
     @property
     def tasks(self) -> list[str]:
-        """Names of the tasks evaluated, groups left out."""
+        """Names of evaluated tasks, without groups."""
         configs = self.mapping("configs")
         return [task for task in self.mapping("results") if task in configs]
 
@@ -216,7 +216,7 @@ class ResultsFile:
         return float(value) if isinstance(value, int | float) else None
 
     def higher_is_better(self, task: str, metric: str) -> bool | None:
-        """Whether higher is better for a metric, where the file says.
+        """Whether higher is better for a metric, if the file states it.
 
         Args:
             task: Task or group.
@@ -230,7 +230,7 @@ class ResultsFile:
         return value if isinstance(value, bool) else None
 
     def samples_path(self, task: str) -> Path:
-        """Where lm-eval puts a task's samples beside this file.
+        """Path of a task's samples file beside this file.
 
         Args:
             task: Name of the task.
@@ -274,12 +274,12 @@ class ResultsFile:
 
 @lru_cache(maxsize=2)
 def _samples(path: Path, changed: int, size: int) -> dict[str, list[Sample]]:  # noqa: ARG001
-    """The samples of a file as it is now: a dense run is compared with one run after the other."""
+    """Samples of a file, cached by its state: a dense run is compared several times."""
     return read_samples(path)
 
 
 def _arguments(raw: object) -> dict[str, Any]:
-    """``model_args`` of a results file as a mapping, whichever way it was given."""
+    """``model_args`` of a results file as a mapping."""
     if isinstance(raw, dict):
         return dict(raw)
     pairs = (pair.split("=", 1) for pair in str(raw or "").split(",") if "=" in pair)
@@ -287,7 +287,7 @@ def _arguments(raw: object) -> dict[str, Any]:
 
 
 def fallbacks(record: Mapping[str, Any]) -> str | None:
-    """How many matrices another method had to compress, for want of calibration tokens."""
+    """Number of matrices that fell back to another method."""
     summary = record.get("layer_summary")
     if not isinstance(summary, dict) or not summary.get("notes"):
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding runs in lm-eval's result folders, and telling them apart.
+"""Find runs in lm-eval's result folders and tell them apart.
 
 lm-eval names a result folder after ``pretrained`` and its files after the time, so every
 compression of a model lands beside the dense one. A *results file* is one evaluation; a *run* is
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """Model and recipe in a few words, for people."""
+        """Short label of model and recipe."""
         return self.files[0].label
 
     @property
@@ -70,7 +70,7 @@ class Run:
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file lies in a folder that is not meant to be looked into.
+    """Whether a file lies in a hidden folder.
 
     lm-eval names folders after models, and ``../models/mine`` becomes ``..__models__mine``,
     ``./mine`` becomes ``.__mine``: these are as good as any.
@@ -107,7 +107,7 @@ def find_results(folder: Path) -> tuple[list[ResultsFile], list[str]]:
 def group_runs(
     files: Iterable[ResultsFile], *, source: str, notes: Sequence[str] = ()
 ) -> list[Run]:
-    """Put the results files of one model and recipe together.
+    """Group results files by model and recipe.
 
     Args:
         files: Results files, newest first.
@@ -138,7 +138,7 @@ def group_runs(
 
 
 def load_run(spec: str) -> Run:
-    """Find the one run that a path means.
+    """Load the one run that a path selects.
 
     Args:
         spec: A results file, a folder that holds one run, or ``FOLDER@key=value,key=value`` with
@@ -211,7 +211,7 @@ def _means(wanted: str, actual: object, *, prefix: bool) -> bool:
 
 
 def _choices(folder: Path, runs: Sequence[Run]) -> list[str]:
-    """A line a run: what to write to choose it, and what it is."""
+    """One line per run: its selector and label."""
     identities = [dict(run.files[0].identity) for run in runs]
     keys = sorted({key for identity in identities for key in identity})
     differing = [k for k in keys if len({identity.get(k) for identity in identities}) > 1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading lm-eval's per-item files, ``samples_<task>_<time>.jsonl``.
+"""Reader of lm-eval's per-item files, ``samples_<task>_<time>.jsonl``.
 
 A line holds one item's document, prompts, answers and metric values. Files of long-document tasks
 reach gigabytes, so a line is reduced as it is read to what a comparison needs: fingerprints of
@@ -48,7 +48,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One item under one filter, reduced to what comparing needs.
+    """One item under one filter, reduced to what comparisons need.
 
     Attributes:
         doc_id: Index in the evaluated split.
@@ -75,7 +75,7 @@ class Sample:
     windows: tuple[str, ...] | None = None
 
     def answer(self, metric: str, *, target_delimiter: str = " ") -> object | None:
-        """What the model answered, as far as this metric looks at it.
+        """The model's answer as this metric sees it.
 
         Args:
             metric: Metric name; ``acc_norm`` and ``acc_bytes`` choose by log-likelihood a
@@ -117,7 +117,7 @@ class Sample:
 
 
 def normalised_text(text: str) -> str:
-    """A generated answer without what makes no other answer of it.
+    """A generated answer, normalised.
 
     Args:
         text: Generated text.
@@ -210,7 +210,7 @@ def _fingerprint(value: object) -> bytes:
 
 
 def _fingerprint_of_texts(requests: Sequence[Sequence[str]]) -> bytes:
-    """Fingerprint in which a prompt that all choices share is read once."""
+    """Fingerprint of choices that reads a shared prompt once."""
     numbers: dict[str, int] = {}
     layout = [[numbers.setdefault(text, len(numbers)) for text in texts] for texts in requests]
     return _fingerprint([list(numbers), layout])
@@ -231,7 +231,7 @@ def _value(raw: object) -> Value:
 def _choices(
     texts: Sequence[Sequence[str]], responses: Sequence[object]
 ) -> tuple[Choice, ...] | None:
-    """The scored choices; None unless every response is a log-likelihood and a greedy flag."""
+    """Scored choices; None unless every response is a log-likelihood and a greedy flag."""
     if len(responses) < 2 or len(responses) != len(texts):
         return None
     choices = []
@@ -246,7 +246,7 @@ def _choices(
 
 
 def _text(others: Sequence[Sequence[object]], responses: Sequence[object]) -> str | None:
-    """The generated answer; None unless the item is one request with generation settings."""
+    """Generated answer; None unless the item is one request with generation settings."""
     generated = len(others) == 1 and any(isinstance(other, dict) for other in others[0])
     if not generated or len(responses) != 1 or not isinstance(responses[0], str):
         return None

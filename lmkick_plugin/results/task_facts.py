@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts about a task that stand in its YAML's ``metadata``: headline metric, chat template, rubric.
+"""Facts about a task from its YAML's ``metadata``: headline metric, chat template, rubric.
 
 They are read from a results file, which holds the metadata of each task, and by name from the YAML
 files of this package where there is no results file, or one of an earlier version.
@@ -20,7 +20,7 @@ __all__ = ["TaskFacts", "facts_in", "facts_of", "task_order"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFacts:
-    """What ``metadata`` says of a task. Tasks of others have the defaults.
+    """Facts of a task; tasks of others have the defaults.
 
     Attributes:
         headline: The metric that stands for the task where there is room for one.
@@ -43,7 +43,7 @@ _FIELDS = tuple(TaskFacts.__dataclass_fields__)
 
 
 def facts_in(file: ResultsFile, task: str) -> TaskFacts:
-    """Facts about a task or group as a results file has them, else as the package has them.
+    """Facts about a task or group from a results file, else from the package.
 
     Args:
         file: What lm-eval wrote.
@@ -60,7 +60,7 @@ def facts_in(file: ResultsFile, task: str) -> TaskFacts:
 
 
 def facts_of(task: str) -> TaskFacts:
-    """Facts about a task or group of this package; the defaults for any other.
+    """Facts about a task or group of this package; defaults for others.
 
     >>> facts_of("kick_mmlu").headline, facts_of("hellaswag").headline
     ('acc', None)
@@ -88,11 +88,11 @@ def _facts(metadata: Mapping[str, Any]) -> TaskFacts:
 
 @cache
 def _files() -> dict[str, dict[str, Any]]:
-    """Every task and group of the package by name, with what its file includes."""
+    """Task and group files of the package by name, with their includes."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Reads ``!function`` as text."""
+        """YAML loader that reads ``!function`` as text."""
 
     Loader.add_constructor("!function", lambda _, node: str(node.value))
     found: dict[str, dict[str, Any]] = {}

@@ -20,7 +20,7 @@ __all__ = ["CellResult", "Progress", "SweepResult", "run_sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import public names on first use: the rest of the package is not light."""
+    """Import public names on first use; importing the package stays light."""
     if name in __all__:
         from lmkick_plugin.sweep import runner
 

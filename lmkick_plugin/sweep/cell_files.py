@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State of a cell on disk: ``cell.json``, written atomically after each task.
+"""State of a cell on disk: ``cell.json``, rewritten after each task.
 
 ::
 
@@ -63,7 +63,7 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: Path, cell: str, identity: Mapping[str, Any]) -> Ledger:
-        """Read what is there; a file that is broken or missing counts as nothing done.
+        """Read a cell's state; a missing or broken file counts as nothing done.
 
         Args:
             folder: The cell's.
@@ -108,7 +108,7 @@ class Ledger:
         return cls(folder, str(data["cell"]), data["identity"], tasks, facts, error)
 
     def results(self, task: str, settings: Mapping[str, Any]) -> Path | None:
-        """The results file of a task that is done; None where it is not.
+        """Results file of a finished task; None where it is not finished.
 
         Args:
             task: Its name.
@@ -130,19 +130,19 @@ class Ledger:
         return path
 
     def failed(self, task: str) -> bool:
-        """Whether a task's last evaluation failed, or its model could not be made."""
+        """Whether a task's last evaluation failed, or its model could not be loaded."""
         return self.error is not None or self.tasks.get(task, {}).get("state") == "failed"
 
     @property
     def state(self) -> str:
-        """``done``, ``failed``, or ``partial``: not every task that was begun has ended."""
+        """``done``, ``failed`` or ``partial`` (a begun task has not ended)."""
         states = {entry.get("state") for entry in self.tasks.values()}
         if self.error is not None or "failed" in states:
             return "failed"
         return "done" if states == {"done"} else "partial"
 
     def write(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         entries = {"schema": SCHEMA, "cell": self.cell, "state": self.state}
         rest = {"identity": self.identity, "error": self.error, "tasks": self.tasks}
         text = json.dumps({**entries, **self.facts, **rest}, indent=1, ensure_ascii=False)
@@ -150,7 +150,7 @@ class Ledger:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a results file ends as JSON objects do; a full disk or a crash may cut it."""
+    """Whether a results file ends like a JSON object; a full disk or a crash may cut it."""
     try:
         with path.open("rb") as file:
             file.seek(-min(path.stat().st_size, 16), os.SEEK_END)
@@ -175,7 +175,7 @@ def _other_config(
 
 
 def describe_error(error: BaseException) -> dict[str, str]:
-    """An error for the record: type, message and traceback, without what must not be told.
+    """Type, message and traceback of an error, without secrets.
 
     Args:
         error: The error.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration of a sweep: what may stand in it, read and checked by its form.
+"""Configuration of a sweep: its keys, read and checked.
 
 The schema is :class:`SweepConfig`; ``docs/sweep.md`` has it as a table.
 """
@@ -150,7 +150,7 @@ def _output(name: str, value: Any) -> str:
 
 
 def _read_by(read: Callable[[str, Any], Any], default: Any = MISSING) -> Any:
-    """A field whose values ``read(name, value)`` checks."""
+    """Field whose values ``read(name, value)`` checks."""
     if isinstance(default, dict):
         return field(default_factory=dict, metadata={"read": read})
     return field(default=default, metadata={"read": read})
@@ -161,7 +161,7 @@ def _read_by(read: Callable[[str, Any], Any], default: Any = MISSING) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """A sweep as it was asked for; every field is a key of the configuration.
+    """A sweep's configuration; every field is a key.
 
     Attributes:
         models: Arguments of ``--model kick`` for each model, ``pretrained`` among them.
@@ -227,11 +227,11 @@ class SweepConfig:
         return Path(self.output)
 
     def absolute(self) -> SweepConfig:
-        """The same with an output folder that means the same from everywhere."""
+        """The same configuration with an absolute output folder."""
         return replace(self, output=str(self.output_path.resolve()))
 
     def to_json(self) -> str:
-        """For a worker that is another process."""
+        """JSON for a worker process."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -318,7 +318,7 @@ def _check_names(place: str, given: Iterable[Any], known: Iterable[str]) -> None
 
 
 def _check_plain(place: str, value: Any) -> None:
-    """Refuse what JSON cannot hold: cells are told apart, and sent to workers, as JSON."""
+    """Refuse values that JSON cannot hold."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dense model shared by the cells of a sweep: loaded once, its blocks restored from one copy."""
+"""Dense model shared by a sweep's cells: loaded once, restored between cells."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class DenseModel(DenseSource):
         self._found: dict[str, Any] = {}
 
     def load(self, arguments: Mapping[str, Any], read: Callable[[], Any]) -> Any:
-        """The dense model: the one that is there, with its weights restored, or a new one.
+        """Dense model: the loaded one with its weights restored, or a new one.
 
         Args:
             arguments: What decides which model that is, and how it is loaded.
@@ -76,7 +76,7 @@ class DenseModel(DenseSource):
         return model is not None and model is self._model
 
     def about_to_change(self, model: Any) -> None:
-        """Copy what compression is going to change, unless that is done.
+        """Copy the weights that compression changes, unless that is done.
 
         Args:
             model: The model that is kept; nothing happens for another one.
@@ -113,11 +113,11 @@ class DenseModel(DenseSource):
 
     @property
     def sha256(self) -> str | None:
-        """Hash of the dense weights; None as long as nothing asked for it."""
+        """Hash of the dense weights; None before it was needed."""
         return self._sha256
 
     def parameters(self, model: Any, read: Callable[[], Any]) -> Mapping[str, Tensor]:
-        """The dense parameters by name, in main memory where they are not the model's own."""
+        """Dense parameters by name, in main memory where they are not the model's own."""
         if not self.keeps(model):
             return super().parameters(model, read)
         return {
@@ -126,14 +126,14 @@ class DenseModel(DenseSource):
         }
 
     def once(self, what: Any, find: Callable[[], Any]) -> Any:
-        """A value that depends on the dense model and ``what`` alone, computed once."""
+        """Cached value that depends on the dense model and ``what`` alone."""
         key = _digest(what)
         if key not in self._found:
             self._found[key] = find()
         return self._found[key]
 
     def answers(self, requests: list[Any], ask: Callable[[list[Any]], list[Any]]) -> list[Any]:
-        """The dense model's answers; no question is put to it twice."""
+        """Answers of the dense model; each request is answered once."""
         missing = [one for one in requests if _question(one) not in self._found]
         if missing:
             self.keep_answers(missing, ask(missing))
@@ -145,7 +145,7 @@ class DenseModel(DenseSource):
             self._found[_question(request)] = answer
 
     def release(self) -> None:
-        """Let go of the model and everything that was kept of it."""
+        """Release the model and everything kept of it."""
         self._key = self._model = self._sha256 = None
         self._changed = False
         self._originals.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One evaluation of lm-eval's own, kept as ``lm_eval --output_path --log_samples`` would keep it.
+"""One evaluation by lm-eval, saved as ``lm_eval --output_path --log_samples`` saves it.
 
 Its files appear under their names only when they are whole, the results file last. So a process
 that is killed leaves nothing behind that looks like a result.
@@ -43,12 +43,12 @@ class KeepError(LmkickError, OSError):
 
 
 def environment() -> dict[str, str]:
-    """Environment variables that decide results beside the arguments."""
+    """Environment variables that affect results."""
     return {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
 
 
 def set_environment(variables: Mapping[str, str]) -> None:
-    """Make this process's the same as another one's.
+    """Set this process's environment to another's.
 
     Args:
         variables: What :func:`environment` returned there.
@@ -67,7 +67,7 @@ def evaluate(
     folder: Path,
     options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Any]:
-    """Run lm-eval's ``simple_evaluate`` on a model that is there.
+    """Run lm-eval's ``simple_evaluate`` on a loaded model.
 
     Args:
         model: A ``KickLM``.
@@ -105,7 +105,7 @@ def evaluate(
 def keep(
     results: dict[str, Any], tracker: Any, folder: Path, announce: Callable[[str], None]
 ) -> Path:
-    """Write what :func:`evaluate` returned, through lm-eval's tracker.
+    """Save what :func:`evaluate` returned with lm-eval's tracker.
 
     Args:
         results: The results; their samples are taken out.
@@ -150,7 +150,7 @@ def keep(
 
 
 def free_memory() -> None:
-    """Let go of what nothing refers to, on the device too, before the next model is made."""
+    """Free unreferenced memory, on the device too, before the next model is loaded."""
     import torch
 
     gc.collect()
@@ -160,7 +160,7 @@ def free_memory() -> None:
 
 @contextmanager
 def _environment_looked_at_once() -> Iterator[None]:
-    """Spare every evaluation but the first the seconds that lm-eval looks at the machine.
+    """Cache lm-eval's description of the machine, which takes seconds per evaluation.
 
     What it finds (packages, processors, drivers) does not change while a process lives.
     """
@@ -176,7 +176,7 @@ def _environment_looked_at_once() -> Iterator[None]:
 
 @contextmanager
 def _quiet_git() -> Iterator[None]:
-    """Spare the terminal ``fatal: not a git repository``, which lm-eval lets git print."""
+    """Suppress git's ``fatal: not a git repository``, which lm-eval lets it print."""
     from lm_eval import evaluator
 
     asked = evaluator.get_git_commit_hash

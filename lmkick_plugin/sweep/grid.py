@@ -36,7 +36,7 @@ _FOLDERS = ("resume_dir", "save_compressed")
 
 @dataclass(frozen=True)
 class Cell:
-    """One model under one recipe.
+    """One model with one recipe.
 
     Attributes:
         name: Its folder below the sweep's.
@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """The folder of its model: cells of one group share the dense weights."""
+        """Folder of its model; cells of one group share dense weights."""
         return self.name.partition("/")[0]
 
     @property
@@ -72,13 +72,13 @@ class Cell:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Model and recipe, defaults included: all that decides its weights."""
+        """Model and recipe with defaults: everything that decides the weights."""
         model = {name: value for name, value in self.model.items() if name not in SPEED}
         return {"model": model, "recipe": dict(self.settings)}
 
 
 def list_cells(config: SweepConfig) -> tuple[list[Cell], int]:
-    """Span the grid and check each of its points, without loading anything.
+    """Expand the grid and check each point; loads nothing.
 
     Args:
         config: The configuration.
@@ -144,7 +144,7 @@ def _own_folders(recipe: Mapping[str, Any], folder: str) -> dict[str, Any]:
 def _points(
     place: str, recipe: Mapping[str, Any], seeds: Sequence[int]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The points of one recipe's grid, each with its place for messages."""
+    """Points of one recipe's grid, each with its place for messages."""
     known = {name for name in ARGUMENTS if name not in ("data_dir", "reference")}
     for name in recipe:
         if name not in known:
@@ -177,7 +177,7 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 
 def _recipe_name(settings: Mapping[str, Any]) -> str:
-    """The compressor and what differs from the defaults."""
+    """Compressor and settings that differ from the defaults."""
     parts = []
     for name, value in settings.items():
         argument = ARGUMENTS.get("seed" if name == "seeds" else name)
@@ -197,7 +197,7 @@ def _recipe_name(settings: Mapping[str, Any]) -> str:
 
 
 def slug(value: object) -> str:
-    """A value as part of a folder's name, different for different values.
+    """Part of a folder name for a value, different for different values.
 
     >>> slug("2:4"), slug(0.5), slug("task:alpaca")
     ('2-4', '0.5', 'task-alpaca')
@@ -239,7 +239,7 @@ def _model_arguments(config: SweepConfig, number: int, model: Mapping[str, Any])
 
 
 def _model_names(models: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A folder for each: its own name, with a hash of what else was said of it.
+    """Folder name of each model: its own name, with a hash of other arguments.
 
     Names do not depend on the other models, so that a sweep can be extended; only two folders of
     one name, which do not tell the models apart, both get a hash.

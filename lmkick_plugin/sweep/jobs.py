@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runner of cells in this process, one after the other, with shared model and tasks."""
+"""Runner of cells in this process, with shared model and tasks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OnTaskEnd = Callable[[str, str, float], None]
 
 @dataclass(frozen=True)
 class Job:
-    """A cell to be run.
+    """A cell to run.
 
     Attributes:
         cell: The cell.
@@ -49,7 +49,7 @@ class Job:
     dense_sha256: str | None = None
 
     def to_json(self) -> str:
-        """For a worker that is another process."""
+        """JSON for a worker process."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
@@ -60,7 +60,7 @@ class Job:
 
 
 class CellWorker:
-    """Keeps a model and its tasks from cell to cell."""
+    """Runner that keeps a model and its tasks from cell to cell."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class CellWorker:
         tasks: TaskCache | None = None,
         quiet: bool = True,
     ) -> None:
-        """Build lm-eval's task index, unless there is one.
+        """Build lm-eval's task index unless one is given.
 
         Args:
             config: The sweep.
@@ -89,7 +89,7 @@ class CellWorker:
         self.dense = DenseModel()
 
     def run(self, job: Job, on_task_end: OnTaskEnd) -> None:
-        """Make the model of a cell and evaluate it on its tasks.
+        """Load or compress a cell's model and evaluate it on its tasks.
 
         Whatever goes wrong is written into the cell's ``cell.json``; only interruptions come out.
 
@@ -186,7 +186,7 @@ class CellWorker:
             ledger.write()
 
     def _options(self, settings: Mapping[str, Any], model: Any) -> dict[str, Any]:
-        """Of ``simple_evaluate``."""
+        """Arguments of ``simple_evaluate``."""
         chat = settings["apply_chat_template"]
         if chat == "auto":
             chat = "true" if getattr(model.tokenizer, "chat_template", None) else "false"

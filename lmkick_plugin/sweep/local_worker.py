@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of one worker: ``python -m lmkick_plugin.sweep.local_worker``, started by a sweep."""
+"""Worker process of a sweep: ``python -m lmkick_plugin.sweep.local_worker``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run cells as they come in, until the sweep that started this process is gone."""
+    """Run cells from standard input until it closes."""
     # Whatever prints must not end up among the messages.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

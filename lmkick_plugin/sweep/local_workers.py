@@ -53,11 +53,11 @@ class LocalWorkers:
 
     @property
     def size(self) -> int:
-        """One for each GPU, or group of them."""
+        """Number of workers: one per GPU or group of GPUs."""
         return self._size
 
     def start(self) -> _Process:
-        """Start a process in a place that is free."""
+        """Start a process on free devices."""
         devices = self._free.pop(0)
         settings = dict(os.environ)
         if devices is not None:
@@ -78,11 +78,11 @@ class LocalWorkers:
         return worker
 
     def submit(self, worker: _Process, job: Job) -> None:
-        """Send a cell; a worker that is dead already is noticed by :meth:`wait`."""
+        """Send a cell; :meth:`wait` notices a dead worker."""
         _write(worker, job.to_json())
 
     def wait(self, busy: Sequence[_Process]) -> list[Task | Ended | Lost]:
-        """Read what workers say."""
+        """Read messages of the workers."""
         pipes = {worker.process.stdout: worker for worker in busy if worker.process.stdout}
         ready, _, _ = select.select(list(pipes), [], [], 60)
         events: list[Task | Ended | Lost] = []
@@ -104,7 +104,7 @@ class LocalWorkers:
         return events
 
     def stop(self, worker: _Process) -> None:
-        """End a process, whatever it is at."""
+        """Kill a worker's process."""
         worker.process.kill()
         worker.process.wait()
         for pipe in (worker.process.stdin, worker.process.stdout, worker.errors):
@@ -116,7 +116,7 @@ class LocalWorkers:
         self._free.append(worker.devices)
 
     def close(self) -> None:
-        """Nothing is left when all workers are stopped."""
+        """Do nothing: :meth:`stop` ended the workers."""
 
 
 def _write(worker: _Process, line: str) -> None:
@@ -138,7 +138,7 @@ def _last_words(worker: _Process) -> str:
 
 
 def _places(config: SweepConfig) -> list[str | None]:
-    """For each worker the devices it may see; None where there are none."""
+    """Devices visible to each worker; None where there are none."""
     devices = _devices()
     each = config.gpus_per_cell
     if each is not None and each != int(each):
@@ -175,7 +175,7 @@ def _places(config: SweepConfig) -> list[str | None]:
 
 
 def _devices() -> list[str]:
-    """The GPUs of this process, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """GPUs of this process, as ``CUDA_VISIBLE_DEVICES`` names them."""
     import torch
 
     count = torch.cuda.device_count()

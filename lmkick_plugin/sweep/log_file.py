@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log file of a cell: what its evaluations print and log, while the terminal shows one bar."""
+"""Log file of a cell: output and log of its evaluations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["redirect_output"]
 
 @contextmanager
 def redirect_output(path: Path) -> Iterator[None]:
-    """Send what is printed and logged to a file, and draw no bars.
+    """Redirect standard output and logging to a file, without progress bars.
 
     Args:
         path: The file; it is added to.
@@ -42,14 +42,14 @@ def redirect_output(path: Path) -> Iterator[None]:
 
 
 def _terminal_handlers() -> list[logging.StreamHandler[Any]]:
-    """Handlers of all loggers that write to a stream; files of other programs stay theirs."""
+    """Handlers of all loggers that write to a terminal stream."""
     loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
     handlers = [handler for logger in loggers for handler in logger.handlers]
     return [handler for handler in handlers if type(handler) is logging.StreamHandler]
 
 
 def _point(handler: logging.StreamHandler[Any], stream: Any) -> None:
-    """As ``setStream``, which fails where the stream so far was closed by its owner."""
+    """Set a handler's stream, also where the previous one is closed."""
     handler.acquire()
     try:
         with suppress(ValueError):
@@ -61,7 +61,7 @@ def _point(handler: logging.StreamHandler[Any], stream: Any) -> None:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Disable every bar that is made meanwhile, also where its caller says ``disable=False``."""
+    """Disable progress bars, also those created with ``disable=False``."""
     init = tqdm.__init__
 
     @functools.wraps(init)

@@ -23,7 +23,7 @@ __all__ = ["PlannedCell", "SweepPlan", "make_plan", "task_settings"]
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell and what is known of it.
+    """A cell and its state.
 
     Attributes:
         cell: The cell.
@@ -61,7 +61,7 @@ class SweepPlan:
     retry_failed: bool
 
     def pending(self, planned: PlannedCell) -> tuple[str, ...]:
-        """The tasks that are to be run now, in order."""
+        """Tasks to run now, in order."""
         wanted = {*planned.missing, *(planned.failed if self.retry_failed else ())}
         return tuple(task for task in self.tasks if task in wanted)
 
@@ -71,7 +71,7 @@ class SweepPlan:
         return [planned for planned in self.cells if self.pending(planned)]
 
     def seconds(self, planned: PlannedCell) -> float | None:
-        """How long what is pending may take, by what was finished; None where nothing was."""
+        """Estimated seconds of pending tasks, by finished ones; None without any."""
         pending = self.pending(planned)
         if not pending:
             return 0.0
@@ -111,13 +111,13 @@ class SweepPlan:
 
     @property
     def seconds_left(self) -> float | None:
-        """For everything that is pending in one process; None where nothing is known yet."""
+        """Estimated seconds of everything pending in one process; None where unknown."""
         spans = [self.seconds(planned) for planned in self.to_do]
         known = [span for span in spans if span is not None]
         return sum(known) if len(known) == len(spans) else None
 
     def text(self) -> str:
-        """The plan as a table, for people."""
+        """The plan as a table."""
         rows = [
             [
                 planned.cell.name,
@@ -178,7 +178,7 @@ def _size(size: object) -> str:
 def make_plan(
     config: SweepConfig, tasks: Sequence[str], *, retry_failed: bool = False
 ) -> SweepPlan:
-    """Span the grid and look at what is done of it.
+    """Expand the grid and read the state of each cell.
 
     Args:
         config: The configuration.
@@ -215,7 +215,7 @@ def _look(output: Path, cell: Cell, settings: Mapping[str, Mapping[str, Any]]) -
 
 
 def task_settings(config: SweepConfig, task: str) -> dict[str, Any]:
-    """How a task is evaluated: all that decides its scores beside the weights, as JSON knows it.
+    """Settings that decide a task's scores beside the weights, as JSON.
 
     Args:
         config: The configuration.

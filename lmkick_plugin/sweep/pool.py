@@ -39,26 +39,26 @@ class Lost:
 
 
 class Backend(Protocol):
-    """Where workers live."""
+    """Interface of a backend that runs workers."""
 
     @property
     def size(self) -> int:
-        """How many workers there may be at once."""
+        """Largest number of workers."""
 
     def start(self) -> Any:
         """Start a worker."""
 
     def submit(self, worker: Any, job: Job) -> None:
-        """Give a cell to a worker that is idle."""
+        """Give a cell to an idle worker."""
 
     def wait(self, busy: Sequence[Any]) -> Sequence[Task | Ended | Lost]:
-        """Wait until something happens to one of these workers."""
+        """Wait for the next event of these workers."""
 
     def stop(self, worker: Any) -> None:
         """End a worker."""
 
     def close(self) -> None:
-        """Let go of what the workers had in common."""
+        """Release what the workers shared."""
 
 
 @dataclass
@@ -77,7 +77,7 @@ def run_jobs(
     on_task_end: Callable[[Job, str, str, float], None],
     on_give_up: Callable[[Job, str], None],
 ) -> None:
-    """Run all cells.
+    """Run all jobs.
 
     A worker gets cells of the model that it holds as long as there are some, then of the model
     with most cells left. What a dead worker was at goes to a new one.
@@ -120,7 +120,7 @@ def run_jobs(
 
 
 def _fill(backend: Backend, slots: list[_WorkerSlot], waiting: list[Job]) -> None:
-    """Give every idle worker a cell, and start workers while there are cells for them."""
+    """Give cells to idle workers, and start workers while cells are left."""
     for slot in slots:
         if slot.job is None and waiting:
             _give(backend, slot, waiting, slots)

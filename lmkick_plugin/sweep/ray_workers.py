@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers on a Ray cluster: actors, each of which keeps a model from cell to cell.
+"""Workers on a Ray cluster: actors that keep a model from cell to cell.
 
 Where an actor sees the sweep's output folder, it writes there. Where it does not (no shared
 storage), it writes into a folder of its own, and the files come back to the driver with each cell.
@@ -28,7 +28,7 @@ __all__ = ["Cell", "RayWorkers", "import_ray"]
 
 
 def import_ray() -> Any:
-    """Ray, which is an extra.
+    """Import Ray, an optional dependency.
 
     Raises:
         SettingsError: It is not installed.
@@ -43,7 +43,7 @@ def import_ray() -> Any:
 
 
 class Cell:
-    """Body of an actor; plain Python, so that it can be tested without Ray."""
+    """Body of an actor; plain Python, testable without Ray."""
 
     def __init__(self, config: str, probe: str, variables: Mapping[str, str]) -> None:
         """Find out whether the output folder is shared.
@@ -123,7 +123,7 @@ class RayWorkers:
 
     @property
     def size(self) -> int:
-        """As many actors as were asked for, or as the cluster has room for."""
+        """Number of actors: as requested, or as the cluster has room for."""
         return self._size
 
     def start(self) -> _Actor:
@@ -138,7 +138,7 @@ class RayWorkers:
         worker.result = worker.handle.run.remote(job.to_json())
 
     def wait(self, busy: Sequence[_Actor]) -> list[Task | Ended | Lost]:
-        """Wait for the first cell that ends, or the first actor that dies."""
+        """Wait for the first finished cell or dead actor."""
         results = {worker.result: worker for worker in busy}
         ready, _ = self._ray.wait(list(results), num_returns=1, timeout=60)
         events: list[Task | Ended | Lost] = []
@@ -156,11 +156,11 @@ class RayWorkers:
         return events
 
     def stop(self, worker: _Actor) -> None:
-        """End an actor, whatever it is at."""
+        """Kill an actor."""
         self._ray.kill(worker.handle, no_restart=True)
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
+        """Disconnect; a cluster started here ends."""
         self._probe.unlink(missing_ok=True)
         if self._started:
             self._ray.shutdown()
@@ -186,7 +186,7 @@ def _connect(ray: Any, config: SweepConfig) -> None:
 
 
 def _share(config: SweepConfig, total: Mapping[str, float]) -> tuple[float, int]:
-    """GPUs of each actor, and how many actors there may be.
+    """GPUs per actor, and the largest number of actors.
 
     Raises:
         SettingsError: The cluster has not what a cell needs.
@@ -215,7 +215,7 @@ def _share(config: SweepConfig, total: Mapping[str, float]) -> tuple[float, int]
 
 
 def _store(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Keep the files of a cell, the one that says what is done last, joined with what it said."""
+    """Save the files of a cell; its state is written last and merged."""
     for name in sorted(files, key=lambda name: name == NAME):
         text = files[name].decode("utf-8", "replace")
         if name == NAME:

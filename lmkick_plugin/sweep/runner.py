@@ -94,17 +94,17 @@ class SweepResult:
 
     @property
     def folders(self) -> list[Path]:
-        """Folders of all cells that have results."""
+        """Folders of all cells with results."""
         return [cell.folder for cell in self.cells if cell.results]
 
     @property
     def failures(self) -> list[CellResult]:
-        """Cells of which something failed."""
+        """Cells with a failed task."""
         return [cell for cell in self.cells if cell.state == "failed"]
 
     @property
     def status(self) -> int:
-        """Exit status: 0 where all is done, 1 where not."""
+        """Exit status: 0 where all is done, 1 otherwise."""
         return int(any(cell.state != "done" for cell in self.cells))
 
 
@@ -116,7 +116,7 @@ def run_sweep(
     quiet: bool = True,
     **changes: Any,
 ) -> SweepResult:
-    """Run a sweep, or what is missing of it.
+    """Run what is missing of a sweep.
 
     Args:
         config: A configuration: its file, or a mapping of the same keys.
@@ -137,7 +137,7 @@ def run_sweep(
 
 
 def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[SweepPlan, TaskCache]:
-    """Check a configuration as far as that goes without data and models, and plan.
+    """Check a configuration without reading data or models, and plan.
 
     Args:
         config: The configuration.
@@ -167,7 +167,7 @@ def run_plan(
     progress: bool | Callable[[Progress], None] = True,
     quiet: bool = True,
 ) -> SweepResult:
-    """Run what is missing.
+    """Run what is missing of a plan.
 
     Args:
         plan: As :func:`open_plan` returned it.
@@ -215,7 +215,7 @@ def _result(plan: SweepPlan, planned: PlannedCell) -> CellResult:
 
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Keep other sweeps out of the folder; the lock of a process that was killed is gone."""
+    """Hold the lock of the output folder; a killed process releases it."""
     output.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output / _LOCK)
     try:
@@ -290,7 +290,7 @@ def _execute(plan: SweepPlan, tasks: TaskCache, watch: _Watch, *, quiet: bool) -
 
 
 def _dense_hash(plan: SweepPlan, planned: PlannedCell) -> str | None:
-    """Of the cells of the same model that have results."""
+    """Hash of the dense weights, from finished cells of the same model."""
     found = (
         other.ledger.facts.get("dense_sha256")
         for other in plan.cells
@@ -300,7 +300,7 @@ def _dense_hash(plan: SweepPlan, planned: PlannedCell) -> str | None:
 
 
 def _remaining(plan: SweepPlan, job: Job, watch: _Watch) -> Job | None:
-    """The tasks of a cell that a dead worker did not finish."""
+    """Tasks of a cell that a dead worker did not finish."""
     planned = next(each for each in plan.cells if each.cell == job.cell)
     ledger = Ledger.open(planned.folder, job.cell.name, planned.ledger.identity)
     left = []
@@ -315,7 +315,7 @@ def _remaining(plan: SweepPlan, job: Job, watch: _Watch) -> Job | None:
 
 
 def _give_up(plan: SweepPlan, job: Job, reason: str, watch: _Watch) -> None:
-    """Record a cell that kills its workers."""
+    """Record a failed cell whose workers died."""
     planned = next(each for each in plan.cells if each.cell == job.cell)
     ledger = Ledger.open(planned.folder, job.cell.name, planned.ledger.identity)
     ledger.error = {
@@ -330,7 +330,7 @@ def _give_up(plan: SweepPlan, job: Job, reason: str, watch: _Watch) -> None:
 
 
 class _Watch:
-    """Progress of a sweep: a bar, or calls of the caller's function."""
+    """Progress of a sweep: a bar, or calls of a given function."""
 
     def __init__(self, plan: SweepPlan, progress: bool | Callable[[Progress], None]) -> None:
         self._call = progress if callable(progress) else None
@@ -355,7 +355,7 @@ class _Watch:
         self._bar.close()
 
     def begins(self, job: Job) -> None:
-        """Show which cell is at work."""
+        """Show the running cell."""
         self._bar.set_postfix_str(job.cell.name)
 
     def has_ended(self, job: Job, task: str) -> bool:

@@ -19,7 +19,7 @@ __all__ = ["Row", "as_csv", "as_text", "collect"]
 
 @dataclass(frozen=True)
 class Row:
-    """One score of one value.
+    """One score at one value.
 
     Attributes:
         task: Task or group.
@@ -45,7 +45,7 @@ class Row:
 
 
 def collect(cells: Sequence[CellResult], kind: str) -> list[Row]:
-    """Bring the scores of a study's cells together.
+    """Collect the scores of a study's cells.
 
     Args:
         cells: What became of them.
@@ -86,7 +86,7 @@ def collect(cells: Sequence[CellResult], kind: str) -> list[Row]:
 
 
 def _scores(results: Mapping[str, Path]) -> dict[tuple[str, str], float]:
-    """Scores by task and metric; of a group with scores of its own, the group's."""
+    """Scores by task and metric; for a group with its own scores, the group's."""
     found: dict[tuple[str, str], float] = {}
     for name, path in results.items():
         data = ResultsFile.read(path).data
@@ -100,7 +100,7 @@ def _scores(results: Mapping[str, Path]) -> dict[tuple[str, str], float]:
 
 
 def _shown(name: str, data: Mapping[str, Any]) -> list[str]:
-    """The group itself where it has scores, else what is in it."""
+    """The group where it has scores, else its members."""
     children = data.get("group_subtasks", {}).get(name, [])
     group = data.get("groups", {}).get(name, {})
     if any(_is_score(value) for key, value in group.items() if "," in key) or not children:
@@ -132,6 +132,6 @@ def as_text(rows: Sequence[Row], what: str) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """The rows as CSV, below a line with the names of the columns."""
+    """The rows as CSV with a header."""
     names = [field.name for field in fields(Row)]
     return csv_text([names, *([getattr(row, name) for name in names] for row in rows)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks of a sweep: names from lm-eval's index, objects built once for all cells of a model."""
+"""Tasks of a sweep, built once for all cells of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OURS = ("kick_", "kickonly_", "llmkick_")
 def task_manager(
     names: Sequence[str], metadata: dict[str, Any], include_path: str | None = None
 ) -> Any:
-    """One manager for all cells; without lm-eval's own 14,000 files where no task needs them.
+    """Task manager for all cells; skips lm-eval's 14,000 files where no task needs them.
 
     Args:
         names: What was asked for.
@@ -54,7 +54,7 @@ def _no_task(name: str, manager: Any) -> CommandError:
 
 
 class TaskCache:
-    """Tasks by name, built when they are first asked for.
+    """Tasks by name, built on first use.
 
     Attributes:
         manager: lm-eval's task manager. Without it, lm-eval would read its 14,000 files again for
@@ -105,7 +105,7 @@ class TaskCache:
         return [name]
 
     def use(self, model: Mapping[str, Any]) -> None:
-        """Hand a model's arguments to the tasks from now on, as lm-eval does.
+        """Pass a model's arguments to the tasks, as lm-eval does.
 
         Args:
             model: Arguments of ``--model kick`` that all its cells share.
@@ -118,7 +118,7 @@ class TaskCache:
         self._shown.update({**model, **self._metadata})
 
     def objects(self, name: str) -> list[Any]:
-        """A task or group as lm-eval's ``simple_evaluate`` takes it, the same object each time.
+        """A task or group for lm-eval's ``simple_evaluate``; the same object each time.
 
         Args:
             name: One of :attr:`names`.
@@ -130,7 +130,7 @@ class TaskCache:
         return self._built[name]
 
     def check(self, *, judged: bool = True) -> None:
-        """Build every task, which checks its data, and look at the judge, where there is one.
+        """Build every task, which checks its data, and check the judge, if any.
 
         Args:
             judged: Whether to.

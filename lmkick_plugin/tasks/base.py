@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base of tasks that ask a model for more than lm-eval's three requests.
+"""Base of tasks whose requests only ``--model kick`` serves.
 
 They need ``--model kick``; with another model they stop before the first forward pass.
 """
@@ -18,7 +18,7 @@ __all__ = ["KickTask"]
 
 
 class KickTask(Task):  # type: ignore[misc]  # lm_eval has no type information
-    """A task whose requests only ``--model kick`` serves, on documents of its own making.
+    """Task on its own documents, with requests only ``--model kick`` serves.
 
     Subclasses set ``OUTPUT_TYPE``, the type of their requests.
     """
@@ -33,7 +33,7 @@ class KickTask(Task):  # type: ignore[misc]  # lm_eval has no type information
         self.VERSION = self.metadata.get("version")
 
     def has_training_docs(self) -> bool:
-        """No: nothing is shown as an example."""
+        """No: there are no examples."""
         return False
 
     def has_validation_docs(self) -> bool:
@@ -41,5 +41,5 @@ class KickTask(Task):  # type: ignore[misc]  # lm_eval has no type information
         return False
 
     def has_test_docs(self) -> bool:
-        """Yes: all there is."""
+        """Yes: all documents."""
         return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The prompts of other tasks, as texts for a task that only needs prompts."""
+"""Prompts of other tasks, as texts for divergence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OURS = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: the leaf task it is of, the number of its document there, its text."""
+    """One prompt: its task, document number and text."""
 
     task: str
     number: int

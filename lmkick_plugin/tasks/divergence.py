@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task ``kickonly_divergence``: its texts, and averages of what is measured on them."""
+"""Task ``kickonly_divergence``: texts, and averages of the divergences on them."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ class DivergenceTask(KickTask):
         self._keep((prompt.task, prompt.number, prompt.text) for prompt in found)
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> str:
-        """The text itself."""
+        """The text."""
         return self._texts[doc["sha256"]]
 
     def doc_to_target(self, doc: Mapping[str, Any]) -> str:
-        """What is measured on, by its hash."""
+        """Hash of the text."""
         return str(doc["sha256"])
 
     def doc_iterator(
@@ -101,7 +101,7 @@ class DivergenceTask(KickTask):
         world_size: int = 1,
         samples: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The documents of one process; numbered as lm-eval numbers them."""
+        """Documents of one process, numbered as in lm-eval."""
         docs = self.test_docs()
         if samples:
             docs = [docs[at] for at in samples]
@@ -147,7 +147,7 @@ class DivergenceTask(KickTask):
     def construct_requests(
         self, doc: dict[str, Any], ctx: str, *, number: int = 0, **_: Any
     ) -> Instance:
-        """The request: a text, and how it is cut and continued."""
+        """Request for a text, with its windows and generation settings."""
         return Instance(
             request_type=self.OUTPUT_TYPE,
             doc=doc,
@@ -161,7 +161,7 @@ class DivergenceTask(KickTask):
         doc: Mapping[str, Any],  # noqa: ARG002
         results: Sequence[Mapping[str, Any]],
     ) -> dict[str, Any]:
-        """Sums with the number of positions they are over, and where the generations part."""
+        """Sums with their numbers of positions, and the position where generations part."""
         found = results[0]
         scores: dict[str, Any] = {name: [found[name], found["positions"]] for name in _SUMS}
         if found["first_divergent_token"] is not None:
@@ -169,9 +169,9 @@ class DivergenceTask(KickTask):
         return scores
 
     def aggregation(self) -> dict[str, Callable[..., float]]:
-        """Means over positions, not over documents; of generations, over those."""
+        """Means over positions, not documents; for generations, over generations."""
         return {**dict.fromkeys(_SUMS, mean_over_positions), "first_divergent_token": mean}
 
     def higher_is_better(self) -> dict[str, bool]:
-        """The nearer to the dense model, the better."""
+        """Lower divergence is better."""
         return {"jsd": False, "kl": False, "top1_agreement": True, "first_divergent_token": True}

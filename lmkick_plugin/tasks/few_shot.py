@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Question tasks whose solved examples stand in the prompt's own text.
+"""Question tasks with solved examples in the prompt's own text.
 
 lm-eval puts the introduction of a prompt and its examples into messages of their own where a chat
 template is applied. Here they are part of the one text, so that the prompt without examples is the
@@ -19,7 +19,7 @@ __all__ = ["FreebaseQATask", "TriviaQATask"]
 
 
 class FewShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no type information
-    """As lm-eval's own kind; ``doc_to_text`` finds the examples as ``shots``, if there are any."""
+    """As lm-eval's task; ``doc_to_text`` reads examples from ``shots``."""
 
     INTRO: ClassVar[str] = ""
     FORM: ClassVar[str]
@@ -50,7 +50,7 @@ class FewShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no typ
 
 
 class TriviaQATask(FewShotTask):
-    """TriviaQA, alone or with evidence; examples are without."""
+    """TriviaQA, with or without evidence; examples have none."""
 
     INTRO = "Answer these questions:\n\n"
     FORM = "Q: {}\nA: {}\n\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks whose answers are texts that a judge may grade: summaries, answers, conversations.
+"""Generation tasks with judged answers: summaries, answers, conversations.
 
 Judging happens in ``apply_filters``: after all answers are there and before they are scored, once
 for each process of a data-parallel run, on that process's own documents. The verdicts travel in
@@ -91,7 +91,7 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
         return "bypass" in self._metric_fn_list
 
     def check_judge(self) -> None:
-        """Look at the judge's key, endpoint, prompts and reference, without asking it anything.
+        """Check the judge's key, endpoint, prompts and reference; asks it nothing.
 
         Raises:
             SettingsError: What is wrong, and what to do.
@@ -101,7 +101,7 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
             self._plan.references(self.task_name, {}, turns=self._turns)
 
     def build_all_requests(self, **options: Any) -> None:
-        """As in lm-eval; before the first forward pass, also what judging needs is looked at.
+        """As in lm-eval; the judge is checked before the first forward pass.
 
         Raises:
             SettingsError: The judge or its reference cannot be used.
@@ -176,7 +176,7 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
             )
 
     def _dense_answers(self, said: Sequence[tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
-        """Answers of the evaluated model as before its compression."""
+        """Dense answers of the evaluated model."""
         model = model_of(self.task_name)
         if model is None:
             raise SettingsError("the answers are not this run's: they came from a cache.")
@@ -214,7 +214,7 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
 
 
 class ConversationTask(GenerationTask):
-    """A task of several turns, each of which holds the model's own answers to those before it.
+    """Multi-turn task; each prompt holds the model's own earlier answers.
 
     No task of lm-eval sees the model, so it is ``--model kick`` that holds the conversation: the
     requests are of type ``turns`` (:func:`lmkick_plugin.inference.conversations.answer_turns`).
@@ -226,7 +226,7 @@ class ConversationTask(GenerationTask):
         self._system: str | None = None
 
     def build_all_requests(self, **options: Any) -> None:
-        """As for answers of one turn.
+        """As for tasks of one turn.
 
         Raises:
             SettingsError: No ``kick`` model is loaded, or the judge cannot be used.
@@ -236,7 +236,7 @@ class ConversationTask(GenerationTask):
         super().build_all_requests(**options)
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **options: Any) -> Instance:
-        """The request: the first turn as lm-eval lays it out, and all that the others need."""
+        """Request: the first turn as lm-eval lays it out, and the other turns."""
         templated = bool(options.get("apply_chat_template"))
         settings = {
             "turns": list(doc["turns"]),
@@ -254,7 +254,7 @@ class ConversationTask(GenerationTask):
 
 
 def _require_dense_answers(task: str) -> None:
-    """Refuse ``judge_reference=dense`` where no living model could answer as before compression.
+    """Refuse ``judge_reference=dense`` where no live model can answer as dense.
 
     Raises:
         SettingsError: There is none, or it cannot.
@@ -274,14 +274,14 @@ def _require_dense_answers(task: str) -> None:
 
 
 def _doc_hash(doc: Mapping[str, Any]) -> str:
-    """The hash by which lm-eval's samples files name a document."""
+    """Hash by which lm-eval's samples files name a document."""
     text = json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
     return str(hash_string(text))
 
 
 @functools.lru_cache(maxsize=1)
 def _say_how_to_judge() -> None:
-    """Once in a process."""
+    """Log once how to judge later."""
     _LOGGER.warning(
         "No judge is configured: only metrics without a judge are reported. Answers saved with "
         "--output_path and --log_samples can be judged later: lmkick judge RESULTS_DIR "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that give an instruction and score the whole answer against one reference."""
+"""Instruction tasks scored against one reference answer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["InstructionTask", "score_instruction"]
 
 
 class InstructionTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no type information
-    """As lm-eval's own kind, except that two newlines end a prompt without chat template."""
+    """As lm-eval's task; without a chat template, two newlines end a prompt."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
     def build_all_requests(self, **options: Any) -> None:
-        """As in lm-eval; before the first forward pass, the two parts of the data are kept apart.
+        """As in lm-eval; before the first forward pass, calibration and scored data are checked.
 
         Raises:
             SettingsError: The model was calibrated with rows of another copy of the data.
@@ -56,7 +56,7 @@ class InstructionTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no
 
 
 def _place(folder: str | None) -> Path | None:
-    """The data directory that is read; None for the Hub."""
+    """Data directory in use; None for the Hub."""
     found = data_directory(folder)
     return None if found is None else found.resolve()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task ``kickonly_perplexity``: token perplexity as the compression papers report it."""
+"""Task ``kickonly_perplexity``: token perplexity as in the compression papers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["TokenPerplexity"]
 
 
 class TokenPerplexity(KickTask):
-    """Perplexity of one long text in windows, a figure of the whole text and not of documents.
+    """Perplexity of one long text in windows.
 
     The single document names the text and its hash, so that ``--log_samples`` does not write the
     text a second time. Every process of a data parallel run holds that document and scores its
@@ -53,11 +53,11 @@ class TokenPerplexity(KickTask):
         return ""
 
     def doc_to_target(self, doc: Mapping[str, Any]) -> str:
-        """What is scored, by its hash."""
+        """Hash of the text."""
         return str(doc["sha256"])
 
     def doc_iterator(self, **_: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The one document, on every process: it is the windows that are divided."""
+        """The one document, on every process; windows are divided between processes."""
         return iter([(0, self._doc)])
 
     def build_all_requests(self, *, limit: int | None = None, **_: Any) -> None:
@@ -76,7 +76,7 @@ class TokenPerplexity(KickTask):
     def construct_requests(
         self, doc: dict[str, Any], ctx: str, *, limit: int | None = None, **_: Any
     ) -> Instance:
-        """The request: the text, how it is cut into windows, and where its articles begin."""
+        """Request: the text, its windows, and where its articles begin."""
         return Instance(
             request_type=self.OUTPUT_TYPE,
             doc=doc,
@@ -93,7 +93,7 @@ class TokenPerplexity(KickTask):
         doc: Mapping[str, Any],  # noqa: ARG002
         results: Sequence[Mapping[str, Any]],
     ) -> dict[str, Any]:
-        """Hand on what this process scored."""
+        """Losses of this process's windows."""
         return {"token_perplexity": results[0]}
 
     def aggregation(self) -> dict[str, Callable[..., float]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recall tasks that ask for more than lm-eval's own kinds: choices without the question, ranks."""
+"""Recall tasks with requests of their own: choices without the question, ranks."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class TriviaChoiceTask(TriviaQATask):
 
 
 class FreebaseChoiceTask(FreebaseQATask):
-    """The same for FreebaseQA."""
+    """As :class:`TriviaChoiceTask`, for FreebaseQA."""
 
     construct_requests = TriviaChoiceTask.construct_requests
 
 
 class RankTask(TriviaQATask):
-    """How far the answer is from being said: requests of type ``ranks``, for ``--model kick``."""
+    """Rank of the answer: requests of type ``ranks``, for ``--model kick``."""
 
     def build_all_requests(self, **options: Any) -> None:
         """As in lm-eval.
@@ -51,7 +51,7 @@ class RankTask(TriviaQATask):
         super().build_all_requests(**options)
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **options: Any) -> Instance:
-        """The request: the prompt, and the names of the answer."""
+        """Request: the prompt, and the answer's names."""
         delimiter = "" if options.get("apply_chat_template") else self.config.target_delimiter
         return Instance(
             request_type="ranks",
