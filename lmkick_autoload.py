@@ -91,7 +91,7 @@ def _warn(error: Exception) -> None:
 def install() -> None:
     """Put one finder on ``sys.meta_path``; called when the interpreter starts."""
     try:
-        # site has imported os by now, so this is no import of ours.
+        # site has imported os by now, so this is not an import of ours.
         environ = getattr(sys.modules.get("os"), "environ", {})
         if environ.get("LMKICK_NO_AUTOLOAD", "0") not in ("", "0"):
             return

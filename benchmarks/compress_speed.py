@@ -89,7 +89,7 @@ def floor(shape: Shape, method: str) -> float:
         return moved
     attention = shape.seqlen * h  # causal: half of the products
     whole = 2 * tokens * (weights + attention)
-    # First pass: without the product whose output nobody reads; no second pass of the last block.
+    # First pass: without the product whose output is unused; no second pass of the last block.
     passes = shape.blocks * (whole - 2 * tokens * h * inner) + (shape.blocks - 1) * whole
     seconds = passes / PEAK_BF16 + moved
     widths = (h, h, h, inner)

@@ -24,7 +24,7 @@ __all__ = ["first_token", "load_calibration"]
 
 _log = logging.getLogger(__name__)
 
-#: What stands for each named source: Hub data set, load_dataset's further arguments, local file.
+#: Each named source: Hub data set, load_dataset's further arguments, local file.
 _NAMED: dict[str, tuple[str, dict[str, Any], str]] = {
     "c4": (
         "allenai/c4",
@@ -116,7 +116,7 @@ def load_calibration(
     taken in seeded random order. Where fewer are long enough than samples are wanted, those give
     several crops each; where none is, documents are joined by two newlines and cropped, which is
     logged. WikiText and ``.txt`` files: random crops of the whole text, rows joined by two
-    newlines. Every document is looked at once at most.
+    newlines. Every document is read at most once.
 
     Args:
         source: ``"c4"`` (allenai/c4, en, the first training shard), ``"wikitext"`` (WikiText-2 raw,

@@ -38,7 +38,7 @@ from compressors.statistics import Hessian
 
 __all__ = ["BATCH_TOKENS", "CompressionReport", "LayerReport", "compress_model"]
 
-#: Tokens that go through a block at once unless a batch size is given. On a CPU more gains nothing:
+#: Tokens per forward pass of a block unless a batch size is given. On a CPU more gains nothing:
 #: intermediate results outgrow the caches, and the allocator gives them back to the system.
 BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 
@@ -78,7 +78,7 @@ def compress_model(
         calibration: Token ids, int64 ``[samples, seqlen]``; None where the method needs none.
         device: Where to compute; blocks are moved there one after the other and back, so the model
             need not fit. None computes where each block is.
-        batch_size: Calibration samples that go through a block at once; None chooses by tokens.
+        batch_size: Calibration samples per forward pass of a block; None chooses by tokens.
             It changes results by rounding only.
         true_sequential: Compress q/k/v, then o, then gate/up, then down, each on inputs that came
             through the former, instead of a whole block at once.

@@ -53,7 +53,7 @@ def unfinished(path: Path) -> Path:
     """Temporary name beside ``path``.
 
     Nobody can predict it, so no link planted there is followed; it names the writer's host and
-    process, so that :func:`remove_leftovers` knows when nobody is writing any more.
+    process, so that :func:`remove_leftovers` knows that the writer is gone.
     """
     return path.with_name(f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(8)}.partial")
 

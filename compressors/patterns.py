@@ -23,7 +23,7 @@ __all__ = ["NM", "Pattern", "Unstructured", "keep_largest", "kth_smallest", "req
 
 # Above this M, counting pairs of a group costs more than selecting its M - N smallest scores.
 _LARGEST_PAIRWISE_M = 16
-# How many groups are worked on at once: what a CPU's cache holds, what fits a GPU easily.
+# Groups processed at once: what a CPU's cache holds, what fits a GPU easily.
 _CACHED_GROUPS = 1 << 13
 _LAUNCHED_GROUPS = 1 << 22
 # A single group larger than this is narrowed down before the selection on a GPU.

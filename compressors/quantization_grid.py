@@ -111,7 +111,7 @@ class QuantizationGrid:
         return codes
 
     def decode(self, codes: Tensor, dtype: torch.dtype) -> Tensor:
-        """The weights that codes stand for: ``(codes - zero_point) * scale`` in float32, rounded.
+        """Weights of codes: ``(codes - zero_point) * scale`` in float32, rounded.
 
         Args:
             codes: uint8 ``[out_features, in_features]``.

@@ -21,7 +21,7 @@ __all__ = ["ColumnNorm", "Hessian", "HessianAndMagnitude", "NoStatistic", "Stati
 
 _Self = TypeVar("_Self", bound="Statistic")
 
-# How much of the inputs is squared at once: what a CPU's cache holds, what makes a GPU busy.
+# Inputs squared at once: what a CPU's cache holds, what keeps a GPU busy.
 _CACHED_ELEMENTS = 1 << 17
 _LAUNCHED_ELEMENTS = 1 << 26
 # Columns mirrored at once.
@@ -67,7 +67,7 @@ class Statistic:
         """Add the sums of ``other``, as if this one had seen its inputs.
 
         Args:
-            other: A statistic of the same kind and width; it is left as it is.
+            other: A statistic of the same kind and width; it is not changed.
 
         Raises:
             SettingsError: If kind or width differ.

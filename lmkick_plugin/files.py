@@ -48,7 +48,7 @@ def check_folder(name: str, folder: str | Path) -> Path:
         folder: The folder.
 
     Raises:
-        SettingsError: A file or a broken link is in the way, or nothing can be written there.
+        SettingsError: A file, a dangling link, or not writable.
     """
     try:
         path = Path(folder).expanduser().absolute()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captured inputs of the decoder blocks, so that blocks can run on their own.
 
-Every block is replaced for a moment by a stand-in that writes down its arguments and passes the
+Every block is replaced temporarily by a stand-in that records its arguments and passes the
 hidden states on. So masks and position embeddings that differ from block to block (sliding and full
 attention, local and global rotary tables) are recorded per block, and no block is computed.
 """
@@ -186,7 +186,7 @@ def _record(
             f"the blocks of {type(model).__name__} do not pass on hidden states of one shape "
             f"({first_error}); this model cannot be compressed block by block"
         )
-    # Not about the stand-ins: the model cannot run on these tokens, and its own words say why.
+    # Not a fault of the stand-ins: the model cannot run on these tokens; its own error says why.
     raise first_error or RuntimeError("no stand-in for the blocks was tried")
 
 
@@ -262,7 +262,7 @@ class _Pool:
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """Apply ``function`` to the tensors in nested tuples, lists and dicts.
 
-    A container in which nothing changes is returned as it is: some models pass a dict along that
+    A container in which nothing changes is returned unchanged: some models pass a dict along that
     their blocks write to.
     """
     if isinstance(value, Tensor):

@@ -67,7 +67,7 @@ class Solver:
         """Compress the matrices that read one input, together.
 
         Raises:
-            NumericalError: With the names of the layers, where inputs or Hessian are no good.
+            NumericalError: With the names of the layers, where inputs or Hessian are not usable.
         """
         tokens = group.statistic.tokens
         expert = any(matrix.expert is not None for matrix in group.matrices)

@@ -38,7 +38,7 @@ class Passes:
     """Forward passes of one block, in the model's order of calls.
 
     Args:
-        inputs: The hidden states as they are before this block, and its other arguments.
+        inputs: Hidden states before this block, and its other arguments.
         step: Which call it is.
         block: The block.
         device: Where its weights are now.

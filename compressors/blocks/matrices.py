@@ -2,7 +2,7 @@
 """Weight matrices of a block: linear layers and the experts of fused mixtures.
 
 A block whose weights are mostly stored in another way is an error: compressing only its attention
-would silently leave most of the model as it is.
+would silently leave most of the model uncompressed.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class AWQ(Quantizer):
            D^\top)`. The code clips by 512 of them.
         3. Inputs came through the blocks that are already compressed, as for the other methods;
            in the code, through dense ones.
-        4. s is not folded into the layer before, so ``o_proj`` is scaled whatever its shape.
+        4. s is not folded into the layer before, so ``o_proj`` is scaled with any shape.
         5. Means below 1e-4 are raised to it before the power, not after.
         6. Grids are this package's: an asymmetric one is widened to hold 0, a symmetric one has
            its zero point in the middle of the codes (:mod:`compressors.grid`).

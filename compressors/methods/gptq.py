@@ -48,7 +48,7 @@ class GPTQ(Quantizer):
            code lets them widen the grid where there is one group per row.
         2. The symmetric grid of a row without negative weights is symmetric too.
         3. Inputs that were always zero take no part in the damping's mean and are the last in
-           act-order. The released code gives them a diagonal of 1, whatever the others are, which
+           act-order. The released code gives them a diagonal of 1 regardless of the others, which
            both count.
     """
 

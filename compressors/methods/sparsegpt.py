@@ -140,7 +140,7 @@ class MagnitudeAndRTN(Compressor):
         stats: Statistic | None = None,
         feeds_scores: Sequence[bool] = (),
     ) -> list[CompressedWeight]:
-        """Prune and round each matrix by itself: nothing can be shared."""
+        """Prune and round each matrix; nothing can be shared."""
         return [self.compress(weight, stats) for weight in weights]
 
     def fallback(self) -> MagnitudeAndRTN:

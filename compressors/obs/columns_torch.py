@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Column pass of one block in torch: each column's error is fed forward to those after it.
 
-The matrix stands transposed, ``[columns, rows]``: rows are independent, so a column is a contiguous
+The matrix is transposed, ``[columns, rows]``: rows are independent, so a column is a contiguous
 vector and every step one operation on it. A column takes a few operations of some microseconds, so
 making their views would cost as much as the work: they are made once per matrix.
 """

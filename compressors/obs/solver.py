@@ -103,7 +103,7 @@ class _Solver:
             transpose(weight.detach(), mine)
         squares = stats.diagonal.to(device)
         dead = squares == 0
-        # With the mean of the others on its diagonal, a dead input leaves the damping as it is.
+        # With the mean of the others on its diagonal, a dead input does not change the damping.
         live_mean = 1.0 if bool(dead.all()) else squares[~dead].mean()
         if plan.zero_dead:
             self.values[dead] = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["stated_base"]
 
-#: A name on the Hub that nobody takes for a path: OWNER/NAME.
+#: A name on the Hub that cannot be a path: OWNER/NAME.
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CARD = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
 

@@ -31,7 +31,7 @@ __all__ = ["Recognised", "inspect_folder", "local_folder", "recognise", "recogni
 
 logger = logging.getLogger(__name__)
 
-#: A model that nobody pruned has hardly any zero among its matrices' weights.
+#: An unpruned model has hardly any zeros among its matrices' weights.
 _PRUNED = 0.01
 #: What ``kick.json`` says of how the weights came about.
 _RECIPE = (

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit of a model's matrices to a storage format, with scales that dequantize exactly.
 
-Dequantized weights have to be those that were evaluated, bit for bit, whoever loads them. A loader
+Dequantized weights have to be those that were evaluated, bit for bit, with any loader. A loader
 multiplies in the dtype it keeps scales in: float16 for the GPTQ format in transformers, the model's
 own in gptqmodel and for compressed-tensors. So scales are rounded to 16 bits *before* weights are
 rounded to their grid, and products that would be rounded once more on their way are refused:

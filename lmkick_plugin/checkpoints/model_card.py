@@ -66,13 +66,13 @@ def model_card(record: Mapping[str, Any], storage: str, size: int, custom_code: 
         record: The ``kick`` record.
         storage: How weights are stored.
         size: Bytes of the files of weights.
-        custom_code: Whether the model brings code of its own.
+        custom_code: Whether the model has custom code.
     """
     base = str(record["base_model"])
     local = base == bundled.MODEL_NAME or Path(base).exists()
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     if not local:
-        # JSON is YAML: a name cannot end the line it stands in.
+        # JSON is YAML: a name cannot end its line.
         lines += [f"base_model: {json.dumps(base)}"]
     lines += ["tags:", "- lmkick", f"- {storage}", "---", ""]
     shown = _plain(Path(base).name if local else base)
@@ -135,9 +135,7 @@ def _not_claimed(record: Mapping[str, Any], storage: str) -> list[str]:
             "- Any speed-up: pruned weights are stored as zeros, and take the room of any other."
         )
     if storage == "dense" and record.get("num_bits") is not None:
-        lines.append(
-            "- Any saving of memory: quantized weights are stored at the values they stand for."
-        )
+        lines.append("- Any saving of memory: quantized weights are stored dequantized.")
     if storage != "dense":
         lines.append(
             "- Equal last bits in every program: the dequantized weights are exactly those that"

@@ -8,7 +8,7 @@ weights that were evaluated, or nothing is written.
 * GPTQ: ``qweight`` int32 ``[in * bits / 32, out]``, ``qzeros`` int32 ``[groups, out * bits / 32]``,
   ``scales`` float16 ``[groups, out]``, ``g_idx`` int32 ``[in]``. Symmetric models are of version 1,
   which stores zero points less one and is what everybody reads. Asymmetric ones may have a zero
-  point of 0, which version 1 cannot hold: they are ``gptq_v2``, which stores them as they are.
+  point of 0, which version 1 cannot hold: they are ``gptq_v2``, which stores them unchanged.
 * compressed-tensors, ``pack-quantized``: ``weight_packed``, ``weight_scale``, ``weight_shape``,
   packed by its own library; symmetric alone, for transformers does not load packed zero points.
 * compressed-tensors, ``float-quantized`` (fp8): ``weight`` E4M3, ``weight_scale`` ``[out, 1]``.
@@ -47,7 +47,7 @@ def pack_model(
         storage: ``gptq`` or ``compressed-tensors``.
 
     Raises:
-        NumericalError: A matrix is not on its grid, or would not come back as it is.
+        NumericalError: A matrix is not on its grid, or unpacking would change it.
         KeyError: A matrix has no grid.
     """
     state = dict(model.state_dict())

@@ -9,10 +9,10 @@ Differences between formats that matter here:
 
 1. GPTQ packs ``[in, out]`` along the inputs, 32 codes into ``bits`` words, lowest bit first; it
    stores zero points less one (``checkpoint_format: gptq_v2`` does not).
-2. AWQ packs ``[in, out]`` along the outputs, in an order of its own. That order is the same for
+2. AWQ packs ``[in, out]`` along the outputs, in its own order. That order is the same for
    zero points, and pruning patterns run along the inputs, so it need not be undone.
 3. compressed-tensors packs ``[out, in]`` along the inputs; codes are offset by ``2^(bits-1)``.
-4. bitsandbytes packs two 4-bit codes a byte, which stand for 16 values of a table.
+4. bitsandbytes packs two 4-bit codes per byte, indices into a table of 16 values.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     }
     doubled = sorted(set(further) & {*given, "save_compressed", "save_format"})
     if doubled:
-        raise CommandError(f"--model-args names {doubled[0]}, which is an option of its own")
+        raise CommandError(f"--model-args names {doubled[0]}, which has its own option")
     return {**further, **given, "save_compressed": args.output, "save_format": args.format}
 
 

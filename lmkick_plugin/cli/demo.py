@@ -101,7 +101,7 @@ def _text(compressor: str) -> dict[str, Any]:
 
 
 def _where(device: str | None) -> dict[str, Any]:
-    """On processors, two processes: a model this small does not keep two cores busy by itself."""
+    """Two processes on CPUs: a model this small does not keep two cores busy."""
     import torch
 
     chosen = {} if device is None else {"device": device}

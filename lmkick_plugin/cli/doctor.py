@@ -79,7 +79,7 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
         args: As declared by :func:`add_arguments`.
 
     Yields:
-        What was found, as soon as it is.
+        Findings, as they are made.
     """
     parts: list[Callable[[argparse.Namespace], Iterator[Finding]]] = [
         _versions,
@@ -91,7 +91,7 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
     for part in parts:
         try:
             yield from part(args)
-        except Exception as error:  # noqa: BLE001 - whatever is broken, the rest is looked at
+        except Exception as error:  # noqa: BLE001 - report any fault, and check the rest
             name = part.__name__.removeprefix("_")
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             yield Finding("FAIL", name, f"{kind}{error}")

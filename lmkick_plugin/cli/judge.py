@@ -112,7 +112,7 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
     """
     group = parser.add_argument_group(
         "settings of the judge",
-        "the same as in a run's --metadata; each can stand in the environment instead "
+        "the same as in a run's --metadata; each can be set in the environment instead "
         "(LMKICK_JUDGE_MODEL and so on), the key only there (LMKICK_JUDGE_API_KEY)",
     )
     for field in fields(JudgeSettings):

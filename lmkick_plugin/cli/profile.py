@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _arguments(args: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
-    """Arguments of ``KickLM``, and a note on what stands for the model of results."""
+    """Arguments of ``KickLM``, and a note on the model that a results file names."""
     from lm_eval.utils import simple_parse_args_string
 
     given: dict[str, Any] = dict(simple_parse_args_string(args.model_args))

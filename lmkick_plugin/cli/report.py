@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TASK=METRIC",
-        help="the metric that stands for a task",
+        help="a task's headline metric",
     )
     parser.add_argument(
         "--tolerance",

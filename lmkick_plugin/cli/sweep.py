@@ -100,7 +100,7 @@ def run_config(
         config: The configuration.
         dry_run: Print the plan and stop.
         retry_failed: Run what failed again.
-        place: Where the configuration stands, for messages.
+        place: Place of the configuration, for messages.
 
     Returns:
         The exit status, and what became of the sweep; None where it did not end.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training text of tasks in the task's own prompt format, without scored items.
 
-Data sets repeat themselves: MMLU's development questions, for one, stand in part in its test split
-too. So a training text is left out as well where its question, whatever its case and white space,
+Data sets repeat themselves: MMLU's development questions, for one, are partly in its test split
+too. So a training text is also left out where its question, ignoring case and white space,
 is asked in the scored part of that data set.
 
 References:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instructions with answers: Alpaca and Unnatural Instructions, split for scoring and calibration.
 
-One part is scored, the other is for calibration. An instruction that stands in both is left out of
+One part is scored, the other is for calibration. An instruction in both is left out of
 the second.
 
 References:

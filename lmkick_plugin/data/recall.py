@@ -45,7 +45,7 @@ class Fact:
     Attributes:
         name: Identifier.
         question: The question.
-        answer: The answer as it is offered among choices.
+        answer: The answer as offered among choices.
         names: All the answer may be called, the offered form first.
     """
 

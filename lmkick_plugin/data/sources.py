@@ -276,7 +276,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield ``(where, row)`` for each line of a JSON Lines file, gzipped or not.
 
     Raises:
-        DataError: Unreadable, or a line that is no JSON object.
+        DataError: Unreadable, or a line is not a JSON object.
     """
     opener: Callable[..., TextIO] = gzip.open if path.suffix == ".gz" else open
     number = 0

@@ -31,7 +31,7 @@ def guard_cache(cache: MutableMapping[str, Any], fingerprint: dict[str, Any]) ->
         Whether the cache already holds answers of this very model.
 
     Raises:
-        SettingsError: Its answers come from another model, or from nobody knows which.
+        SettingsError: Its answers come from another model, or from an unknown one.
     """
     where = getattr(cache, "filename", "the cache")
     remedy = "Use another file (--use_cache ANOTHER_PATH), or delete this one."

@@ -46,7 +46,7 @@ def _measure(model: Any, prompt: str, names: Sequence[str]) -> list[dict[str, An
         part = pairs[first : first + step]
         rows = [cut_left([*start, *end][:-1], model.max_length)[0] for start, end in part]
         width = max(map(len, rows))
-        # Padding stands on the right, where a causal model does not see it.
+        # Padding on the right is invisible to a causal model.
         batch = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
         with torch.no_grad():
             logits = model._model_call(batch)

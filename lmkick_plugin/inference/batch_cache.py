@@ -146,7 +146,7 @@ class RowCache(Cache):
             prefix: A cache of one row.
             rows: How many rows begin with it.
             columns: How many of its first columns they share.
-            further: Columns that follow at once.
+            further: Columns added next.
         """
         for layer, source in zip(self._parts, prefix._parts, strict=True):
             layer.repeat(source, rows, columns, further)

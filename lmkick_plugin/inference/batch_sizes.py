@@ -183,7 +183,7 @@ def in_batches(
     """Process items in batches, smaller ones after running out of memory.
 
     Args:
-        items: The longest should come first: where it does not fit, that shows at once.
+        items: Longest first, so that a batch that does not fit fails early.
         length: Tokens of an item.
         size: How many go together.
         work: Takes a batch and returns a result for each of its items.

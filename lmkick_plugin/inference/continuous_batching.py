@@ -156,7 +156,7 @@ class _Running:
         if not self._model.shares_prefixes:
             return 0
         every = [*texts, *later]
-        # Sorted, the first and the last differ the earliest; each keeps a token of its own.
+        # Sorted, the first and the last differ the earliest; each keeps at least one token.
         common = _common_length(min(every), max(every), min(map(len, every)) - 1)
         held = _common_length(self._prefix, texts[0], common)
         if 4 * held >= 3 * common or (len(every) - 1) * (common - held) < WORTH_TOKENS:
@@ -277,8 +277,8 @@ def decode(model: DecodingModel, answers: Sequence[Answer], size: BatchSize) -> 
     Args:
         model: The model.
         answers: Prompts without answers. Those with the longest prompts and limits are asked first:
-            if they do not fit, that shows at once, and what takes longest does not come last.
-        size: How many rows run at once.
+            a failure shows early, and the slowest do not come last.
+        size: Rows of the running batch.
 
     Yields:
         Each as soon as it is complete.
@@ -331,10 +331,10 @@ def _next_in(
     """Select waiting prompts to admit now, if that pays.
 
     Args:
-        waiting: Those that begin alike stand together.
+        waiting: Prompts with a common prefix are adjacent.
         running: What runs.
         rows: How many may run.
-        together: Whether those that share enough enter by themselves, to read it once.
+        together: Whether prompts that share enough are admitted alone, to read it once.
     """
     free = min(rows - len(running.rows), len(waiting))
     if free <= 0:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests divided between processes by their tokens.
 
-lm-eval deals documents to processes one by one, whatever their length, and so that no process holds
+lm-eval deals documents to processes one by one, regardless of length, and so that no process holds
 many questions of one prefix. Here every process learns all requests, makes the same plan, and runs
 a part of it: consecutive batches with about the same number of tokens. The batches are those that
-one process alone would run, so the answers are its answers, whatever the number of processes.
+one process alone would run, so answers do not depend on the number of processes.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from lmkick_plugin.inference.sampling import Warp
 
 __all__ = ["Decoding", "find_decoding"]
 
-#: Arguments of a forward pass that are understood here.
+#: Supported arguments of a forward pass.
 _ARGUMENTS = {
     "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep",
 }  # fmt: skip

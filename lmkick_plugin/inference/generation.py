@@ -2,7 +2,7 @@
 """``generate_until`` by continuous batching, with the answers of lm-eval's ``hf`` model.
 
 Prompts are encoded once, equal ones are answered once unless they are sampled, and all requests of
-a run go through one running batch, whatever their limits, stop strings and temperatures. What
+a run go through one running batch, with any limits, stop strings and temperatures. What
 cannot be decoded there as ``generate`` would goes to ``hf``, and the log says why.
 """
 

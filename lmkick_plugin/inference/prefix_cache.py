@@ -4,7 +4,7 @@
 Which models can do this is read off the cache that the model itself makes, by the classes of its
 layers, not by names of models. Keys and values of plain attention, over all tokens or a sliding
 window, do not depend on what follows, and any number of rows can continue them. Recurrent states
-(Mamba, linear attention), compressed or quantized keys, indexers and whatever else comes are left
+(Mamba, linear attention), compressed or quantized keys, indexers and others are left
 alone: for these nothing is reused.
 """
 

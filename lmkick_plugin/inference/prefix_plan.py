@@ -2,7 +2,7 @@
 """Plan of forward passes: which prefixes to compute once, which rows to batch.
 
 A request is a row of tokens of which the last few are scored. Rows are sorted by their tokens, so
-that those with a long common prefix stand together; the lengths of the prefixes that neighbours
+that those with a long common prefix are adjacent; the lengths of the prefixes that neighbours
 share are a tree of all common prefixes (:mod:`lmkick_plugin.inference.prefix_tree`). Which of them
 are worth a forward pass of their own is decided by counting tokens (:func:`plan_steps`).
 """
@@ -68,8 +68,8 @@ class Plan:
 
     Attributes:
         rows: The tokens of each row that is computed.
-        steps: Prefixes stand before what continues them.
-        spans: For each request, where its scores stand: the first, and how many.
+        steps: Prefixes come before their continuations.
+        spans: For each request, index of its first score, and their number.
         scores: Number of scores of all requests.
         plain_tokens: Tokens that one row for each distinct input would take.
         tokens: Tokens that the steps take.
@@ -102,7 +102,7 @@ def plan_steps(
 
     1. An input that is the beginning of another is read from that other row: one forward pass
        serves continuations that differ in their last token, or that end earlier.
-    2. A common prefix becomes a step of its own where that saves more tokens than a forward pass
+    2. A common prefix becomes a separate step where that saves more tokens than a forward pass
        is worth. The choice over all nested prefixes is the cheapest one.
     3. What continues a prefix is batched, longest first.
 
@@ -120,7 +120,7 @@ def plan_steps(
     holders: dict[bytes, int] = {}
     kept: list[bytes] = []
     for one in reversed(inputs):
-        # What begins with ``one`` stands right behind it, where there is any such.
+        # Rows that begin with ``one`` follow it directly.
         if not kept or not kept[-1].startswith(one):
             kept.append(one)
         holders[one] = len(kept) - 1

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runner of forward passes.
 
-The model's cache is looked at once, before anything is reused, and the first prefix that is reused
+The model's cache is checked once, before anything is reused, and the first prefix that is reused
 is computed both ways: unless they agree, the log says so and nothing is reused with this model.
 """
 

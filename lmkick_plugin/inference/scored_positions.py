@@ -2,7 +2,7 @@
 """Log-probabilities at chosen positions, in bounded memory.
 
 A model's head turns every hidden state into a logit for each token of the vocabulary. A question
-needs them at a few positions, and a long text needs them at all, but never at once. So the hidden
+needs them at a few positions, and a long text at all, but one chunk at a time. So the hidden
 states are taken as they enter the head, and only chosen ones go through it, at most
 :data:`CHUNK_BYTES` of float32 scores at a time.
 """
@@ -28,7 +28,7 @@ class Positions:
     How the model makes its logits is found out, not assumed. Where the head does not see the
     hidden states as ``[batch, length, size]``, all logits are made, as ``hf`` makes them. Where
     the model does something to its logits after the head that is not recognised (:func:`_tails`),
-    those of all chosen positions are made at once.
+    those of all chosen positions are computed together.
     """
 
     def __init__(self, model: Any) -> None:

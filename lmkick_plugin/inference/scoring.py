@@ -63,7 +63,7 @@ class EncodedAhead:
 
         Args:
             pairs: Context and continuation of each request.
-            encode: Encodes texts as they are encoded one by one.
+            encode: Encodes many texts, with the result of encoding them one by one.
         """
         self._pairs = pairs
         self._encode = encode

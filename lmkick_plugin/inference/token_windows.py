@@ -87,7 +87,7 @@ def cut_windows(
 def window_losses(logits: Tensor, token_ids: Tensor) -> Tensor:
     """Mean loss of each window's predicted tokens.
 
-    The softmax is float32 whatever the model's dtype, a few positions at a time: over a large
+    The softmax is float32 for any model dtype, a few positions at a time: over a large
     vocabulary a float32 copy of all logits would need several times the model's own output.
 
     Args:

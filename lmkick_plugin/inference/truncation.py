@@ -46,7 +46,7 @@ def fit_generation(requests: Sequence[Any], context: int) -> list[Any]:
 
     Returns:
         The requests, with ``max_gen_toks`` set to half the context in those: the other half is for
-        the prompt. The instances handed in stay as they are.
+        the prompt. The given instances are not changed.
     """
     fitted = []
     for instance in requests:

@@ -32,7 +32,7 @@ __all__ = [
     "tokenizer_error",
 ]
 
-# Keyword arguments that transformers' from_pretrained takes by itself (it hands the rest to the
+# Keyword arguments that transformers' from_pretrained takes itself (it passes the rest to the
 # model's config). Those that lm-eval's hf model sets are in its own signature.
 _FROM_PRETRAINED = frozenset(
     {
@@ -123,9 +123,9 @@ def check_placement(passed: Mapping[str, Any]) -> None:
     import torch
 
     device = str(passed.get("device") or "")
-    # With several devices or processes, lm-eval places the model whatever device says.
+    # With several devices or processes, lm-eval ignores device.
     placed = bool(passed.get("parallelize")) or "LOCAL_RANK" in os.environ
-    # cuda:0 is what lm-eval's command line says when nobody said anything; it means the CPU where
+    # cuda:0 is the default of lm-eval's command line; it means the CPU where
     # there is no GPU.
     if device and device != "cuda:0" and not placed:
         check_device(device)

@@ -148,7 +148,7 @@ def _unpacks_early(stored: Mapping[str, Any] | None) -> bool:
 def without_repeated_config() -> Iterator[None]:
     """Suppress transformers' warning about a quantization config given twice.
 
-    lm-eval hands transformers the quantization config that stands in the checkpoint, and
+    lm-eval hands transformers the checkpoint's own quantization config, and
     transformers warns that it was given twice. None in its place would not be the same: the weights
     would be loaded as if they were dense, which leaves them random.
     """

@@ -136,7 +136,7 @@ def _best(
     """The best score over the aliases.
 
     An alias that normalisation empties ("A", "The", "[]") would equal silence and be in every text;
-    it counts where the prediction is that very text, whatever its case and outer white space.
+    it counts where the prediction is that text, ignoring case and outer white space.
     """
     said = normalize(prediction)
     return max(

@@ -70,7 +70,7 @@ def mean_over_one_less(items: Iterable[float]) -> float:
 def score_freebaseqa(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether an alias is anywhere in the prompt or the output.
 
-    Quirk: an answer that stands in the question counts as correct. The released limit, three times
+    Quirk: an answer in the question counts as correct. The released limit, three times
     the prompt's tokens in all, is kept in characters: the output counts up to twice the prompt's
     length.
     """

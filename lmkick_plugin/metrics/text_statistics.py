@@ -2,7 +2,7 @@
 """Length, variety, repetition and novelty of generated text.
 
 LLM-KICK finds that compressed models keep writing but with fewer different words. The share of
-different words falls with length whatever the model, so models are compared at equal length too.
+different words falls with length for any model, so models are compared at equal length too.
 
 References: Jaiswal et al., arXiv:2310.01382, section 3 (content analysis: unique words of the
 answers); See et al., arXiv:1704.04368 (novel n-grams of a summary).

@@ -25,7 +25,7 @@ class Content:
         words: Words between white space.
         unique_words: Different words.
         unique_ratio: Different words over all words, of answers that have any.
-        repeated_ngrams: Share of 4-grams that stood in the answer before.
+        repeated_ngrams: Share of 4-grams that occurred earlier in the answer.
         empty: Share of empty answers.
         pairs: Answers that both models gave words to; 0 without another model.
         equal_ratio: ``unique_ratio`` with each pair of answers cut to the shorter's length.

@@ -49,7 +49,7 @@ class Profile:
         first_token: Seconds until the first new token of the batch.
         peak_bytes: Peak memory while it ran: of the GPU's allocator, or of the process on a CPU;
             None where the system does not tell.
-        memory_bytes: Of weights and buffers as they are in memory.
+        memory_bytes: Weights and buffers in memory.
         disk_bytes: Of the checkpoint's weight files; None where there is no folder.
         device, dtype, threads: Where it ran; threads are torch's on a CPU, else None.
         storage: How the weights are stored in memory.

@@ -24,7 +24,7 @@ class Method:
             also prunes does both in one column pass (its ``quantize`` setting).
         calibrated: Whether it needs calibration text.
         control: A baseline that published claims are not about.
-        arguments: Arguments of its own, and the settings of the class that they become.
+        arguments: Its own arguments, and the settings of the class they map to.
         defaults: Its defaults of shared arguments, where they differ from the others'.
         color: Of its lines in figures, after Okabe and Ito: safe for colour-blind readers.
         marker: Of its points, as matplotlib names it.

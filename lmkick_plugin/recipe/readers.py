@@ -98,7 +98,7 @@ def read_folder(name: str, value: object) -> str:
     """Read a folder that exists or can be created.
 
     Raises:
-        SettingsError: A file is in the way, or nothing can be written there.
+        SettingsError: It is a file, or not writable.
     """
     text = check_path(name, value)
     check_folder(name, text)

@@ -50,7 +50,7 @@ def _mapping_once(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping_once)
 
 
-# Far more than a configuration holds; a few lines of aliases of aliases stand for billions.
+# Far more than a configuration holds; a few lines of nested aliases expand to billions.
 _MOST_NODES = 100_000
 
 

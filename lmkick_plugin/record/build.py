@@ -106,7 +106,7 @@ def build_record(
             from a cache.
 
     Returns:
-        A mapping that ``json.dumps`` takes as it is.
+        A mapping for ``json.dumps``.
     """
     nsamples, seqlen = calibration_shape or (None, None)
     saved = 0 if report is None else report.bytes_dense - report.bytes_best_format
@@ -189,7 +189,7 @@ def layer_lines(report: CompressionReport) -> list[str]:
     """The per-layer table as lines of CSV, the first one with the names of the columns.
 
     The columns are the attributes of :class:`compressors.LayerReport`; the shape is written as
-    ``out_features x in_features``, and nothing stands where a value does not apply.
+    ``out_features x in_features``, and a value that does not apply is empty.
     """
     columns = [column.name for column in fields(report.layers[0])]
     text = io.StringIO()

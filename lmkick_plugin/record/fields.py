@@ -52,4 +52,4 @@ RECORD_FIELDS = (
     "checkpoint",
     "profile",
 )
-"""All but ``layers``, which is a table of its own."""
+"""All but ``layers``, which is a separate table."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Count zeros of weight matrices and detect N:M patterns.
 
-A pattern is found from the weights alone, whoever pruned them: the smallest M for which every group
-of M neighbouring input columns keeps at most N < M weights, and nearly that many. "Nearly", because
-quantization rounds further weights to zero; unstructured zeros, however many, do not pass.
+A pattern is found from the weights alone: the smallest M for which every group of M neighbouring
+input columns keeps at most N < M weights, and nearly that many. "Nearly", because quantization
+rounds further weights to zero. Unstructured zeros, however many, are not a pattern.
 """
 
 from __future__ import annotations

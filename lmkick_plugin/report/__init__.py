@@ -30,7 +30,7 @@ def write_report(
         output: Folder of the report: ``report.html``, ``report.md``, ``cells.csv``, ``plots/``.
         labels: What to call the runs in a folder: a name, or ``field=value,field=value`` with
             fields of the ``kick`` record, for runs of other model types.
-        metrics: Which metric stands for a task, by task; ``metric`` or ``metric,filter``.
+        metrics: Headline metrics by task; ``metric`` or ``metric,filter``.
         tolerance: e0 of matching.
         resamples: Of each paired bootstrap.
         seed: Of all resamples.

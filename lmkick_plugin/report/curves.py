@@ -99,7 +99,7 @@ def level_name(cell: Cell) -> str:
         parts.append(f"{100 * cell.sparsity:g} %")
     if cell.bits is not None:
         parts.append(f"{cell.bits:g} bits")
-    return " + ".join(parts) or "as it is"
+    return " + ".join(parts) or "uncompressed"
 
 
 def _kind(cell: Cell) -> Kind:

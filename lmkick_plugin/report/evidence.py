@@ -39,7 +39,7 @@ class Evidence:
         collection: The runs.
         settings: How they were compared.
         tasks: What a page shows, in its order.
-        keys: The metric and filter that stand for each task.
+        keys: The metric and filter shown for each task.
         children: Members of groups.
         scores: Of each cell (by name), what lm-eval wrote.
         pairings: By cell's name, task and key.
@@ -57,7 +57,7 @@ class Evidence:
     _index: dict[tuple[str, str, Key], Score] = field(default_factory=dict)
 
     def key(self, task: str, metric: str | None = None) -> Key | None:
-        """The metric and filter that stand for a task, or a metric of it with its first filter."""
+        """Headline metric and filter of a task, or a given metric with its first filter."""
         if metric is None:
             return self.keys.get(task)
         for scores in self.scores.values():

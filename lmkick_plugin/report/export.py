@@ -48,7 +48,7 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
         evidence: What is known.
 
     Returns:
-        The fields of `FIELDS`. ``scores`` maps each task to the metric that stands for it: name,
+        The fields of `FIELDS`. ``scores`` maps each task to its headline metric: name,
         value, stderr, n, clusters, recovery, recovery above chance, verdict, version of the task.
         ``verdict`` is that on the run; null for a dense one. Numbers that are not finite are null,
         for JSON has none.

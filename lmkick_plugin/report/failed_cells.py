@@ -23,7 +23,7 @@ def failed_cells(folder: Path) -> list[str]:
 
     Returns:
         A line on each cell whose model could not be made, and on each task that failed. Files that
-        are no record of a cell are passed over: results do not depend on them.
+        are not a cell's record are skipped: results do not depend on them.
     """
     lines = []
     for path in sorted(folder.rglob(_NAME)):

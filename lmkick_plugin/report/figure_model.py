@@ -58,7 +58,7 @@ class Line:
         name: In the legend.
         look: How it is drawn.
         points: From left to right.
-        joined: Whether a line joins them; N:M patterns stand alone.
+        joined: Whether a line joins them; N:M patterns are single points.
         hollow: Whether marks are outlines, as those of N:M patterns are.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as Markdown: for terminals, pull requests and whoever does not open pages."""
+"""The report as Markdown: for terminals and pull requests."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Cell:
 
     @cached_property
     def compressor(self) -> str:
-        """The method, ``none`` for a model as it is."""
+        """The method, ``none`` for an uncompressed model."""
         value = self.record.get("compressor")
         return "none" if value is None or str(value).casefold() in NULLS else plain(value, limit=40)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two models on the same items: scores, intervals, recovery, verdict, and what would settle it.
 
-The reference model is called *dense* and the other *compressed* throughout, whatever they are. A
+The reference model is called *dense* and the other *compressed* throughout. A
 score is ``transform(sum(values) / sum(weights))``: the mean for accuracy, F1 and ROUGE (unit
 weights, no transform); word perplexity for summed log-likelihoods, word counts and
 ``transform = exp(-x)``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published numbers, to stand beside a user's own.
+"""Published numbers, shown beside a user's own.
 
 They were taken on other models, with other data, prompts or decoding than a user's run, so they are
 shown with their source and never compared by a statistic.
@@ -105,7 +105,7 @@ def beside(evidence: Evidence, model: Model) -> list[Beside]:
         In the order of the data file; several runs of one level each get a row.
     """
     rows = published_numbers()
-    # A model's dense score depends on the protocol of whoever measured it.
+    # A model's dense score depends on its authors' protocol.
     dense: dict[tuple[str, ...], Published] = {}
     for row in rows:
         if row.method == "none":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of cells as lm-eval computed them: which there are, and which one stands for a task."""
+"""Scores of cells as lm-eval computed them, and the headline metric of a task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "shown_tasks",
 ]
 
-# Where a task is not ours: the first of these that it has, then whatever it has first.
+# For tasks of others: the first of these that exists, else the task's first metric.
 _PREFERRED = (
     "exact_match", "acc_norm", "acc", "contains", "f1", "em", "pass@1", "pass_at_1", "mc2",
     "judge_score", "rougeL", "bleu", "word_perplexity", "token_perplexity", "perplexity",
@@ -40,7 +40,7 @@ class Score:
         value: The score; may be NaN or infinite.
         stderr: Its standard error; None where lm-eval gives none.
         n: Items it was computed over; None where the file does not say.
-        file: The results file it stands in.
+        file: Its results file.
         group: Whether this is a group's.
         facts: What the task's metadata says of it.
     """
@@ -114,7 +114,7 @@ def _count(file: ResultsFile, task: str) -> int | None:
 
 
 def shown_tasks(scores: Iterable[Score], children: Mapping[str, Sequence[str]]) -> list[str]:
-    """Tasks that a page shows: groups with scores of their own stand for their members.
+    """Tasks that a page shows: groups with scores replace their members.
 
     Args:
         scores: Scores of any cells.
@@ -144,7 +144,7 @@ def _below(name: str, children: Mapping[str, Sequence[str]]) -> set[str]:
 def headline(
     task: str, scores: Iterable[Score], chosen: Mapping[str, str] | None = None
 ) -> tuple[str, str] | None:
-    """The metric and filter that stand for a task.
+    """Headline metric and filter of a task.
 
     Args:
         task: Its name.
@@ -166,7 +166,7 @@ def headline(
 
 
 def preferred(available: Sequence[tuple[str, str]], facts: TaskFacts) -> tuple[str, str]:
-    """The metric and filter that stand for a task, of those that it has.
+    """Headline metric and filter among those a task has.
 
     Args:
         available: Metrics and filters, at least one.

@@ -46,7 +46,7 @@ class Settings(Rule):
     """How runs are compared.
 
     Attributes:
-        metrics: What the user wants to stand for a task, by task.
+        metrics: Headline metrics that the user chose, by task.
     """
 
     metrics: Mapping[str, str] = field(default_factory=dict)
@@ -107,7 +107,7 @@ def compare_task(
     Args:
         model: The model.
         task: A task or group.
-        keys: The metric and filter that stand for each task.
+        keys: Headline metric and filter of each task.
         children: Members of groups.
         settings: How.
         said: What a reader should know is added here.

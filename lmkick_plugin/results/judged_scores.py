@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores from ``lmkick judge``, merged into the run that was judged.
 
-They stand in ``judged_<time>_by_<judge>_<settings>.json`` beside the results file of that time.
+They are in ``judged_<time>_by_<judge>_<settings>.json`` beside the results file of that time.
 Where several judgings of a task are there, the newest counts.
 """
 

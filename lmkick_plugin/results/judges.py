@@ -53,8 +53,8 @@ def judge_line(file: ResultsFile, task: str) -> str | None:
         task: One of its tasks.
 
     Returns:
-        By whom, how, and what is known of how far the judge can be trusted; None for a task that
-        nobody judged.
+        By whom, how, and what is known of how far the judge can be trusted; None for a task
+        that was not judged.
     """
     judged = file.judged.get(task)
     if judged is not None and judged.line is not None:

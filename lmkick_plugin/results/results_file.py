@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 NAME = re.compile(r"^.+_(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
-"""How lm-eval names a results file, whatever was given as ``--output_path``."""
+"""Name of a results file, for any ``--output_path``."""
 
 RECIPE = (
     "compressor",

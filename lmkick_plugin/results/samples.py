@@ -2,7 +2,7 @@
 """Reader of lm-eval's per-item files, ``samples_<task>_<time>.jsonl``.
 
 A line holds one item's document, prompts, answers and metric values. Files of long-document tasks
-reach gigabytes, so a line is reduced as it is read to what a comparison needs: fingerprints of
+reach gigabytes, so each line is reduced while reading to what a comparison needs: fingerprints of
 document, prompt and settings, the metric values, and the answer that was chosen.
 """
 
@@ -101,7 +101,7 @@ class Sample:
         scores = [c.loglikelihood for c in conditional]
         if metric in ("acc_norm", "acc_bytes"):
             if len({c.context for c in conditional}) > 1:
-                return None  # the choices stand in the contexts: their lengths are not known here
+                return None  # the choices are in the contexts: their lengths are unknown here
             names = [c.text.removeprefix(target_delimiter) for c in conditional]
             lengths = [len(n if metric == "acc_norm" else n.encode()) for n in names]
             if not all(lengths):

@@ -23,7 +23,7 @@ class TaskFacts:
     """Facts of a task; tasks of others have the defaults.
 
     Attributes:
-        headline: The metric that stands for the task where there is room for one.
+        headline: The metric shown where there is room for one.
         knowledge: Whether it is one of the knowledge tasks.
         floors: A metric's score by chance; 0 for those that are not named.
         chat_template: Whether chat models are meant to be asked through their template.

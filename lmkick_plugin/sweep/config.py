@@ -183,7 +183,7 @@ class SweepConfig:
         gen_kwargs: As for ``lm_eval``.
         max_gen_toks: Longest answers; a number, or one by task (``default`` for the others).
         bootstrap_iters: As for ``lm_eval``.
-        metadata: For the tasks, as for ``lm_eval``; ``judge_*`` may stand beside it instead.
+        metadata: For the tasks, as for ``lm_eval``; ``judge_*`` may be given beside it instead.
         include_path: Folder of more tasks.
         executor: One of :data:`EXECUTORS`.
         workers: How many processes (gpus) or actors (ray).

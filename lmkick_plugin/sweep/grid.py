@@ -30,7 +30,7 @@ SPEED = frozenset(
         "compress_cache_gb",
     }
 )  # fmt: skip
-# Each cell gets a folder of its own below the one that is named.
+# Each cell gets its own folder below the given one.
 _FOLDERS = ("resume_dir", "save_compressed")
 
 
@@ -84,7 +84,7 @@ def list_cells(config: SweepConfig) -> tuple[list[Cell], int]:
         config: The configuration.
 
     Returns:
-        The cells, and how many were left out because they stood there twice.
+        The cells, and the number of duplicates left out.
 
     Raises:
         SettingsError: A model or recipe is wrong; the message names its place and the point of

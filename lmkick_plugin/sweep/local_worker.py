@@ -38,7 +38,7 @@ def main() -> None:
 def _listen(lines: queue.SimpleQueue[str]) -> None:
     for line in sys.stdin:
         lines.put(line)
-    os._exit(0)  # nobody is there any more, and the main thread may be at it for hours
+    os._exit(0)  # the sweep is gone, and the main thread may run for hours
 
 
 def _say(out: IO[str], message: dict[str, object]) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers on this machine: processes, each with a GPU of its own or none.
+"""Workers on this machine: processes, each with its own GPUs or none.
 
-They talk in lines of JSON through pipes. A worker whose parent is gone ends at once: it must not go
-on writing into a folder that another sweep may have taken over.
+They exchange lines of JSON through pipes. A worker whose parent is gone exits immediately:
+it must not write into a folder that another sweep may have taken over.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ class SweepPlan:
 
     Attributes:
         config: The configuration.
-        tasks: What is evaluated and kept by itself.
+        tasks: Tasks and groups evaluated and saved separately.
         cells: The cells, the dense one of each model first.
-        repeated: Points of the grid that were left out because they stood there twice.
+        repeated: Points of the grid left out as duplicates.
         retry_failed: Whether what failed is tried again.
     """
 
@@ -80,7 +80,7 @@ class SweepPlan:
         known = [span for span in spans if span is not None]
         if not known:
             return None
-        # A task that was never run takes as long as the others do, for want of better knowledge.
+        # A task that was never run is estimated by the others.
         mean = statistics.fmean(known)
         return (making or 0.0) + sum(mean if span is None else span for span in spans)
 
@@ -182,12 +182,12 @@ def make_plan(
 
     Args:
         config: The configuration.
-        tasks: What is evaluated and kept by itself.
+        tasks: Tasks and groups evaluated and saved separately.
         retry_failed: Whether what failed is tried again.
 
     Raises:
         SettingsError: A model or recipe is wrong.
-        CommandError: A name after ``limit`` or ``max_gen_toks`` is no task of the sweep, or the
+        CommandError: A name after ``limit`` or ``max_gen_toks`` is not a task of the sweep, or the
             output folder holds a sweep of other settings.
     """
     for name in ("limit", "max_gen_toks"):

@@ -135,7 +135,7 @@ def _give(
 ) -> None:
     own = [job for job in waiting if job.cell.group == slot.group]
     if not own:
-        # A model that nobody holds yet comes first, then the one with most cells left.
+        # A model that no worker holds yet comes first, then the one with most cells left.
         held = {other.group for other in slots if other is not slot}
         left = Counter(job.cell.group for job in waiting)
         group = max(left, key=lambda name: (name not in held, left[name]))

@@ -2,7 +2,7 @@
 """Workers on a Ray cluster: actors that keep a model from cell to cell.
 
 Where an actor sees the sweep's output folder, it writes there. Where it does not (no shared
-storage), it writes into a folder of its own, and the files come back to the driver with each cell.
+storage), it writes into a local folder, and the files are sent to the driver with each cell.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def run_sweep(
         retry_failed: Try again what has failed before.
         progress: Show a bar; or call this instead, after each task of a cell.
         quiet: Send what evaluations say to ``log.txt`` in each cell's folder.
-        **changes: Keys of the configuration that win over what stands there.
+        **changes: Keys that override the configuration.
 
     Returns:
         Folders, failures and times. A cell that fails is recorded and does not stop the others.

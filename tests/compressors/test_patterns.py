@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks: exact counts, ties by index, and the same selection on every road."""
+"""Masks: exact counts, ties by index, and the same selection on every code path."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ def test_shots_of_freebaseqa(
     for number, row in enumerate(train):
         row["RawQuestion"] = f"Shot {number}?"
         row["Question-ID"] = f"train-{number}"
-    train[1]["Parses"] = []  # a question without an answer is no example
+    train[1]["Parses"] = []  # a question without an answer is not an example
     train[2]["RawQuestion"] = " " + files["freebase_qa/eval.jsonl"][0]["RawQuestion"].upper()
     manager = make_manager(data_dir=str(write_data(tmp_path, files)))
     kept = sorted([0, 3, 4], key=lambda n: hashlib.sha256(f"train-{n}".encode()).hexdigest())

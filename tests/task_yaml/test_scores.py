@@ -179,7 +179,7 @@ def test_samples_can_be_written_and_joined(kick: dict[str, Any]) -> None:
     assert [sample["contains"] for sample in samples] == [1, 1, 0, 0]
     assert len({sample["doc_hash"] for sample in samples}) == 4
     assert samples[0]["target"] == ["paris", "lutetia", "the city of light"]
-    json.dumps(kick["samples"])  # raises where something is no JSON
+    json.dumps(kick["samples"])  # raises where a value is not JSON
 
 
 # --- the released code's scores -------------------------------------------------------------------

@@ -87,7 +87,7 @@ def own_text_beats_c4(evidence: Evidence, model: Model) -> Finding:
 
 
 def _text_of(cell: Cell) -> str:
-    """The general text of a run calibrated with ``c4``: C4, or the local file that stood in."""
+    """The general text of a run calibrated with ``c4``: C4, or the local file in its place."""
     for source in cell.record.get("calibration_sources") or ():
         if isinstance(source, dict) and source.get("origin") not in (None, "hub"):
             return plain(f"{source.get('file')} in place of C4", limit=80)

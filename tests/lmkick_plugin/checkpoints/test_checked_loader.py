@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that do not hold the model their config describes are refused, whoever loads them."""
+"""Checkpoints that do not hold the model their config describes are refused by every loader."""
 
 from __future__ import annotations
 

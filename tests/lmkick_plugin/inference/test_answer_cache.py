@@ -91,7 +91,7 @@ def test_the_same_compression_goes_on(
     monkeypatch.setattr(again, "_model_call", None)
     with cached(again, path) as model:
         assert score(model) == first
-    # The cut prompt was answered from the cache: nobody can say that none was cut.
+    # The cut prompt was answered from the cache, so the count is unknown.
     assert again.get_model_info()["kick"]["truncated_prompts"] is None
 
 

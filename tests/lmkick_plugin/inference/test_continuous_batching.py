@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The running batch: rows come and go, memory runs out, and every answer is as if it were alone.
+"""The running batch: rows join and leave, memory runs out, answers equal those of a batch of one.
 
 The model here is a function of a row's own tokens, which it reads from the cache, the mask and the
 positions: whatever is mixed up between rows or columns changes the next token.

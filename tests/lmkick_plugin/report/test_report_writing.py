@@ -168,7 +168,7 @@ def test_rows_for_leaderboards(paper_evidence: Evidence, tmp_path: Path) -> None
     lines, table, card = write_leaderboard(paper_evidence, tmp_path)
 
     def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not JSON")
 
     rows = [json.loads(line, parse_constant=refuse) for line in lines.read_text().splitlines()]
     assert len(rows) == len(paper_evidence.collection.cells)

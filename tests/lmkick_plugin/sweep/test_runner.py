@@ -333,7 +333,7 @@ def test_what_is_missing_is_found_before_the_first_cell(
 
 
 def test_a_half_written_result_is_none(tmp_path: Path) -> None:
-    """The results file appears last: whoever was killed before that has no results."""
+    """The results file appears last: a process killed before that has no results."""
 
     class Tracker:
         def save_results_aggregated(self, results: Any, samples: Any) -> None:

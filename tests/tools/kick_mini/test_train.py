@@ -69,7 +69,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody interrupted."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     train(Settings(**TINY), folder, exam_every=3)  # type: ignore[arg-type]
     return folder
