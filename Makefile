@@ -36,7 +36,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# obs_triton.py cannot be imported where there is no Triton, as on most machines without a GPU.
+# columns_triton.py cannot be imported where there is no Triton, as on most machines without a GPU.
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

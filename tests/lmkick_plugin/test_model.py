@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -387,8 +389,18 @@ def test_use_of_the_chat_template_is_recorded(pruned: KickLM) -> None:
     assert pruned.get_model_info()["kick"]["chat_template"] is True
 
 
-def test_tasks_learn_whether_a_model_can_serve_them(pruned: KickLM) -> None:
+def test_tasks_learn_whether_a_model_can_serve_them(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded_models, "_models", weakref.WeakSet())
+    with pytest.raises(SettingsError, match=r"kickonly_perplexity needs.*--model kick"):
+        loaded_models.require_kick_model("kickonly_perplexity")
+    model = KickLM(pretrained=str(tiny_model_dir), **CPU)
     loaded_models.require_kick_model("kickonly_perplexity")
+    del model
+    gc.collect()  # a model that its user dropped no longer counts
+    with pytest.raises(SettingsError):
+        loaded_models.require_kick_model("kickonly_perplexity")
 
 
 def test_perplexity_rises_with_sparsity(stories_model: Path, data_dir: Path) -> None:

@@ -157,7 +157,11 @@ def test_nothing_moves_where_everything_is_in_place(
     for device in (None, "cpu", torch.device("cpu")):
         model = make("llama")
         monkeypatch.setattr(model.model.layers[0], "to", forbidden)
+        where = {name: p.data_ptr() for name, p in model.named_parameters()}
         compress_model(model, WANDA, calibration=samples, device=device, progress=False)
+        assert {name: p.data_ptr() for name, p in model.named_parameters()} == where
+    with pytest.raises(AssertionError, match="a move"):  # what this test would notice
+        compress_model(model, WANDA, calibration=samples, device="meta", progress=False)
 
 
 def test_other_devices_get_plain_moves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from tests.lmkick_plugin.run_files import Writer, text_item
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
+pytestmark = pytest.mark.slow
 UNFOLD = "for (const e of document.querySelectorAll('details')) e.open = true;"
 
 

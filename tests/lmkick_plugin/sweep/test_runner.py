@@ -19,6 +19,8 @@ from lmkick_plugin.sweep.dense_model import DenseModel
 from lmkick_plugin.sweep.log_file import redirect_output
 from lmkick_plugin.terminal import CommandError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def fast_environment(monkeypatch: pytest.MonkeyPatch) -> None:
