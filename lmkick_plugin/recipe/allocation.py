@@ -40,7 +40,7 @@ def read_not_negative(name: str, value: object) -> float:
     """Read a number of at least 0."""
     number = read_float(name, value)
     if number < 0:
-        raise SettingsError(f"{name}={value!r}: expected a number from 0 on.")
+        raise SettingsError(f"{name}={value!r}: expected a number of at least 0.")
     return number
 
 

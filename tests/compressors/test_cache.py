@@ -192,7 +192,7 @@ def test_what_cannot_be_kept_is_refused_before_the_work(
 ) -> None:
     model = make("llama")
     model.forward = None
-    with pytest.raises(SettingsError, match=r"compress_cache_gb allows 1e-06"):
+    with pytest.raises(SettingsError, match=r"more than compress_cache_gb=1e-06"):
         run(model, samples, tmp_path, compress_cache_gb=1e-6)
     with pytest.raises(SettingsError, match="above 0"):
         run(model, samples, tmp_path, compress_cache_gb=0)
@@ -204,7 +204,7 @@ def test_what_cannot_be_kept_is_refused_before_the_work(
     monkeypatch.setattr(
         "shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000, "total": 1, "used": 1})
     )
-    with pytest.raises(SettingsError, match="the disk has 1e-06 left"):
+    with pytest.raises(SettingsError, match="the disk has 1e-06 free"):
         run(model, samples, tmp_path)
 
 

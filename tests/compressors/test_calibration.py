@@ -241,7 +241,7 @@ def test_the_hub_itself(tokenizer: Any, source: str) -> None:
     ("name", "content", "message"),
     [
         ("missing.jsonl", None, "no such file"),
-        ("c5", None, r"no such file, nor one of the names c4, wikitext"),
+        ("c5", None, r"no such file; give one of c4, wikitext"),
         ("text.csv", b"a,b", r"must end in one of \.txt"),
         ("empty.jsonl", b"", "the file is empty"),
         ("empty.txt", b" \n\n ", "the file is empty"),

@@ -447,7 +447,7 @@ def test_no_calibration_is_an_error_before_any_work() -> None:
         quiet(model, SPARSEGPT, torch.empty(0, 32, dtype=torch.int64))
     with pytest.raises(SettingsError, match="vocabulary has 128"):
         quiet(model, WANDA, torch.full((2, 8), 128))
-    with pytest.raises(SettingsError, match=r"129 tokens.*context is 128.*max_length"):
+    with pytest.raises(SettingsError, match=r"129 tokens.*context of 128.*max_length"):
         quiet(model, WANDA, torch.ones(2, 129, dtype=torch.int64))
     with pytest.raises(SettingsError, match=r"int64 \[samples, seqlen\]"):
         quiet(model, WANDA, torch.zeros(8, dtype=torch.int64))

@@ -90,7 +90,7 @@ def test_bad_inputs_are_noticed(kind: Any, bad: float) -> None:
 
 
 def test_wrong_widths_are_refused() -> None:
-    with pytest.raises(SettingsError, match="width 95"):
+    with pytest.raises(SettingsError, match="95 features"):
         Hessian(96).update(torch.zeros(3, 95))
     with pytest.raises(SettingsError, match="cannot merge"):
         Hessian(96).merge(Hessian(95))

@@ -242,7 +242,7 @@ def test_shots_of_freebaseqa(
         head + ask(row["RawQuestion"]) for row in files["freebase_qa/eval.jsonl"]
     ]
     lm = ScriptedLM()
-    with pytest.raises(DataError, match="3 questions that are not scored, and num_fewshot=4"):
+    with pytest.raises(DataError, match="3 unscored questions for num_fewshot=4"):
         evaluate(lm, "kick_freebaseqa", task_manager=manager, num_fewshot=4)
     assert lm.asked == []
 

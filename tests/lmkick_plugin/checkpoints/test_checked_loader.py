@@ -82,7 +82,7 @@ def test_a_config_that_wants_more_than_the_file_holds(
 
 def test_shapes_that_differ_are_not_filled_either(changed: Change) -> None:
     folder = str(changed(intermediate_size=96))
-    with pytest.raises(SettingsError, match="6 tensors have another shape"):
+    with pytest.raises(SettingsError, match="6 tensors differ in shape"):
         KickLM(pretrained=folder, ignore_mismatched_sizes=True, **CPU)
 
 

@@ -220,7 +220,7 @@ def test_a_disk_without_room_is_refused_before_compression(
 
     monkeypatch.setattr("compressors.compress_model", compress)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 5_000_000}))
-    with pytest.raises(SettingsError, match=r"takes 50.* MB, and the disk has 5 MB left"):
+    with pytest.raises(SettingsError, match=r"takes 50.* MB, and the disk has 5 MB free"):
         KickLM(
             str(tiny_model_dir), compressor="magnitude", pattern="2:4", device="cpu",
             save_compressed=str(tmp_path / "saved"),
@@ -245,7 +245,9 @@ def test_a_disk_that_fails_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(write, "describe_file", full)
-    with pytest.raises(OSError, match=r"No space left.*nothing is left of it: make room") as caught:
+    with pytest.raises(
+        OSError, match=r"No space left.*nothing was left behind: make room"
+    ) as caught:
         checkpoints.save(pruned, tmp_path / "saved")
     assert caught.value.errno == 28
     assert list(tmp_path.iterdir()) == []
@@ -309,7 +311,7 @@ def test_the_command(
     [
         ({"--pretrained": "a/b.gguf"}, "is a GGUF file. Give its folder and its name"),
         ({"--peft": "./absent"}, "peft=./absent: no such folder"),
-        ({"--output": "~no-such-user/x"}, "--output ~no-such-user/x: there is no user"),
+        ({"--output": "~no-such-user/x"}, "--output ~no-such-user/x: no user of that name"),
         ({"--device": "cuda:77"}, "device=cuda:77: torch"),
         ({"--model-args": "quantize=bnb-nf4"}, "quantize='bnb-nf4' does not go with"),
         ({"--format": "gptq"}, "save_format=gptq stores integers"),

@@ -248,7 +248,7 @@ def test_a_mixture_is_cut_to_the_context(made: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "changes", "said"),
     [
-        ("mix:self+c4", {"nsamples": 1}, "cannot be shared by the 2 parts"),
+        ("mix:self+c4", {"nsamples": 1}, "is less than the 2 parts"),
         ("task:triviaqa_closed", {}, "calibration=task:triviaqa_closed: data directory"),
         ("task:summarization", {"seqlen": 400}, "calibration=task:summarization: .*too short"),
     ],

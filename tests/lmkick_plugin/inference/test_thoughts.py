@@ -108,7 +108,7 @@ def test_the_log_names_the_remedy(
         assert "enable_thinking=False" in caplog.text
         caplog.clear()
         ask(limit=12)
-        assert "1 answers are empty, since their thoughts did not end within 12" in caplog.text
+        assert "1 answers are empty because their thoughts exceeded 12" in caplog.text
         caplog.clear()
         says(monkeypatch, "Paris.")
         ask()

@@ -70,7 +70,7 @@ def test_a_file_that_is_no_good(content: str | None, message: str, tmp_path: Pat
     [
         ({**WANDA, "allocation": "owls"}, "Did you mean 'owl'"),
         ({**WANDA, "owl_lambda": 0.1}, "owl_lambda=0.1 goes with allocation=owl"),
-        ({**WANDA, "allocation": "owl", "owl_lambda": -1}, "from 0 on"),
+        ({**WANDA, "allocation": "owl", "owl_lambda": -1}, "at least 0"),
         (
             {"compressor": "wanda", "pattern": "2:4", "allocation": "owl"},
             "pattern=2:4 prunes every block alike",

@@ -167,7 +167,7 @@ FOUR_BITS = {"compressor": "gptq", "bits": 4}
         ({"compressor": 4}, "compressor=4 is unknown. Choose one of: none, random"),
         ({"compressor": "wanda", "sparcity": 0.5}, "sparcity is no.*Did you mean 'sparsity'"),
         ({"compressor": "wanda", "patern": "2:4"}, "patern is no.*Did you mean 'pattern'"),
-        ({"compressor": "wanda", "parallelize": True}, "pattern was given. Add sparsity=0.5"),
+        ({"compressor": "wanda", "parallelize": True}, "or a pattern. Add sparsity=0.5"),
         ({"compressor": "rtn", "wbits": 4}, "wbits is no.*Did you mean 'bits'"),
         ({"compressor": "rtn", "batch_size": 4}, "needs bits. Add bits=4"),
         ({"compressor": "rtn", "bits": 4, "resume_dir": __file__}, "resume_dir=.* is a file"),
@@ -183,7 +183,7 @@ FOUR_BITS = {"compressor": "gptq", "bits": 4}
         ({"compressor": "wanda", "pattern": "0:4"}, "between 1 and M-1"),
         ({"compressor": "wanda", "pattern": "2/4"}, "pattern='2/4'.*such as 2:4"),
         ({"compressor": "wanda", "pattern": 124}, "pattern=124.*In YAML, quote it"),
-        ({**WANDA, "pattern": "2:4"}, "both given.*already fixes the sparsity at 0.5"),
+        ({**WANDA, "pattern": "2:4"}, "contradicts pattern=2:4, which fixes the sparsity at 0.5"),
         ({"compressor": "wanda"}, "Add sparsity=0.5 or pattern=2:4"),
         ({"compressor": "magnitude", "pattern": "unstructured"}, "Add sparsity=0.5 or"),
         ({**WANDA, "bits": 4}, "bits=4 does not go with compressor=wanda: only sparsegpt"),
@@ -222,8 +222,8 @@ FOUR_BITS = {"compressor": "gptq", "bits": 4}
         ({"nsamples": 32}, "needs a compressor. Add compressor=wanda"),
         ({"resume_dir": "x"}, "needs a compressor"),
         ({"save_compressed": "out"}, "save_compressed='out' needs a compressor"),
-        ({**FOUR_BITS, "save_format": "gptq"}, "save_compressed=FOLDER keeps"),
-        ({**FOUR_BITS, "compress_cache_gb": 5}, "compress_cache=FOLDER keeps"),
+        ({**FOUR_BITS, "save_format": "gptq"}, "needs save_compressed=FOLDER"),
+        ({**FOUR_BITS, "compress_cache_gb": 5}, "needs compress_cache=FOLDER"),
         ({**FOUR_BITS, "compress_cache": "a", "compress_cache_gb": 0}, "expected GB"),
         ({**FOUR_BITS, "compress_cache": "a", "resume_dir": "b"}, "Leave resume_dir out"),
         (
@@ -257,7 +257,7 @@ FOUR_BITS = {"compressor": "gptq", "bits": 4}
         ({"compressor": "rtn", "number_format": "fp8", "bits": 8}, "bits=8 does not go with"),
         (
             {"compressor": "rtn", "number_format": "mxfp4", "group_size": 32},
-            "its bits .4. and groups",
+            "fixes bits .4. and groups",
         ),
         (
             {"compressor": "gptq", "number_format": "fp8", "symmetric": 1},

@@ -69,7 +69,7 @@ def test_several_runs_are_listed_with_what_chooses_them(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("selector", "message"),
     [
-        ("compressor=sparsegpt", "no run in .* is compressor=sparsegpt. It has\n"),
+        ("compressor=sparsegpt", "no run in .* matches compressor=sparsegpt. Its runs:\n"),
         ("compresor=wanda", "selector 'compresor=wanda': write key=value with a key of .*sparsity"),
         ("wanda", "selector 'wanda': write key=value"),
         ("sparsity=half", "no run in"),

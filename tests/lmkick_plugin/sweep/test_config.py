@@ -32,7 +32,10 @@ def names(**more: Any) -> list[str]:
     ("text", "said"),
     [
         ("models: [a\ntasks: b", r"line 2"),
-        ("models: [a/b]\ntasks: [x]\nmodels: [c]", r"line 3, column 1: not YAML: 'models' stands"),
+        (
+            "models: [a/b]\ntasks: [x]\nmodels: [c]",
+            r"line 3, column 1: not YAML: 'models' is already",
+        ),
         ("- a", "expected a mapping"),
         ("modles: [a/b]\ntasks: [kick]\noutput: o", r"modles: .* Did you mean 'models'"),
         ("models: [a/b]\ntasks: [kick]", "output is missing"),
@@ -222,7 +225,7 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
         ("model_args: {pretrained: c/d}", "model_args.pretrained: name the models"),
         ("batch_size: automatic", "batch_size='automatic'"),
         ("dtype: float17", "dtype='float17' is unknown. Did you mean 'float1"),
-        ("include_path: no/such", "include_path='no/such': there is no such folder"),
+        ("include_path: no/such", "include_path='no/such': no such folder"),
         ("recipes: [{compressor: wanda, sparsity: .nan}]", "recipes: "),
     ],
 )
