@@ -146,7 +146,7 @@ class _Running:
         self._prefix: list[int] = []
         self._prefix_cache: RowCache | None = None
 
-    def _shared(self, texts: Sequence[Sequence[int]], later: Sequence[Sequence[int]]) -> int:
+    def _shared(self, texts: Sequence[tuple[int, ...]], later: Sequence[tuple[int, ...]]) -> int:
         """Number of leading tokens that some prompts share with the cached prefix.
 
         Args:

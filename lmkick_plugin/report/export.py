@@ -18,6 +18,8 @@ from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.formatting import NOTHING, interval, number, percent
 from lmkick_plugin.report.markdown import escaped, table
 from lmkick_plugin.report.models import Cell, Collection
+from lmkick_plugin.report.recall import STATES
+from lmkick_plugin.report.recall_section import recalls_of
 
 __all__ = ["leaderboard_rows", "write_leaderboard"]
 
@@ -35,6 +37,7 @@ FIELDS = (
     *(field for field in RECORD_FIELDS if field not in _LEFT_OUT),
     "versions",
     "scores",
+    "recall",
     "verdict",
     "results",
 )
@@ -50,10 +53,13 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
     Returns:
         The fields of `FIELDS`. ``scores`` maps each task to its headline metric: name,
         value, stderr, n, clusters, recovery, recovery above chance, verdict, version of the task.
+        ``recall`` maps sources of facts to :meth:`.Recall.to_dict`, where recall tasks were run.
         ``verdict`` is that on the run; null for a dense one. Numbers that are not finite are null,
         for JSON has none.
     """
     rows = []
+    models = evidence.collection.models
+    recalls = {cell.name: recalls_of(model, cell)[0] for model in models for cell in model.cells}
     for cell in evidence.collection.cells:
         scores: dict[str, Any] = {}
         for task in evidence.tasks:
@@ -84,6 +90,7 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
                 "dense": cell.dense,
                 **{k: _finite(values[k]) for k in FIELDS if k in RECORD_FIELDS},
                 "scores": scores,
+                "recall": {one.source: one.to_dict() for one in recalls.get(cell.name, ())},
                 "verdict": _run_verdict(evidence, cell),
                 "results": [str(file.path) for file in cell.run.files],
             }
@@ -136,7 +143,7 @@ def write_leaderboard(evidence: Evidence, output: Path) -> list[Path]:
     return [output / name for name in texts]
 
 
-_NOT_PLAIN = ("scores", "verdict", "results", "versions")
+_NOT_PLAIN = ("scores", "recall", "verdict", "results", "versions")
 
 
 def _csv(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
@@ -147,6 +154,8 @@ def _csv(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
         "verdict",
     )
     columns = [f"{task}.{part}" for task in tasks for part in parts]
+    sources = list(dict.fromkeys(source for row in rows for source in row["recall"]))
+    columns += [f"recall {source}.{part}" for source in sources for part in _RECALL]
     lines: list[list[Any]] = [[*plain_fields, "versions", "verdict", *columns, "results"]]
     for row in rows:
         scores = row["scores"]
@@ -156,10 +165,30 @@ def _csv(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
                 _cell(row["versions"]),
                 _cell((row["verdict"] or {}).get("word")),
                 *(_cell(scores.get(task, {}).get(part)) for task in tasks for part in parts),
+                *(one for source in sources for one in _recall_cells(row["recall"].get(source))),
                 _cell(" ".join(row["results"])),
             ]
         )
     return csv_text(lines)
+
+
+_RECALL = (
+    "facts", "said_by_dense",
+    *(f"{state}{end}" for state in STATES for end in ("", " low", " high")),
+)  # fmt: skip
+
+
+def _recall_cells(found: dict[str, Any] | None) -> list[str]:
+    """Facts, those that dense says, and of each state its share and interval."""
+    if found is None:
+        return [""] * len(_RECALL)
+    shares, intervals = found["shares"] or {}, found["intervals"] or {}
+    states = [
+        value
+        for state in STATES
+        for value in (shares.get(state), *intervals.get(state, (None, None)))
+    ]
+    return [_cell(value) for value in (found["facts"], found["said_by_dense"], *states)]
 
 
 def _cell(value: Any) -> str:
@@ -184,6 +213,10 @@ def _card(evidence: Evidence) -> str:
                     f"## {escaped(cell.label)}",
                     escaped(evidence.verdict(cell, "This model").sentence),
                     table(_CARD, known),
+                    *(
+                        escaped(" ".join([f"Facts of {one.source}.", *one.remarks()]))
+                        for one in recalls_of(model, cell)[0]
+                    ),
                 ]
     if not parts:
         parts = ["No compressed run here has a dense run to be compared with."]

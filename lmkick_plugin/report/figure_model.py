@@ -10,7 +10,7 @@ from typing import Any
 from lmkick_plugin.recipe.methods import METHODS
 from lmkick_plugin.report.curves import Curve
 
-__all__ = ["SPARE", "Figure", "Line", "Look", "Panel", "Point", "looks_of"]
+__all__ = ["SPARE", "Bar", "Figure", "Line", "Look", "Panel", "Part", "Point", "looks_of"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,31 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a bar: its name in the legend, colour, share of the bar, and words."""
+
+    name: str
+    color: str
+    share: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of height 1, in parts.
+
+    Attributes:
+        name: Below it.
+        parts: From below.
+        whiskers: Lower and upper ends of intervals of where parts meet.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    whiskers: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Panel:
     """One pair of axes.
 
@@ -77,6 +102,7 @@ class Panel:
         title: Above it.
         x_label, y_label: Along the axes, with units.
         lines: What is drawn.
+        bars: What is drawn instead, side by side.
         star: The dense model.
         edge: Where matching begins; what lies on its better side is shaded.
         chance: The score of a guesser.
@@ -89,7 +115,8 @@ class Panel:
     title: str
     x_label: str
     y_label: str
-    lines: tuple[Line, ...]
+    lines: tuple[Line, ...] = ()
+    bars: tuple[Bar, ...] = ()
     star: Point | None = None
     edge: float | None = None
     chance: float | None = None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lmkick_plugin.report.formatting import (
     NOTHING,
@@ -15,6 +15,7 @@ from lmkick_plugin.report.formatting import (
     with_names,
 )
 from lmkick_plugin.report.page_content import Content, ModelContent, RunPart
+from lmkick_plugin.report.recall_section import RecallSection
 from lmkick_plugin.report.summary import COLUMNS, Summary
 from lmkick_plugin.terminal import plain
 
@@ -127,10 +128,25 @@ def _model(part: ModelContent, *, several: bool) -> list[str]:
                 ],
             ),
         ]
+    if part.recall is not None:
+        parts += [f"## Known, out of reach, lost{name}", *_recall(part.recall)]
     parts.append(f"## Run by run{name}")
     for run in part.runs:
         parts += _run(run)
     return parts
+
+
+def _recall(section: RecallSection) -> Iterator[str]:
+    for figure in section.figures:
+        yield f"![{escaped(figure.text)}](plots/{figure.name}.png)"
+    for cell, found in section.runs:
+        for one in found:
+            header, *rows = one.rows()
+            yield f"### {escaped(cell.short)}: facts of {one.source}"
+            yield escaped(" ".join(one.remarks()))
+            yield table(header, rows)
+    if section.notes:
+        yield "\n".join(f"- {escaped(note)}" for note in section.notes)
 
 
 def _run(run: RunPart) -> list[str]:

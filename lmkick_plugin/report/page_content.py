@@ -28,6 +28,7 @@ from lmkick_plugin.report.formatting import (
 )
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.published import Beside, beside
+from lmkick_plugin.report.recall_section import RecallSection, recall_section
 from lmkick_plugin.report.size_pairs import Across, compare_across, size_pairs
 from lmkick_plugin.report.summary import RunLine, Summary, summarise
 from lmkick_plugin.terminal import plain
@@ -106,6 +107,7 @@ class ModelContent:
     heat: tuple[tuple[RunLine, tuple[HeatCell, ...]], ...]
     figures: tuple[Figure, ...]
     matching: tuple[tuple[str, Matching], ...]
+    recall: RecallSection | None
     runs: tuple[RunPart, ...]
     claims: tuple[ClaimRow, ...]
     published: tuple[Beside, ...]
@@ -123,6 +125,12 @@ class Content:
     notes: tuple[str, ...]
     version: str
     newest: str
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All that is drawn."""
+        parts = [(part.figures, part.recall) for part in self.models]
+        return [one for own, recall in parts for one in (*own, *(recall.figures if recall else ()))]
 
     @property
     def summaries(self) -> list[Summary]:
@@ -168,6 +176,7 @@ def _model(evidence: Evidence, model: Model, output: Path, index: int | None) ->
     summary = summarise(evidence, model)
     tasks = _heat_tasks(evidence, model)
     answers = examples_of(evidence, model)
+    prefix = f"m{index}-" if index else ""
     return ModelContent(
         model=model,
         anchor=f"model-{index or 1}",
@@ -179,13 +188,14 @@ def _model(evidence: Evidence, model: Model, output: Path, index: int | None) ->
             (line, tuple(_heat(evidence, model, line.cell, task) for task in tasks))
             for line in summary.lines
         ),
-        figures=tuple(model_figures(evidence, model, prefix=f"m{index}-" if index else "")),
+        figures=tuple(model_figures(evidence, model, prefix=prefix)),
         matching=tuple(
             (task, found)
             for task in evidence.tasks
             for curve in curves_of(model)
             if (found := matching(evidence, curve, task)) is not None
         ),
+        recall=recall_section(model, prefix=prefix),
         runs=tuple(
             _run(evidence, line, answers.get(line.cell.name, ()), output) for line in summary.lines
         ),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.files import write_atomically
-from lmkick_plugin.report.figure_model import Figure, Line, Panel
+from lmkick_plugin.report.figure_model import Bar, Figure, Line, Panel
 
 __all__ = ["Box", "Drawing", "draw_all"]
 
@@ -25,6 +25,7 @@ _INCH = 72.0
 _PANEL = (3.4, 2.75)  # inches, with labels
 _SMALL = (2.6, 2.15)  # of an overview
 _MARGIN = (0.62, 0.12, 0.5, 0.3)  # left, right, bottom, top of the axes in a panel
+_ROOM_FOR_NUMBER = 0.08  # share of a bar that is high enough for a number
 _HEAD, _KEY_ROW = 0.36, 0.2
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lmkick", "svg.fonttype": "none", "font.size": 8, "font.family": "DejaVu Sans",
@@ -153,6 +154,8 @@ def _handles(figure: Figure) -> dict[str, Any]:
         for line in panel.lines:
             joined = line.joined or (line.name in handles and handles[line.name].get_ls() != "None")
             handles[line.name] = Line2D([], [], **_look(line, joined=joined))
+        for part in (part for bar in panel.bars for part in bar.parts):
+            handles.setdefault(part.name, Patch(facecolor=part.color))
     if any(panel.star for panel in figure.panels):
         handles["dense"] = Line2D([], [], **_STAR)
     if any(panel.edge is not None for panel in figure.panels):
@@ -178,10 +181,10 @@ def _look(line: Line, *, joined: bool) -> dict[str, Any]:
 
 
 def _draw_panel(axes: Any, panel: Panel, number: int) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
     for index, line in enumerate(panel.lines):
         _draw_line(axes, line, f"marks-{number}-{index}")
+    for index, bar in enumerate(panel.bars):
+        _draw_bar(axes, bar, index, f"bar-{number}-{index}")
     if panel.star is not None:
         axes.plot([panel.star.x], [panel.star.y], zorder=5, gid=f"star-{number}", **_STAR)
     axes.set_title(_printable(panel.title), fontsize=8, loc="left", fontweight="bold")
@@ -190,16 +193,7 @@ def _draw_panel(axes: Any, panel: Panel, number: int) -> None:
     axes.tick_params(length=2.5, width=0.7, pad=2)
     axes.grid(axis="y", color="#000000", alpha=0.12, linewidth=0.6)
     axes.set_axisbelow(True)
-    if panel.log_y:
-        axes.set_yscale("log")
-    else:
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    if panel.percent_x:
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-        axes.set_xlim(left=-0.02)
-    if panel.percent_y:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    _set_ticks(axes, panel)
     if panel.y_range is not None:
         low, high = panel.y_range
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
@@ -211,6 +205,24 @@ def _draw_panel(axes: Any, panel: Panel, number: int) -> None:
         if ends[0] < ends[1]:
             axes.axhspan(*ends, **_ZONE, zorder=0)
     axes.set_ylim(low, high)
+
+
+def _set_ticks(axes: Any, panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    if panel.log_y:
+        axes.set_yscale("log")
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    if panel.bars:
+        axes.set_xticks(range(len(panel.bars)), [_printable(bar.name) for bar in panel.bars])
+        axes.set_xlim(-0.5, max(3, len(panel.bars)) - 0.5)
+    if panel.percent_x:
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        axes.set_xlim(left=-0.02)
+    if panel.percent_y:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
 
 
 def _draw_line(axes: Any, line: Line, gid: str) -> None:
@@ -229,6 +241,23 @@ def _draw_line(axes: Any, line: Line, gid: str) -> None:
             [p.x for p in known], [p.low for p in known], [p.high for p in known],
             color=color, linewidth=0.9, alpha=0.7,
         )  # fmt: skip
+
+
+def _draw_bar(axes: Any, bar: Bar, place: int, gid: str) -> None:
+    bottom = 0.0
+    for index, part in enumerate(bar.parts):
+        (patch,) = axes.bar(place, part.share, bottom=bottom, width=0.72, color=part.color)
+        patch.set_gid(f"{gid}-{index}")
+        if part.share >= _ROOM_FOR_NUMBER:
+            red, green, blue = (int(part.color[at : at + 2], 16) for at in (1, 3, 5))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 128
+            axes.text(
+                place, bottom + part.share / 2, f"{100 * part.share:.0f}",
+                ha="center", va="center", fontsize=7, color="#ffffff" if dark else "#111111",
+            )  # fmt: skip
+        bottom += part.share
+    for low, high in bar.whiskers:
+        axes.vlines(place + 0.42, low, high, color="#000000", linewidth=0.9)
 
 
 def _printable(text: str) -> str:

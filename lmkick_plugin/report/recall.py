@@ -24,8 +24,9 @@ from lmkick_plugin.report.bootstrap import FloatArray, Interval, percentile_inte
 from lmkick_plugin.report.formatting import interval, percent
 from lmkick_plugin.report.item_pairs import MismatchError, pair_items, visible_differences
 from lmkick_plugin.report.verdict import FEWEST, Rule
-from lmkick_plugin.results.results_file import ResultsFile
+from lmkick_plugin.results.results_file import ResultsError, ResultsFile
 from lmkick_plugin.results.runs import Run
+from lmkick_plugin.results.samples import SamplesError
 from lmkick_plugin.terminal import render_table
 
 __all__ = ["FORMS", "SETS", "STATES", "Asked", "Recall", "compare_recall", "recall_of", "state_of"]
@@ -103,20 +104,33 @@ class Recall:
             "intervals": {s: list(self.interval(s)) for s in STATES} if known else None,
         }
 
+    def rows(self) -> list[list[str]]:
+        """The table as text, its header first."""
+        return [
+            [f"{self.source}: dense", *STATES, "in all"],
+            *(
+                [state, *map(str, row), str(row.sum())]
+                for state, row in zip(STATES, self.table, strict=True)
+            ),
+        ]
+
     def to_text(self) -> str:
         """Table and sentence for a terminal."""
-        header = [f"{self.source}: dense", *STATES, "in all"]
-        rows = [
-            [state, *map(str, row), str(row.sum())]
-            for state, row in zip(STATES, self.table, strict=True)
-        ]
-        lines = [render_table(header, rows), self.sentence()]
+        header, *rows = self.rows()
+        return "\n".join([render_table(header, rows), *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """The sentence, and what bounds it."""
+        lines = [self.sentence()]
         missing = [form for form in FORMS if form not in self.forms]
         if missing:
             lines.append(f"Not asked: {', '.join(missing)}.")
         if self.without_evidence and "read" in self.forms:
-            lines.append(f"{self.without_evidence} facts have no evidence that holds their answer.")
-        return "\n".join(lines)
+            lines.append(
+                "Facts that were not asked with evidence, and cannot be readable only:"
+                f" {self.without_evidence} of {self.table.sum()}."
+            )
+        return lines
 
     def sentence(self) -> str:
         """What became of the facts that dense said."""
@@ -219,10 +233,6 @@ def compare_recall(
 
     Returns:
         One comparison per source of facts, and why there is none of another.
-
-    Raises:
-        ResultsError: Samples were not logged.
-        SamplesError: They are broken.
     """
     rule = rule or Rule()
     found, notes = [], []
@@ -246,7 +256,11 @@ def compare_recall(
         if problems:
             notes.append(f"recall of {source} is not compared: {'; '.join(problems)}")
             continue
-        kept = [fact for fact, asked in answers[0].items() if "say" in asked]
+        needed = [form for form in both if form != "read"]  # limits can differ by task
+        kept = [fact for fact, asked in answers[0].items() if all(f in asked for f in needed)]
+        if not kept:
+            notes.append(f"recall of {source} is not compared: no fact was asked in every form")
+            continue
         found.append(
             recall_of(
                 source,
@@ -273,7 +287,7 @@ def _fill(
             problems.append(f"{task}: seeds {seeds[0]} against {seeds[1]}")
     try:
         paired = pair_items(task, *files)
-    except MismatchError as error:
+    except (MismatchError, ResultsError, SamplesError) as error:
         return [*problems, *str(error).splitlines()]
     for pair in next(iter(paired.values())):
         for side, sample in zip(answers, pair, strict=True):

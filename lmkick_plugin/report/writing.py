@@ -53,8 +53,7 @@ def write(
     evidence = gather(collection, settings, progress=progress)
     content = build(evidence, output)
     write_atomically(output / "cells.csv", cells_csv(evidence, content.summaries))
-    figures = [figure for part in content.models for figure in part.figures]
-    drawings = draw_all(figures, output / "plots", progress=progress)
+    drawings = draw_all(content.figures, output / "plots", progress=progress)
     write_atomically(output / "report.md", render_markdown(content))
     page = output / "report.html"
     write_atomically(page, render_page(content, drawings))

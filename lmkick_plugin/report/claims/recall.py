@@ -8,12 +8,10 @@ import numpy as np
 from lmkick_plugin.report.claims.findings import Finding, Part, Quantity, at_least, finding
 from lmkick_plugin.report.claims.quantities import CONTROLS, PRUNERS, by_level, unstructured
 from lmkick_plugin.report.evidence import Evidence
-from lmkick_plugin.report.item_pairs import MismatchError
 from lmkick_plugin.report.models import Cell, Model
-from lmkick_plugin.report.recall import STATES, Recall, compare_recall
+from lmkick_plugin.report.recall import STATES, Recall
+from lmkick_plugin.report.recall_section import recalls_of
 from lmkick_plugin.report.verdict import FEWEST
-from lmkick_plugin.results.results_file import ResultsError
-from lmkick_plugin.results.samples import SamplesError
 
 __all__ = ["most_are_out_of_reach", "quantization_loses_fewer"]
 
@@ -85,10 +83,4 @@ def _compared(model: Model, *, pruned: bool) -> list[Cell]:
 
 def _recalls(model: Model, cell: Cell) -> list[Recall]:
     """A run's facts against dense, where dense says enough of them."""
-    if model.dense is None:
-        return []
-    try:
-        found, _ = compare_recall(model.dense.run, cell.run)
-    except (MismatchError, ResultsError, SamplesError):
-        return []  # the report says elsewhere why samples cannot be used
-    return [one for one in found if one.said >= FEWEST]
+    return [one for one in recalls_of(model, cell)[0] if one.said >= FEWEST]

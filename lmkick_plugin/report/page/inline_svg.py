@@ -107,3 +107,7 @@ def _add_titles(group: ElementTree.Element, figure: Figure, index: int) -> None:
         marks = _by_id(group, f"{figure.name}-marks-{index}-{number}")
         for mark, point in zip(marks.iter("use"), line.points, strict=True):
             ElementTree.SubElement(mark, "title").text = plain(point.label, limit=400)
+    for number, bar in enumerate(panel.bars):
+        for place, part in enumerate(bar.parts):
+            mark = _by_id(group, f"{figure.name}-bar-{index}-{number}-{place}")
+            ElementTree.SubElement(mark, "title").text = plain(part.label, limit=400)
