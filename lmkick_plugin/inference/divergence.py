@@ -4,7 +4,8 @@
 Positions are streamed. The evaluated model's logits of a few batches are kept in main memory, in
 the model's own dtype and at most :data:`HELD_BYTES` of them; then the reference's are computed and
 compared, 16 MiB of float32 at a time. So memory does not grow with the text, and weights change
-places twice in each such round.
+places twice in each such round. What the reference computes is kept for the next cell of a sweep
+(:mod:`.kept_logits`), up to a bound.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from compressors.errors import SettingsError
+from lmkick_plugin.inference.kept_logits import KeptLogits
 from lmkick_plugin.inference.token_windows import batch_size_for, encode_text
 from lmkick_plugin.inference.truncation import cut_left
 from lmkick_plugin.loading.reference import Reference
@@ -128,18 +131,19 @@ def _teacher_forced(model: Any, reference: Reference, texts: Sequence[_Text]) ->
     windows = [(text, window) for text in texts for window in text.windows]
     windows.sort(key=lambda pair: -len(pair[1]))  # little padding, and the largest batch first
     vocabulary = 0
+    dense = KeptLogits(reference)
     with _bar(model, len(windows), "Divergence") as bar:
         held: list[tuple[list[tuple[_Text, list[int]]], Tensor]] = []
         size = 0
         for batch in _batches(model, windows):
-            logits = _logits(model, batch).to("cpu")
+            logits = model._model_call(_padded(model, batch)).to("cpu")
             vocabulary = logits.shape[-1]
             held.append((batch, logits))
             size += logits.numel() * logits.element_size()
             if size >= HELD_BYTES:
-                _compare(reference, held, bar)
+                _compare(reference, dense, held, bar)
                 held, size = [], 0
-        _compare(reference, held, bar)
+        _compare(reference, dense, held, bar)
     return vocabulary
 
 
@@ -157,22 +161,24 @@ def _batches(
         yield windows[start : start + step]
 
 
-def _logits(model: Any, batch: Sequence[tuple[_Text, list[int]]]) -> Tensor:
+def _padded(model: Any, batch: Sequence[tuple[_Text, list[int]]]) -> Tensor:
     # Padding on the right, as lm-eval pads: no position sees what comes after it.
     width = len(batch[0][1])
     rows = [window + [0] * (width - len(window)) for _, window in batch]
-    logits: Tensor = model._model_call(torch.tensor(rows, dtype=torch.long, device=model.device))
-    return logits
+    return torch.tensor(rows, dtype=torch.long, device=model.device)
 
 
 def _compare(
-    reference: Reference, held: Sequence[tuple[list[tuple[_Text, list[int]]], Tensor]], bar: Any
+    reference: Reference,
+    dense_logits: KeptLogits,
+    held: Sequence[tuple[list[tuple[_Text, list[int]]], Tensor]],
+    bar: Any,
 ) -> None:
     if not held:
         return
     with nullcontext() if reference.same else reference.ready():
         for batch, kept in held:
-            dense = kept if reference.same else _logits(reference.model, batch)
+            dense = kept if reference.same else dense_logits(_padded(reference.model, batch))
             for row, (text, window) in enumerate(batch):
                 evaluated = kept[row, : len(window)].to(dense.device)
                 _add(text, dense[row, : len(window)], evaluated)
@@ -208,7 +214,11 @@ def _generate(model: Any, reference: Reference, texts: Sequence[_Text]) -> None:
             with reference.ready() if number else nullcontext():
                 for start in range(0, len(asked), step):
                     batch = asked[start : start + step]
-                    for text, tokens in zip(batch, _continue(side, batch), strict=True):
+                    once = reference.once if number else None
+                    openings = [[text.opening, text.new_tokens] for text in batch]
+                    find = partial(_continue, side, batch)
+                    found = once(["greedy", openings], find) if once else find()
+                    for text, tokens in zip(batch, found, strict=True):
                         text.generations += [tokens, tokens] if reference.same else [tokens]
                     bar.update(len(batch))
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CHUNK_BYTES", "Positions"]
+__all__ = ["CHUNK_BYTES", "Positions", "tails"]
 
 #: Float32 scores of one chunk of positions; a chunk holds these, and at most two copies.
 CHUNK_BYTES = 64 * 2**20
@@ -27,7 +27,7 @@ class Positions:
 
     How the model makes its logits is found out, not assumed. Where the head does not see the
     hidden states as ``[batch, length, size]``, all logits are made, as ``hf`` makes them. Where
-    the model does something to its logits after the head that is not recognised (:func:`_tails`),
+    the model does something to its logits after the head that is not recognised (:func:`tails`),
     those of all chosen positions are computed together.
     """
 
@@ -105,14 +105,14 @@ class Positions:
     def _find_tail(self, logits: Tensor, hidden: Tensor) -> Callable[[Tensor], Tensor] | None:
         """Find what the model does to its logits after the head, bit for bit."""
         raw = self._head(hidden[None])[0]
-        for tail in _tails(self.model.config):
+        for tail in tails(self.model.config):
             ours = tail(raw)
             if ours.dtype == logits.dtype and torch.equal(ours, logits.to(ours.device)):
                 return tail
         return None
 
 
-def _tails(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+def tails(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:
     """Known operations on logits: none, a cap, a scale."""
     text = getattr(config, "text_config", None) or config
     yield lambda logits: logits

@@ -35,12 +35,15 @@ class Reference:
         model: Called as lm-eval's ``hf`` model is, inside ``ready()``.
         ready: Context in which ``model`` is the dense one.
         same: There is nothing to compare: the evaluated model is the dense one.
+        once: Keeps what was found of ``model`` in a sweep: :meth:`.DenseSource.once`; None where
+            that is another model.
     """
 
     name: str
     model: Any
     ready: Callable[[], AbstractContextManager[None]] = nullcontext
     same: bool = False
+    once: Callable[[Any, Callable[[], Any]], Any] | None = None
 
 
 class DenseReference:
@@ -129,7 +132,7 @@ class DenseReference:
                 "The model was given as an object and compressed in place, so its dense weights "
                 "are gone. Give pretrained=NAME, or a dense model as reference=NAME."
             )
-        return _dense_weights(lm, lambda: self._source.parameters(lm.model, lm.read_dense))
+        return _dense_weights(lm, self._source)
 
 
 def _itself(model: Any) -> Reference:
@@ -138,17 +141,18 @@ def _itself(model: Any) -> Reference:
 
 
 @contextmanager
-def _dense_weights(model: Any, originals: Callable[[], Mapping[str, Any]]) -> Iterator[Reference]:
+def _dense_weights(model: Any, source: DenseSource) -> Iterator[Reference]:
     """The evaluated model with its dense weights swapped in by ``ready()``.
 
     Args:
         model: A ``KickLM``.
-        originals: Returns the dense parameters by name, in main memory.
+        source: Of its dense weights.
     """
     from lmkick_plugin.loading.dense_weights import DenseWeights
 
-    weights = DenseWeights(model.model, originals())  # what was not replaced is not kept
-    yield Reference("its own dense weights", model, weights.in_place)
+    # What was not replaced is not kept.
+    weights = DenseWeights(model.model, source.parameters(model.model, model.read_dense))
+    yield Reference("its own dense weights", model, weights.in_place, once=source.once)
 
 
 def _another_model(model: Any, name: str, arguments: Mapping[str, Any], **which: Any) -> Reference:

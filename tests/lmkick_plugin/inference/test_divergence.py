@@ -14,10 +14,11 @@ import torch
 import transformers
 
 from compressors import SettingsError
-from lmkick_plugin.inference import divergence
+from lmkick_plugin.inference import divergence, kept_logits
 from lmkick_plugin.loading.dense_weights import DenseWeights
 from lmkick_plugin.model import KickLM
 from lmkick_plugin.record.weights import survey_weights
+from lmkick_plugin.sweep.dense_model import DenseModel
 from tests.conftest import make_tiny_llama, make_tiny_tokenizer
 from tests.lmkick_plugin.conftest import SENTENCE, make_requests
 
@@ -110,9 +111,9 @@ def test_memory_is_bounded(pruned: KickLM, monkeypatch: pytest.MonkeyPatch) -> N
     held: list[int] = []
     compare = divergence._compare
 
-    def watched(reference: Any, waiting: Any, bar: Any) -> None:
+    def watched(reference: Any, dense: Any, waiting: Any, bar: Any) -> None:
         held.append(sum(logits.shape[0] * logits.shape[1] for _, logits in waiting))
-        compare(reference, waiting, bar)
+        compare(reference, dense, waiting, bar)
 
     monkeypatch.setattr(divergence, "_compare", watched)
     window = 512 * 128 * 4
@@ -123,6 +124,41 @@ def test_memory_is_bounded(pruned: KickLM, monkeypatch: pytest.MonkeyPatch) -> N
     tokens = len(text) - 4 * 51 + 5  # " A" to " D" are one token each; BOS begins 5 windows
     assert answer["positions"] == tokens
     assert held == [3 * 512, tokens - 3 * 512]
+
+
+def test_a_sweep_runs_the_dense_model_once(
+    sharp_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next cell gets the same figures, bit for bit, without its blocks being run as dense."""
+    shared = DenseModel()
+    ran: list[bool] = []  # whether the first block's weights were dense
+
+    def cell(sparsity: float) -> list[dict[str, Any]]:
+        model = KickLM(
+            pretrained=str(sharp_dir), compressor="magnitude", sparsity=sparsity,
+            dense_source=shared, **CPU,
+        )  # fmt: skip
+        block = model.model.model.layers[0]
+        hook = block.register_forward_pre_hook(
+            lambda *_: ran.append(bool((block.mlp.up_proj.weight != 0).all()))
+        )
+        answers = ask(model)
+        hook.remove()
+        return answers
+
+    cell(0.3)
+    assert any(ran)
+    ran.clear()
+    again = cell(0.5)
+    assert ran
+    assert not any(ran)
+    alone = KickLM(pretrained=str(sharp_dir), compressor="magnitude", sparsity=0.5, **CPU)
+    assert again == ask(alone)
+    # Beyond the bound, it is run again.
+    monkeypatch.setattr(kept_logits, "KEPT_BYTES", 1)
+    ran.clear()
+    assert cell(0.5) == again
+    assert any(ran)
 
 
 def test_weights_are_the_compressed_ones_again(pruned: KickLM) -> None:
