@@ -21,7 +21,7 @@ from lmkick_plugin.checkpoints.manifest import Manifest, read_manifest
 from lmkick_plugin.checkpoints.packed_matrices import plain_parameters, stored_matrices
 from lmkick_plugin.checkpoints.quantization_config import Scheme, read_scheme
 from lmkick_plugin.checkpoints.safetensors_headers import Shards, weight_files
-from lmkick_plugin.recipe.methods import OWN_SETTINGS
+from lmkick_plugin.record.fields import RECIPE
 from lmkick_plugin.record.zero_pattern import ZeroCount
 
 if TYPE_CHECKING:
@@ -34,13 +34,10 @@ logger = logging.getLogger(__name__)
 #: An unpruned model has hardly any zeros among its matrices' weights.
 _PRUNED = 0.01
 #: What ``kick.json`` says of how the weights came about.
-_RECIPE = (
-    "compressor", "pattern", "requested_sparsity", "num_bits", "group_size", "symmetric",
-    "number_format",
-    *OWN_SETTINGS, "calibration", "nsamples", "seqlen", "seed", "base_model", "base_revision",
-    "true_sequential", "allocation", "owl_lambda", "owl_threshold", "seconds", "layer_summary",
-    "layers", "earlier", "adapter", "revision", "subfolder", "calibration_sources",
-)  # fmt: skip
+_MADE = (
+    *(name for name in RECIPE if name not in ("save_format", "dtype")),
+    *("calibration_sources", "seconds", "layer_summary", "layers"),
+)
 #: What a later compression's record keeps of an earlier one.
 _STEP = (
     "compressor", "pattern", "requested_sparsity", "achieved_sparsity", "num_bits", "group_size",
@@ -149,7 +146,7 @@ class Recognised:
     def _recipe(self) -> dict[str, Any]:
         if self.manifest is not None:
             saved = self.manifest.record
-            return {key: saved[key] for key in _RECIPE if saved.get(key) is not None}
+            return {key: saved[key] for key in _MADE if saved.get(key) is not None}
         scheme, zeros = self.scheme, self.zeros
         pruned = zeros is not None and (
             zeros.pattern is not None or (scheme.storage == "dense" and zeros.sparsity >= _PRUNED)

@@ -1,55 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields of the ``kick`` record, as columns of a table."""
+"""Fields of the ``kick`` record, in the order of tables."""
 
 from __future__ import annotations
 
 from lmkick_plugin.recipe.methods import OWN_SETTINGS
 
-__all__ = ["RECORD_FIELDS"]
+__all__ = ["RECIPE", "RECORD_FIELDS"]
 
-RECORD_FIELDS = (
-    "compressor",
-    "pattern",
-    "requested_sparsity",
-    "achieved_sparsity",
-    "num_bits",
-    "group_size",
-    "symmetric",
-    "number_format",
-    *OWN_SETTINGS,
-    "true_sequential",
-    "allocation",
-    "owl_lambda",
-    "owl_threshold",
-    "calibration",
-    "calibration_sources",
-    "nsamples",
-    "seqlen",
-    "seed",
-    "bos",
-    "base_model",
-    "base_revision",
-    "revision",
-    "subfolder",
-    "adapter",
-    "earlier",
-    "weights_sha256",
-    "total_parameters",
-    "nonzero_parameters",
-    "bytes_dense",
-    "bytes_best_format",
-    "seconds",
-    "device",
-    "dtype",
-    "chat_template",
-    "truncated_prompts",
-    "versions",
-    "prefix_reuse",
-    "save_format",
-    "from_cache",
-    "ragged_matrices",
-    "layer_summary",
-    "checkpoint",
-    "profile",
-)
+# Whether a field identifies model and recipe; the others say what came out, where and how fast.
+_FIELDS = {
+    "compressor": True,
+    "pattern": True,
+    "requested_sparsity": True,
+    "achieved_sparsity": False,
+    "num_bits": True,
+    "group_size": True,
+    "symmetric": True,
+    "number_format": True,
+    **dict.fromkeys(OWN_SETTINGS, True),
+    "true_sequential": True,
+    "allocation": True,
+    "owl_lambda": True,
+    "owl_threshold": True,
+    "calibration": True,
+    "calibration_sources": False,
+    "nsamples": True,
+    "seqlen": True,
+    "seed": True,
+    "bos": False,
+    "base_model": True,
+    "base_revision": True,
+    "revision": True,
+    "subfolder": True,
+    "adapter": True,
+    "earlier": True,
+    "weights_sha256": False,
+    "total_parameters": False,
+    "nonzero_parameters": False,
+    "bytes_dense": False,
+    "bytes_best_format": False,
+    "seconds": False,
+    "device": False,
+    "dtype": True,
+    "chat_template": False,
+    "truncated_prompts": False,
+    "versions": False,
+    "prefix_reuse": False,
+    "save_format": True,
+    "from_cache": False,
+    "ragged_matrices": False,
+    "layer_summary": False,
+    "checkpoint": False,
+    "profile": False,
+}
+
+RECORD_FIELDS = tuple(_FIELDS)
 """All but ``layers``, which is a separate table."""
+
+RECIPE = tuple(name for name, identifies in _FIELDS.items() if identifies)
+"""Fields that identify a model and recipe."""

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from lmkick_plugin.record.fields import RECIPE
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.verdict import Verdict, matches
-from lmkick_plugin.results.results_file import RECIPE
 from lmkick_plugin.terminal import plain
 
 __all__ = ["Curve", "Kind", "Level", "Matching", "curves_of", "level_name", "matching"]

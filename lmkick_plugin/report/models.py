@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from lmkick_plugin.recipe.methods import COMPRESSORS
-from lmkick_plugin.record.fields import RECORD_FIELDS
+from lmkick_plugin.record.fields import RECIPE, RECORD_FIELDS
 from lmkick_plugin.report.failed_cells import failed_cells
 from lmkick_plugin.results.results_file import (
     NULLS,
-    RECIPE,
     ResultsError,
     ResultsFile,
     fallbacks,

@@ -13,7 +13,7 @@ from typing import Any
 
 from compressors.errors import LmkickError
 from lmkick_plugin.files import parse_json
-from lmkick_plugin.recipe.methods import OWN_SETTINGS
+from lmkick_plugin.record.fields import RECIPE
 from lmkick_plugin.results.judged_scores import (
     JudgedTask,
     merged,
@@ -26,7 +26,6 @@ from lmkick_plugin.terminal import plain
 __all__ = [
     "NAME",
     "NULLS",
-    "RECIPE",
     "ResultsError",
     "ResultsFile",
     "fallbacks",
@@ -36,34 +35,6 @@ __all__ = [
 
 NAME = re.compile(r"^.+_(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
 """Name of a results file, for any ``--output_path``."""
-
-RECIPE = (
-    "compressor",
-    "pattern",
-    "requested_sparsity",
-    "num_bits",
-    "group_size",
-    "symmetric",
-    "number_format",
-    *OWN_SETTINGS,
-    "true_sequential",
-    "allocation",
-    "owl_lambda",
-    "owl_threshold",
-    "save_format",
-    "calibration",
-    "nsamples",
-    "seqlen",
-    "seed",
-    "base_model",
-    "base_revision",
-    "revision",
-    "subfolder",
-    "adapter",
-    "earlier",
-    "dtype",
-)
-"""Record fields that identify a model and recipe."""
 
 # How a model's key names what is not its plain checkpoint.
 _VARIANTS = {"revision": " @ ", "subfolder": " / ", "adapter": " + "}

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from lmkick_plugin.recipe.methods import METHODS
+from lmkick_plugin.record.fields import RECIPE
 from lmkick_plugin.report.bootstrap import percentile_interval
 from lmkick_plugin.report.claims.findings import (
     LEVEL,
@@ -22,7 +23,6 @@ from lmkick_plugin.report.claims.findings import (
 from lmkick_plugin.report.evidence import Evidence, Pairing
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.verdict import Verdict, margin_of, recovery, verdict_of
-from lmkick_plugin.results.results_file import RECIPE
 
 __all__ = [
     "CLOSED",

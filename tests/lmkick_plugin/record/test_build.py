@@ -17,56 +17,9 @@ from lmkick_plugin.loading import checks
 from lmkick_plugin.model import KickLM
 from lmkick_plugin.recipe.methods import OWN_SETTINGS
 from lmkick_plugin.record.build import device_name, versions
+from lmkick_plugin.record.fields import RECORD_FIELDS
 
 # As the benchmark's protocol lists them.
-KEYS = [
-    "compressor",
-    "pattern",
-    "requested_sparsity",
-    "achieved_sparsity",
-    "num_bits",
-    "group_size",
-    "symmetric",
-    "act_order",
-    "calibration",
-    "nsamples",
-    "seqlen",
-    "seed",
-    "base_model",
-    "base_revision",
-    "weights_sha256",
-    "total_parameters",
-    "nonzero_parameters",
-    "bytes_dense",
-    "bytes_best_format",
-    "seconds",
-    "device",
-    "dtype",
-    "chat_template",
-    "truncated_prompts",
-    "versions",
-]
-SETTINGS = [*(name for name in OWN_SETTINGS if name not in KEYS), "true_sequential"]
-ALLOCATION = ["allocation", "owl_lambda", "owl_threshold"]
-OURS = [
-    "number_format",
-    *SETTINGS,
-    *ALLOCATION,
-    "prefix_reuse",
-    "bos",
-    "revision",
-    "subfolder",
-    "adapter",
-    "earlier",
-    "calibration_sources",
-    "save_format",
-    "from_cache",
-    "ragged_matrices",
-    "layer_summary",
-    "layers",
-    "checkpoint",
-    "profile",
-]
 QUANTIZATION = ["num_bits", "group_size", "symmetric", "act_order"]
 CALIBRATION = ["calibration", "nsamples", "seqlen"]
 
@@ -90,7 +43,7 @@ def dense(make: Any) -> dict[str, Any]:
 
 
 def test_dense(dense: dict[str, Any], tiny_model_dir: Path) -> None:
-    assert list(dense) == KEYS + OURS
+    assert {*dense} == {*RECORD_FIELDS, "layers"}
     known = {name for name in dense if dense[name] is not None}
     assert known == {
         *("compressor", "base_model", "weights_sha256", "total_parameters", "nonzero_parameters"),
@@ -103,7 +56,7 @@ def test_dense(dense: dict[str, Any], tiny_model_dir: Path) -> None:
 
 def test_pruned(make: Any, dense: dict[str, Any]) -> None:
     kick = make(compressor="magnitude", pattern="2:4", dtype="bfloat16")
-    assert list(kick) == KEYS + OURS
+    assert kick.keys() == dense.keys()
     assert (kick["pattern"], kick["requested_sparsity"]) == ("2:4", 0.5)
     assert kick["achieved_sparsity"] == 0.5
     assert [kick[name] for name in [*QUANTIZATION, *CALIBRATION, "seed"]] == [None] * 8
@@ -131,7 +84,9 @@ def test_calibrated(make: Any, calibration_file: str) -> None:
     text = {"calibration": calibration_file, "nsamples": 3, "seqlen": 40, "seed": 5}
     kick = make(compressor="wanda", sparsity=0.5, wanda_variant=True, **text)
     assert {name: kick[name] for name in text} == text
-    given = {name: kick[name] for name in SETTINGS if kick[name] is not None}
+    given = {
+        name: kick[name] for name in (*OWN_SETTINGS, "true_sequential") if kick[name] is not None
+    }
     assert given == {"wanda_variant": True, "true_sequential": False}
     summary = kick["layer_summary"]
     assert (summary["matrices"], summary["tokens"], summary["notes"]) == (14, 120, 0)
