@@ -8,15 +8,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from compressors.base import CompressedWeight, Compressor, apply_mask, require_finite_weight
-from compressors.patterns import Pattern, require_pattern
+from compressors.base import CompressedWeight, apply_mask, require_finite_weight
+from compressors.patterns import Pruner
 from compressors.statistics import NoStatistic, Statistic
 
 __all__ = ["Magnitude"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Magnitude(Compressor):
+class Magnitude(Pruner):
     """Prune the weights of smallest magnitude, compared over the whole matrix.
 
     Needs no calibration. With an N:M pattern weights are compared within their group of M.
@@ -32,14 +32,6 @@ class Magnitude(Compressor):
     """
 
     statistic: ClassVar[type[NoStatistic]] = NoStatistic
-    pattern: Pattern
-
-    def __post_init__(self) -> None:
-        require_pattern(self.pattern)
-
-    def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""
-        self.pattern.check(name, in_features)
 
     def compress(self, weight: Tensor, stats: Statistic | None = None) -> CompressedWeight:
         """Prune one matrix.

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from compressors.base import (
     CompressedWeight,
-    Compressor,
     apply_mask,
     is_integer,
     require_finite_weight,
 )
 from compressors.errors import SettingsError
-from compressors.patterns import Pattern, require_pattern
+from compressors.patterns import Pruner
 from compressors.statistics import NoStatistic, Statistic
 
 __all__ = ["Random"]
@@ -26,7 +25,7 @@ _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Random(Compressor):
+class Random(Pruner):
     """Prune weights at random, each with the same probability.
 
     A pure function all the same: the draw is seeded by ``seed`` and a checksum of the weight, so
@@ -44,17 +43,12 @@ class Random(Compressor):
     """
 
     statistic: ClassVar[type[NoStatistic]] = NoStatistic
-    pattern: Pattern
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_pattern(self.pattern)
+        Pruner.__post_init__(self)
         if not is_integer(self.seed) or self.seed < 0:
             raise SettingsError(f"seed={self.seed!r}: expected an integer of at least 0")
-
-    def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""
-        self.pattern.check(name, in_features)
 
     def compress(self, weight: Tensor, stats: Statistic | None = None) -> CompressedWeight:
         """Prune one matrix.

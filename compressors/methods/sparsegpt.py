@@ -9,19 +9,19 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from compressors.base import CompressedWeight, Compressor, require_dampening
+from compressors.base import CompressedWeight, require_dampening
 from compressors.errors import SettingsError
 from compressors.methods.magnitude import Magnitude
 from compressors.methods.rtn import RTN
 from compressors.obs.solver import Plan, solve
-from compressors.patterns import NM, Pattern, require_pattern
+from compressors.patterns import NM, Pruner
 from compressors.statistics import Hessian, NoStatistic, Statistic
 
 __all__ = ["SparseGPT"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SparseGPT(Compressor):
+class SparseGPT(Pruner):
     """Prune column by column; later columns compensate each error.
 
     Unstructured weights are compared within blocks of ``block_size`` columns over all rows, N:M
@@ -50,13 +50,12 @@ class SparseGPT(Compressor):
     """
 
     statistic: ClassVar[type[Hessian]] = Hessian
-    pattern: Pattern
     dampening_frac: float = 0.01
     block_size: int = 128
     quantize: RTN | None = None
 
     def __post_init__(self) -> None:
-        require_pattern(self.pattern)
+        Pruner.__post_init__(self)
         if self.quantize is not None and not isinstance(self.quantize, RTN):
             raise SettingsError(f"quantize={self.quantize!r}: expected RTN(num_bits=...) or None")
         require_dampening(self.dampening_frac, self.block_size)
@@ -66,10 +65,6 @@ class SparseGPT(Compressor):
                 f"block_size={self.block_size} is not divisible by M={self.pattern.m} of pattern "
                 f"{self.pattern}: use a multiple, such as {fitting}"
             )
-
-    def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""
-        self.pattern.check(name, in_features)
 
     def compress(self, weight: Tensor, stats: Hessian) -> CompressedWeight:
         """Prune one matrix.
@@ -108,7 +103,7 @@ class SparseGPT(Compressor):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MagnitudeAndRTN(Compressor):
+class MagnitudeAndRTN(Pruner):
     """Joint compression of a matrix whose input was (almost) never seen.
 
     Args:
@@ -117,12 +112,7 @@ class MagnitudeAndRTN(Compressor):
     """
 
     statistic: ClassVar[type[NoStatistic]] = NoStatistic
-    pattern: Pattern
     quantize: RTN
-
-    def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""
-        self.pattern.check(name, in_features)
 
     def compress(self, weight: Tensor, stats: Statistic | None = None) -> CompressedWeight:
         """Prune and round one matrix; ``stats`` are not read.
@@ -133,16 +123,3 @@ class MagnitudeAndRTN(Compressor):
         pruned = Magnitude(pattern=self.pattern).compress(weight)
         # 0 is on every grid, so what was pruned stays so.
         return replace(self.quantize.compress(pruned.weight), mask=pruned.mask)
-
-    def compress_together(
-        self,
-        weights: Sequence[Tensor],
-        stats: Statistic | None = None,
-        feeds_scores: Sequence[bool] = (),
-    ) -> list[CompressedWeight]:
-        """Prune and round each matrix; nothing can be shared."""
-        return [self.compress(weight, stats) for weight in weights]
-
-    def fallback(self) -> MagnitudeAndRTN:
-        """Itself: nothing is calibrated."""
-        return self

@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from compressors.base import CompressedWeight, Compressor, apply_mask, require_finite_weight
+from compressors.base import CompressedWeight, apply_mask, require_finite_weight
 from compressors.errors import SettingsError
 from compressors.methods.magnitude import Magnitude
-from compressors.patterns import NM, Pattern, require_pattern
+from compressors.patterns import NM, Pruner
 from compressors.statistics import ColumnNorm
 
 __all__ = ["Wanda"]
@@ -22,7 +22,7 @@ _CACHED_ELEMENTS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanda(Compressor):
+class Wanda(Pruner):
     """Prune by ``|weight|`` times the input feature's norm, within each output row.
 
     Args:
@@ -43,20 +43,15 @@ class Wanda(Compressor):
     """
 
     statistic: ClassVar[type[ColumnNorm]] = ColumnNorm
-    pattern: Pattern
     variant: bool = False
 
     def __post_init__(self) -> None:
-        require_pattern(self.pattern)
+        Pruner.__post_init__(self)
         if self.variant and isinstance(self.pattern, NM):
             raise SettingsError(
                 f"variant=True shifts sparsity between rows, which pattern {self.pattern} does not "
                 "allow: use an unstructured sparsity, or variant=False"
             )
-
-    def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""
-        self.pattern.check(name, in_features)
 
     def compress(self, weight: Tensor, stats: ColumnNorm) -> CompressedWeight:
         """Prune one matrix.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,6 @@ __all__ = [
     "detect_batch_size",
     "free_main_memory",
     "give_back_memory",
-    "in_batches",
     "is_out_of_memory",
 ]
 
@@ -172,46 +171,6 @@ def detect_batch_size(
     if key not in _searched:
         _searched[key] = search(requests, pos)
     return _searched[key]
-
-
-def in_batches(
-    items: Sequence[_Item],
-    length: Callable[[_Item], int],
-    size: BatchSize,
-    work: Callable[[Sequence[_Item]], Sequence[_Result]],
-) -> Iterator[tuple[_Item, _Result]]:
-    """Process items in batches, smaller ones after running out of memory.
-
-    Args:
-        items: Longest first, so that a batch that does not fit fails early.
-        length: Tokens of an item.
-        size: How many go together.
-        work: Takes a batch and returns a result for each of its items.
-
-    Yields:
-        Each item with its result, in order.
-
-    Raises:
-        RuntimeError: Memory does not suffice for a single one (or what the allocator raises).
-    """
-    start = 0
-    while start < len(items):
-        rows = size.rows(length(items[start]))
-        batch = items[start : start + rows]
-        longest = max(map(length, batch))
-        try:
-            results = work(batch)
-        except (RuntimeError, MemoryError) as error:
-            if len(batch) == 1 or not is_out_of_memory(error):
-                raise
-        else:
-            size.fitted(len(batch), longest)
-            start += len(batch)
-            yield from zip(batch, results, strict=True)
-            continue
-        # Out here, the error no longer holds the frames in which the memory is.
-        size.ran_out(len(batch), longest)
-        give_back_memory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -157,7 +157,9 @@ class _Running:
             return 0
         every = [*texts, *later]
         # Sorted, the first and the last differ the earliest; each keeps at least one token.
-        common = _common_length(min(every), max(every), min(map(len, every)) - 1)
+        common = _common_length(
+            min(every, key=list), max(every, key=list), min(map(len, every)) - 1
+        )
         held = _common_length(self._prefix, texts[0], common)
         if 4 * held >= 3 * common or (len(every) - 1) * (common - held) < WORTH_TOKENS:
             return held

@@ -95,16 +95,12 @@ class _Whole(DynamicLayer):  # type: ignore[no-untyped-call]
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of the prefix and the new tokens, for every row."""
-        rows = len(key_states)
         self.length += key_states.shape[-2]
-        keys = [key.expand(rows, -1, -1, -1) for key, _ in self.pieces]
-        values = [value.expand(rows, -1, -1, -1) for _, value in self.pieces]
+        whole = _join(self.pieces, key_states, value_states)
         if self.keep:
             # Not views of what computed them, such as queries, keys and values in one.
             self.pieces = (*self.pieces, (key_states.contiguous(), value_states.contiguous()))
-        if not keys:
-            return key_states, value_states
-        return torch.cat([*keys, key_states], dim=-2), torch.cat([*values, value_states], dim=-2)
+        return whole
 
     def get_seq_length(self) -> int:
         """Tokens of the prefix, and of the new part once added."""
@@ -127,18 +123,26 @@ class _Sliding(DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of the prefix within the window and of the new tokens, for every row."""
-        rows = len(key_states)
         self.cumulative_length += key_states.shape[-2]
-        keys = [key.expand(rows, -1, -1, -1) for key, _ in self.pieces]
-        values = [value.expand(rows, -1, -1, -1) for _, value in self.pieces]
-        whole_keys = torch.cat([*keys, key_states], dim=-2)
-        whole_values = torch.cat([*values, value_states], dim=-2)
+        keys, values = _join(self.pieces, key_states, value_states)
         if self.keep:
             # With a window of one token, nothing before a token is seen.
-            held = max(0, whole_keys.shape[-2] - (self.sliding_window - 1))
-            last = (whole_keys[:, :, held:].clone(), whole_values[:, :, held:].clone())
-            self.pieces = (last,)
-        return whole_keys, whole_values
+            held = max(0, keys.shape[-2] - (self.sliding_window - 1))
+            self.pieces = ((keys[:, :, held:].clone(), values[:, :, held:].clone()),)
+        return keys, values
+
+
+def _join(
+    pieces: Sequence[tuple[Tensor, Tensor]], keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of a prefix, repeated for every row, and those of the new tokens."""
+    if not pieces:
+        return keys, values
+    rows = len(keys)
+    return (
+        torch.cat([*(key.expand(rows, -1, -1, -1) for key, _ in pieces), keys], dim=-2),
+        torch.cat([*(value.expand(rows, -1, -1, -1) for _, value in pieces), values], dim=-2),
+    )
 
 
 def continue_prefix(windows: Sequence[Window], prefix: Prefix | None, *, keep: bool) -> Cache:

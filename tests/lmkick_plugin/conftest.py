@@ -48,3 +48,14 @@ def calibration_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     lines = [" ".join(draw.choices(words, k=120)) for _ in range(40)]
     path.write_text("\n\n".join(lines), encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading weights fails."""
+    import transformers
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)

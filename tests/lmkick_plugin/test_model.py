@@ -51,16 +51,6 @@ def linear_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.fixture
-def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for weights fails."""
-
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
-
-
 @pytest.fixture(scope="module")
 def pruned(tiny_model_dir: Path) -> KickLM:
     return KickLM(pretrained=str(tiny_model_dir), compressor="magnitude", pattern="2:4", **CPU)

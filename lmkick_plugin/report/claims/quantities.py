@@ -20,7 +20,7 @@ from lmkick_plugin.report.claims.findings import (
     at_least,
     missing,
 )
-from lmkick_plugin.report.evidence import Evidence, Pairing
+from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.verdict import Verdict, margin_of, recovery, verdict_of
 
@@ -40,7 +40,6 @@ __all__ = [
     "recovery_of",
     "settings_but",
     "unstructured",
-    "value_of",
     "verdict_part",
 ]
 
@@ -57,12 +56,6 @@ PRUNERS = ("magnitude", "wanda", "sparsegpt")
 
 CONTROLS = frozenset(name for name, method in METHODS.items() if method.control)
 """Baselines; no claim is about them."""
-
-
-def value_of(pairing: Pairing) -> Quantity:
-    """A compressed run's score."""
-    found = pairing.statistics
-    return Quantity(found.compressed, pairing.draws, found.clusters)
 
 
 def recovery_of(

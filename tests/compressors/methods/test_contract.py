@@ -233,7 +233,7 @@ def test_fallback_needs_no_inputs(method: Any) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_fallback_of_joint_compression_prunes_and_rounds(method: Any, dtype: torch.dtype) -> None:
     weight = make_weight().to(dtype)
-    result = method.fallback().compress_together([weight])[0]
+    result = method.fallback().compress(weight)
     mask = Magnitude(pattern=method.pattern).compress(weight).mask
     assert mask is not None
     assert torch.equal(result.mask, mask)

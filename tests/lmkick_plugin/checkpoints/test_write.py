@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from lm_eval.models.huggingface import HFLM
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -80,14 +79,6 @@ def stored_names(folder: Path) -> set[str]:
         with safe_open(path, framework="pt") as file:
             names |= set(file.keys())
     return names
-
-
-@pytest.fixture
-def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
 
 
 @pytest.fixture(scope="module")

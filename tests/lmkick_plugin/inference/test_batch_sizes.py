@@ -18,7 +18,6 @@ from lmkick_plugin.inference import batch_sizes
 from lmkick_plugin.inference.batch_sizes import (
     BatchSize,
     batch_size_of,
-    in_batches,
     is_out_of_memory,
 )
 from lmkick_plugin.model import KickLM
@@ -48,7 +47,20 @@ class Memory:
 
 
 def run(items: list[int], size: BatchSize, memory: Memory) -> list[tuple[int, int]]:
-    return list(in_batches(items, lambda item: item, size, memory.work))
+    """Work through items, as :mod:`lmkick_plugin.inference.runner` does with rows."""
+    done: list[tuple[int, int]] = []
+    while len(done) < len(items):
+        batch = items[len(done) : len(done) + size.rows(items[len(done)])]
+        try:
+            results = memory.work(batch)
+        except (RuntimeError, MemoryError) as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
+                raise
+            size.ran_out(len(batch), max(batch))
+        else:
+            size.fitted(len(batch), max(batch))
+            done += zip(batch, results, strict=True)
+    return done
 
 
 @settings(max_examples=60, deadline=None)

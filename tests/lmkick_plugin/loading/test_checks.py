@@ -18,13 +18,8 @@ CPU: dict[str, Any] = {"device": "cpu", "batch_size": 3}
 
 
 @pytest.fixture
-def folder(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tiny_model_dir: Path, tmp_path: Path, no_weights: None) -> Path:
     """A copy of the tiny model, whose weights must not be asked for."""
-
-    def refuse(*_arguments: Any, **_settings: Any) -> Any:
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
     return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
 
 
