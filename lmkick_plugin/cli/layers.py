@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lmkick layers``: what compression did to each weight matrix, as a CSV file and a short table.
+"""``lmkick layers``: per-matrix results of a compression, as a CSV file and a short table.
 
 lm-eval does not tell a model where its results go, so the table travels inside the results file.
 """

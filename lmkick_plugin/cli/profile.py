@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lmkick profile MODEL|RESULTS``: what a model costs to run on the device at hand."""
+"""``lmkick profile MODEL|RESULTS``: speed and memory of a model on this device."""
 
 from __future__ import annotations
 

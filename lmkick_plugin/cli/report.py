@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lmkick report RESULTS... -o DIR``: one page about every run in some folders."""
+"""``lmkick report RESULTS... -o DIR``: one page on all runs in some folders."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 
 def check_lm_eval_runs() -> None:
-    """Let plain ``lm_eval run`` check runs of our model and tasks, and end in one line.
+    """Check plain ``lm_eval run`` of our model and tasks, and end errors in one line.
 
     For lm-eval 0.4.12 and 0.4.13; goes once lm-eval shows errors of a model's arguments.
     Only to be called after ``lm_eval._cli.run`` ran. Runs that we take no part in are as before.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``lmkick sweep``."""
+"""``lmkick sweep``: models x recipes x tasks from one file."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
 def run_config(
     config: SweepConfig, *, dry_run: bool, retry_failed: bool, place: str = ""
 ) -> tuple[int, SweepResult | None]:
-    """Plan and run a sweep, and say how it ended.
+    """Plan and run a sweep; print how it ended.
 
     Args:
         config: The configuration.
@@ -140,7 +140,7 @@ def _ending(found: SweepResult) -> Sequence[str]:
 
 
 def _answer(found: SweepResult) -> str:
-    """Which run to ship: the report's sentence and table."""
+    """Sentence and table of the report: which run to ship."""
     from lmkick_plugin.report.evidence import gather
     from lmkick_plugin.report.models import collect
     from lmkick_plugin.report.summary import summaries_text, summarise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From lm-eval's result files to answers: paired statistics, comparisons, tables, the report.
+"""Paired statistics, comparisons, tables and the report from lm-eval's result files.
 
 Nothing here needs torch or lm-eval: results of any model, made anywhere, are read from their files.
 """
@@ -23,7 +23,7 @@ def write_report(
     seed: int = 0,
     progress: bool = False,
 ) -> Path:
-    """Write a report on everything that was evaluated.
+    """Write a report on all evaluations in some folders.
 
     Args:
         results: Result folders of lm-eval, searched with all below them, or results files.

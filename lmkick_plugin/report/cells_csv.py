@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of a report: every score with its run's record, recovery and verdict."""
+"""Table of a report: every score with its run's record, recovery and verdict."""
 
 from __future__ import annotations
 

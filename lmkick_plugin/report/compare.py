@@ -39,7 +39,7 @@ def compare_runs(
     tasks: Sequence[str] = (),
     rule: Rule | None = None,
 ) -> Comparison:
-    """Compare two runs on every task and group that both hold.
+    """Compare two runs on their common tasks and groups.
 
     Args:
         dense: The reference.
@@ -123,7 +123,7 @@ def _outermost(rows: Sequence[Row]) -> list[str]:
 
 
 def _shown(rows: Sequence[Row], patterns: Sequence[str]) -> frozenset[str]:
-    """Names for the terminal's table: whole groups, and what ``--tasks`` asks for."""
+    """Names in the terminal's table: whole groups, and those of ``--tasks``."""
     asked = {row.name for row in rows for p in patterns if fnmatch.fnmatch(row.name, p)}
     return frozenset(asked.union(_outermost(rows)))
 

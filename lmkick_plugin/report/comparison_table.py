@@ -117,7 +117,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two runs, what they were compared by, and what was found.
+    """Two runs, the settings of the comparison, and its results.
 
     Attributes:
         dense, compressed: The runs.

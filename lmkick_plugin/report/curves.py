@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Curves: the cells of a model that differ in how much was taken away, and in nothing else.
+"""Curves: cells of a model that differ only in the amount of compression.
 
 A curve is a method with its settings. Along it lie levels, mild to severe: shares of zeros, N:M
 patterns, or bits. Runs that differ in nothing but a seed are one level.
@@ -65,13 +65,13 @@ class Curve:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """All runs along it."""
+        """All runs of the curve."""
         return tuple(cell for level in self.levels for cell in level.cells)
 
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """How far a curve matches the dense model on a task.
+    """Levels at which a curve matches the dense model on a task.
 
     Attributes:
         curve: The curve.
@@ -91,7 +91,7 @@ class Matching:
 
 
 def level_name(cell: Cell) -> str:
-    """How much was taken away, in a word."""
+    """Name of an amount of compression."""
     parts = []
     if cell.pattern:
         parts.append(cell.pattern)
@@ -115,7 +115,7 @@ def _severity(cell: Cell) -> tuple[float, float, int]:
 
 
 def curves_of(model: Model) -> list[Curve]:
-    """Sort a model's cells into curves.
+    """Group a model's cells into curves.
 
     Args:
         model: The model.
@@ -163,7 +163,7 @@ def _name(cell: Cell, kind: Kind, twins: Sequence[Cell]) -> str:
 
 
 def matching(evidence: Evidence, curve: Curve, task: str) -> Matching | None:
-    """How far a curve matches on a task.
+    """Levels at which a curve matches on a task.
 
     Args:
         evidence: What is known.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that evaluate a missing dense model as its compressed runs were evaluated."""
+"""Commands that evaluate a missing dense model with the options of its compressed runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _options(file: ResultsFile, task: str, model: Model) -> list[str]:
 
 
 def _asked_as(file: ResultsFile, task: str) -> str:
-    """The topmost group that a task was evaluated for."""
+    """Topmost group that a task was evaluated for."""
     for group in file.mapping("group_subtasks"):
         if task in file.children(group):
             return _asked_as(file, str(group))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every compressed run against its dense one, on the same items, once for everything on a page.
+"""Comparisons of every compressed run with its dense one, computed once per report.
 
 Verdicts and intervals of one run on a task are `PairedStatistics`, of all its tasks `RunVerdict`.
 Statements about several runs or tasks at once (:mod:`lmkick_plugin.report.claims`) need more:
@@ -33,7 +33,7 @@ __all__ = ["Evidence", "Pairing", "Settings", "gather"]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """All that is known of a collection.
+    """Comparisons and scores of a collection.
 
     Attributes:
         collection: The runs.
@@ -67,12 +67,12 @@ class Evidence:
         return None
 
     def score(self, cell: Cell, task: str, metric: str | None = None) -> Score | None:
-        """What lm-eval wrote of a cell."""
+        """Score of a cell as lm-eval wrote it."""
         key = self.key(task, metric)
         return None if key is None else self._index.get((cell.name, task, key))
 
     def pairing(self, cell: Cell, task: str, metric: str | None = None) -> Pairing | None:
-        """A cell against its dense model; None where they cannot be compared, or it is dense."""
+        """A cell against its dense model; None where it is dense or cannot be compared."""
         key = self.key(task, metric)
         return None if key is None else self.pairings.get((cell.name, task, key))
 
@@ -101,11 +101,11 @@ class Evidence:
         return TaskFacts() if score is None else score.facts
 
     def truncated(self, cell: Cell, task: str) -> int:
-        """Prompts of a task, or of all tasks of a group, that did not fit, as far as is known."""
+        """Cut prompts of a task or group, where known."""
         return sum(cell.truncated(leaf) or 0 for leaf in leaves_of(task, self.children))
 
     def metrics(self, task: str) -> list[Key]:
-        """Every metric that some cell has of a task."""
+        """Every metric of a task in any cell."""
         return list(
             dict.fromkeys(
                 (score.metric, score.filter)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that a run lost and won against the dense model, read from the logged samples.
+"""Answers lost and won against the dense model, from logged samples.
 
 Questions and answers are untrusted: they come out as visible text (`formatting.visible`).
 """
@@ -48,7 +48,7 @@ class Example:
 
 
 def examples_of(evidence: Evidence, model: Model) -> dict[str, tuple[Example, ...]]:
-    """Some lost and some won answers of every run.
+    """Some lost and won answers of every run.
 
     Args:
         evidence: What is known; only runs and tasks that were paired item by item are read.
@@ -115,7 +115,7 @@ def _add(
 
 
 def _chosen(examples: Sequence[Example]) -> tuple[Example, ...]:
-    """Some of each kind, the tasks taking turns."""
+    """Some of each kind, alternating between tasks."""
     chosen: list[Example] = []
     for won in (False, True):
         by_task: dict[str, list[Example]] = {}
@@ -169,7 +169,7 @@ def _wanted(item: Mapping[str, Any]) -> str:
 
 
 def _answer(item: Mapping[str, Any]) -> str:
-    """What was said, or the choice of highest likelihood."""
+    """The answer given, or the choice of highest likelihood."""
     responses = item["filtered_resps"]
     choices = _choices(item)
     if choices and len(choices) == len(responses) and all(isinstance(r, list) for r in responses):
@@ -180,7 +180,7 @@ def _answer(item: Mapping[str, Any]) -> str:
 
 
 def _choices(item: Mapping[str, Any]) -> list[str]:
-    """Choices as the model was asked them, with the document's words where they are letters."""
+    """Choices in the prompt's order, with the document's words for letters."""
     requests = [list(request.values()) for request in item["arguments"].values()]
     if len(requests) < 2 or any(len(r) < 2 or not isinstance(r[1], str) for r in requests):
         return []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lmkick export RESULTS... --format leaderboard -o DIR``: one row a model and recipe.
+"""``lmkick export``: one row per model and recipe.
 
 JSON Lines and CSV for leaderboards, and a table in Markdown for a model card.
 """
@@ -45,7 +45,7 @@ FIELDS = (
 
 
 def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
-    """One row a model and recipe.
+    """One row per model and recipe.
 
     Args:
         evidence: What is known.
@@ -147,7 +147,7 @@ _NOT_PLAIN = ("scores", "recall", "verdict", "results", "versions")
 
 
 def _csv(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
-    """The same rows, a task's numbers in columns of their own."""
+    """The rows as CSV, with separate columns for each task's numbers."""
     plain_fields = [field for field in FIELDS if field not in _NOT_PLAIN]
     parts = (
         *("metric", "value", "stderr", "n", "clusters", "recovery", "recovery_above_chance"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A figure before it is drawn: points, lines, panels, and how lines look."""
+"""Data of a figure before drawing: points, lines, panels and their looks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """Marks that belong together.
+    """Connected marks.
 
     Attributes:
         name: In the legend.
@@ -147,7 +147,7 @@ class Figure:
 
 
 def looks_of(curves: Sequence[Curve]) -> dict[str, Look]:
-    """A look per curve: its method's; for further settings of a method one that is not taken."""
+    """Looks per curve: the method's, then unused ones for its other settings."""
     rows = {name: Look(row.color, row.marker, row.dash) for name, row in METHODS.items()}
     taken = {rows[curve.method].color for curve in curves if curve.method in rows}
     spare = [look for look in SPARE if look.color not in taken] or list(SPARE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a model: which there are, and the points, intervals and words of each."""
+"""Figures of a model: points, intervals and labels of each."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class _Maker:
         return Point(x, one.recovery or 0.0, low, high, f"{label}; {pairing.files[1].path.name}")
 
     def score(self, cell: Cell, task: str, x: float, metric: str | None = None) -> Point | None:
-        """A score; its interval is the paired one of its recovery, where that is known."""
+        """A score with the paired interval of its recovery, where known."""
         score = self.evidence.score(cell, task, metric)
         if score is None or not math.isfinite(score.value):
             return None
@@ -94,7 +94,7 @@ class _Maker:
         return Point(x, score.value, low, high, label)
 
     def lines(self, x_label: str, point: Callable[[Cell, float], Point | None]) -> tuple[Line, ...]:
-        """A line per curve; runs that differ in a seed alone are joined through their mean."""
+        """One line per curve; runs that differ only in seed are joined through their mean."""
         place = _sparsity if x_label == _SPARSITY else _megabytes
         lines = []
         for curve in self.curves:
@@ -116,7 +116,7 @@ class _Maker:
         return tuple(lines)
 
     def star(self, x_label: str, y: float) -> Point | None:
-        """The dense model's place."""
+        """Position of the dense model."""
         dense = self.model.dense
         x = 0.0 if x_label == _SPARSITY else None if dense is None else _megabytes(dense)
         if dense is None or x is None:
@@ -124,7 +124,7 @@ class _Maker:
         return Point(x, y, None, None, f"dense: {y:.4g}")
 
     def chance(self, task: str, metric: str | None = None) -> float | None:
-        """A guesser's score, where it is not 0."""
+        """Score by chance, where it is not 0."""
         key = self.evidence.key(task, metric)
         floors = self.evidence.facts(self.model.all[0], task).floors
         return None if key is None else floors.get(key[0]) or None
@@ -132,7 +132,7 @@ class _Maker:
     # -- figures -----------------------------------------------------------------------------------
 
     def overview(self, name: str, x_label: str) -> Figure | None:
-        """The recovery of every task, a panel each, on one y axis."""
+        """Recovery of every task, one panel each, on a common y axis."""
         panels = []
         for task in self.evidence.tasks:
 
@@ -168,7 +168,7 @@ class _Maker:
         )
 
     def task(self, task: str) -> Figure | None:
-        """The score of one task, by sparsity and by size."""
+        """Score of one task by sparsity and by size."""
         key = self.evidence.key(task)
         if key is None:
             return None
@@ -224,7 +224,7 @@ class _Maker:
     def by_method(
         self, name: str, title: str, series: Sequence[tuple[str, str, str | None]]
     ) -> Figure | None:
-        """A panel per pruner, a line per task (or per metric of a task, which draws scores)."""
+        """One panel per pruner, one line per task (or per metric of a task)."""
         scores = any(metric is not None for _, _, metric in series)
         panels = []
         for curve in self.curves:
@@ -314,7 +314,7 @@ def _finite(ends: tuple[float, float] | None) -> tuple[float, float] | tuple[Non
 
 
 def _side_by_side(marks: Sequence[Point]) -> list[Point]:
-    """Marks at one share of zeros, moved apart so that each can be seen."""
+    """Marks at equal sparsity, moved apart to be visible."""
     if len({mark.x for mark in marks}) != 1 or not 0 < marks[0].x < 1:
         return list(marks)
     middle = (len(marks) - 1) / 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers as people read them."""
+"""Formatting of numbers and task names for readers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _TASK_NAMES = {
 
 
 def task_name(task: str) -> str:
-    """A task as people call it.
+    """Display name of a task.
 
     >>> task_name("kick_mmlu"), task_name("kick_summarization_small"), task_name("hellaswag")
     ('MMLU', 'summarization small', 'hellaswag')
@@ -64,7 +64,7 @@ def task_name(task: str) -> str:
 
 
 def with_names(text: str) -> str:
-    """A sentence with tasks as people call them, not their identifiers.
+    """Replace task identifiers in a sentence by display names.
 
     >>> with_names("kick_mmlu recovery, wanda 50 %")
     'MMLU recovery, wanda 50 %'
@@ -99,7 +99,7 @@ def visible(text: object, *, limit: int) -> str:
 
 
 def number(value: float | None, *, sign: bool = False) -> str:
-    """A number as short as it can be read off by."""
+    """A number in few digits."""
     if value is None:
         return NOTHING
     if not math.isfinite(value):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Putting two runs' items side by side, and refusing where they are not the same items.
+"""Pair two runs' items by content, or refuse where the items differ.
 
 Items are matched by content, so results of different machines, orders or numbers of processes go
 together, and results that only look alike do not. Without samples, what can be seen in the results
@@ -30,7 +30,7 @@ _PROMPT_CAUSES = (
 
 
 class MismatchError(LmkickError, ValueError):
-    """Two runs that are not of the same items; the message says what differs, one line each."""
+    """Two runs with different items; the message lists the differences."""
 
 
 def pair_items(task: str, dense: ResultsFile, compressed: ResultsFile) -> dict[str, list[Pair]]:
@@ -73,7 +73,7 @@ def pair_items(task: str, dense: ResultsFile, compressed: ResultsFile) -> dict[s
 
 
 def _match(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[list[Pair], int, int]:
-    """Pairs in the first run's order, and how many items each run has alone."""
+    """Pairs in the first run's order, and the number of unpaired items of each."""
     left, right = _numbered(first), _numbered(second)
     pairs = [(sample, right[key]) for key, sample in left.items() if key in right]
     return pairs, len(left) - len(pairs), len(right) - len(pairs)
@@ -97,7 +97,7 @@ def _differences(
     only_first: int,
     only_second: int,
 ) -> list[str]:
-    """One line on each way in which the items differ."""
+    """Differences between items, one line each."""
     lines = []
     if only_first or only_second:
         limits = [file.mapping("config").get("limit") for file in (dense, compressed)]
@@ -132,7 +132,7 @@ def _prompt_causes(task: str, dense: ResultsFile, compressed: ResultsFile) -> st
 
 
 def visible_differences(task: str, first: ResultsFile, second: ResultsFile) -> list[str]:
-    """Why a task of two evaluations is not the same task.
+    """Why two evaluations of a task differ in their questions.
 
     Args:
         task: Name of the task.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From pairs of samples to paired numbers, metric by metric, and why one is left out."""
+"""Paired numbers from pairs of samples, metric by metric, or why a metric is left out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One metric of one task, or of the pooled tasks of a group, on both runs' items.
+    """One metric of a task, or of a group's pooled tasks, on both runs' items.
 
     Attributes:
         scoring: Facts about the metric.
@@ -51,7 +51,7 @@ class Measured:
 
     @property
     def flips(self) -> Flips | None:
-        """How right and wrong answers changed; None for a graded metric."""
+        """Flips of right and wrong answers; None for a graded metric."""
         if not self.scoring.metric.binary:
             return None
         return flips_of(self.dense.values, self.compressed.values, answer_changed=self.changed)
@@ -75,7 +75,7 @@ class Measured:
 
 
 class _NotComparedError(Exception):
-    """Why a metric is left out: a note for the reader, not a failure."""
+    """Reason why a metric is left out: a note, not a failure."""
 
 
 def measure_task(
@@ -184,7 +184,7 @@ def _available(task: str, file: ResultsFile) -> int | None:
 
 
 def _check_floors(task: str, file: ResultsFile) -> None:
-    """Refuse a floor of a metric that the task does not have, or one that is not a number."""
+    """Refuse floors of missing metrics, or that are not numbers."""
     config = file.mapping("configs").get(task)
     listed = config.get("metric_list") if isinstance(config, dict) else None
     names = {one.get("metric") for one in listed if isinstance(one, dict)} if listed else set()
@@ -203,7 +203,7 @@ def _check_floors(task: str, file: ResultsFile) -> None:
 
 
 def _check_sizes(first: ItemValues, second: ItemValues) -> None:
-    """Refuse items that are other pieces of text in the two runs."""
+    """Refuse items that are different texts in the two runs."""
     if first.values.shape != second.values.shape:
         raise _NotComparedError(
             f"{len(first.values)} windows against {len(second.values)}: another tokenizer or"
@@ -227,7 +227,7 @@ def _has_score(metric: str, value: Value) -> bool:
 
 
 def _check_score(items: ItemValues, scoring: Scoring, reported: float | None) -> None:
-    """Refuse a metric whose score is not what our aggregation of its items gives."""
+    """Refuse a metric whose score differs from the aggregate of its items."""
     score = items.score(scoring.metric.transform)
     if reported is None or (math.isnan(score) and math.isnan(reported)):
         return
@@ -245,7 +245,7 @@ def _target_delimiter(task: str, file: ResultsFile) -> str:
 
 
 def pool(parts: Sequence[Measured]) -> Measured:
-    """Put the items of several tasks together.
+    """Pool the items of several tasks.
 
     Args:
         parts: The same metric of each task.

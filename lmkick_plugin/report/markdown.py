@@ -23,7 +23,7 @@ __all__ = ["escaped", "render_markdown", "table"]
 
 
 def escaped(text: object) -> str:
-    """Text that is nothing but text in Markdown: no markup, no HTML, no links.
+    """Escape text for Markdown: no markup, HTML or links.
 
     Args:
         text: Anything; its ``str`` is taken.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every run under some folders, sorted into models: the dense one and its compressions.
+"""Runs below some folders, grouped into models: the dense one and its compressions.
 
 A *cell* is a run (:mod:`lmkick_plugin.results.runs`) with a name and a place: its model and
 the recipe that was used on it. Both come from the ``kick`` record. Runs of other model types have
@@ -48,7 +48,7 @@ def is_nm(pattern: object) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One model under one recipe, with everything that was evaluated of it.
+    """One model with one recipe, and all its evaluations.
 
     Attributes:
         name: Identifier, unique in a collection; safe as an HTML id.
@@ -81,18 +81,18 @@ class Cell:
 
     @property
     def short(self) -> str:
-        """The label without the model's name, for where that goes without saying."""
+        """Label without the model's name."""
         return self.label.removeprefix(short_model(self.model)).strip() or self.label
 
     @property
     def dense(self) -> bool:
-        """Whether nothing was done to the weights, as far as anybody says."""
+        """Whether the weights are uncompressed, as far as recorded."""
         pruned = self.number("requested_sparsity")
         return self.compressor == "none" and self.bits is None and not pruned
 
     @property
     def bits(self) -> float | None:
-        """Bits of a weight; None unless quantized."""
+        """Bits per weight; None unless quantized."""
         return self.number("num_bits")
 
     @property
@@ -103,7 +103,7 @@ class Cell:
 
     @property
     def sparsity(self) -> float | None:
-        """Share of weights that were to be zero; 0 for the dense model, None unless pruned.
+        """Requested share of zeros; 0 for the dense model, None unless pruned.
 
         Of a checkpoint that somebody else pruned, the share that is zero.
         """
@@ -117,7 +117,7 @@ class Cell:
 
     @property
     def pruned(self) -> bool:
-        """Whether weights were zeroed and kept their precision."""
+        """Whether weights were pruned and kept their precision."""
         return bool(self.sparsity) and self.bits is None and not self.record.get("earlier")
 
     @property
@@ -132,12 +132,12 @@ class Cell:
 
     @property
     def bits_per_weight(self) -> float | None:
-        """That size over the number of parameters."""
+        """Bits per parameter in the best known format."""
         total = self.number("total_parameters")
         return None if not total or self.bytes is None else 8 * self.bytes / total
 
     def truncated(self, task: str) -> int | None:
-        """Prompts of a task that did not fit; None where the record does not say."""
+        """Cut prompts of a task; None where not recorded."""
         file = self.run.tasks.get(task)
         counts = None if file is None else file.record.get("truncated_prompts")
         count = counts.get(task, 0) if isinstance(counts, dict) else None
@@ -146,7 +146,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model and what was made of it.
+    """A model and its compressions.
 
     Attributes:
         name: For people.
@@ -168,7 +168,7 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """What was found.
+    """Runs found below some folders.
 
     Attributes:
         models: By name.
@@ -187,7 +187,7 @@ class Collection:
 
 
 def read_labels(labels: Mapping[Path, str] | None) -> dict[Path, dict[str, Any]]:
-    """Read what the user calls folders.
+    """Read the labels that the user gave to folders.
 
     Args:
         labels: By folder: a name, or ``field=value,field=value`` with fields of `LABEL_FIELDS`.
@@ -387,7 +387,7 @@ def _short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _distinct(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells whose labels differ: where two do not, what their recipes differ in is added."""
+    """Cells with distinct labels; equal ones get the settings in which they differ."""
     by_label: dict[str, list[Cell]] = {}
     for cell in cells:
         by_label.setdefault(cell.label, []).append(cell)
@@ -413,7 +413,7 @@ def _shown(value: object) -> str:
 
 
 def _newer_format(files: Sequence[ResultsFile]) -> list[str]:
-    """Say which fields of records were written by a version that knows more."""
+    """Name the record fields that a newer version wrote."""
     unknown = sorted({str(key) for file in files for key in file.record} - _KNOWN_FIELDS)
     if not unknown:
         return []

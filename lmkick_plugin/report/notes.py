@@ -16,7 +16,7 @@ __all__ = ["on_missing_verdicts", "on_row", "on_runs", "on_tasks"]
 
 
 def on_runs(dense: Run, compressed: Run) -> list[str]:
-    """What makes a comparison of two runs less than it looks.
+    """Notes that weaken a comparison of two runs.
 
     Args:
         dense: The reference.
@@ -41,7 +41,7 @@ def on_runs(dense: Run, compressed: Run) -> list[str]:
 
 
 def on_tasks(pairs: Mapping[str, tuple[ResultsFile, ResultsFile]]) -> list[str]:
-    """What to know of how the tasks were evaluated.
+    """Notes on how the tasks were evaluated.
 
     Args:
         pairs: The reference's and the other's evaluation of each task.
@@ -69,7 +69,7 @@ def on_tasks(pairs: Mapping[str, tuple[ResultsFile, ResultsFile]]) -> list[str]:
 
 
 def on_missing_verdicts(rows: Sequence[Row]) -> list[str]:
-    """Why rows have no verdict that their metric could have, a line per reason."""
+    """Reasons for missing verdicts, one line each."""
     said: dict[str, list[str]] = {}
     for row in rows:
         found = row.statistics
@@ -80,7 +80,7 @@ def on_missing_verdicts(rows: Sequence[Row]) -> list[str]:
 
 
 def on_row(row: Row, dense: Run) -> list[str]:
-    """What to know of one row of the table.
+    """Notes on one row of the table.
 
     Args:
         row: The row.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two models on the same items: scores, intervals, recovery, verdict, and what would settle it.
+"""Paired statistics of two models: scores, intervals, recovery, verdict, sample sizes.
 
 The reference model is called *dense* and the other *compressed* throughout. A
 score is ``transform(sum(values) / sum(weights))``: the mean for accuracy, F1 and ROUGE (unit
@@ -129,23 +129,23 @@ class PairedStatistics:
 
     @property
     def above_floor(self) -> bool:
-        """Whether the dense model has something to lose; always, for a perplexity."""
+        """Whether the dense model is above its floor; always, for a perplexity."""
         return self.direction == "at_most" or self.recovery_above_chance is not None
 
     @property
     def at_floor(self) -> bool:
-        """Whether there is no verdict because the dense model has nothing to lose."""
+        """Whether there is no verdict because the dense model is at its floor."""
         known = not (math.isnan(self.dense) or math.isnan(self.compressed))
         return self.can_have_verdict and known and not self.above_floor
 
     @property
     def can_have_verdict(self) -> bool:
-        """Whether the metric is one that verdicts are given on."""
+        """Whether verdicts are given on the metric."""
         return self.judged and self.direction is not None
 
     @property
     def settling(self) -> str:
-        """What would settle a verdict that is not settled, in words; empty for one that is."""
+        """What would settle an open verdict, in words; empty for a settled one."""
         if self.verdict not in ("inconclusive", "too few") or self.settle_n is None:
             return ""
         if self.available is not None and self.settle_n > self.available:
@@ -156,7 +156,7 @@ class PairedStatistics:
 
 
 def rounded(count: int) -> int:
-    """A planned number of items: two digits of it, rounded up."""
+    """A planned number of items, rounded up to two digits."""
     unit = int(10 ** max(0, len(str(count)) - 2))
     return -(-count // unit) * unit
 
@@ -230,7 +230,7 @@ def statistics_of_draws(
     available: int | None = None,
     settle: int | None = None,
 ) -> PairedStatistics:
-    """The statistics from draws of the two scores.
+    """Statistics from draws of the two scores.
 
     Args:
         n: Number of items.
@@ -298,7 +298,7 @@ def statistics_of_draws(
 
 
 def _no_verdict(dense: float, compressed: float, metric: Metric, lifted: bool) -> str:
-    """Why there is no verdict; empty where there can be one."""
+    """Reason for a missing verdict; empty where there can be one."""
     if metric.direction is None:
         return "the metric only describes"
     if not metric.judged:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drawing figures with matplotlib (extra ``report``): one drawing for page, PNG and SVG.
+"""Draw figures with matplotlib (extra ``report``): once for page, PNG and SVG.
 
 Neutral parts are black, panels transparent: the page turns black into its text colour and cuts the
 panels apart by `Drawing.boxes` (:mod:`lmkick_plugin.report.page.inline_svg`).
@@ -37,7 +37,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure as drawn.
+    """A drawn figure.
 
     Attributes:
         figure: What was drawn.

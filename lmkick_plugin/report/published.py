@@ -48,7 +48,7 @@ class Published:
 
     @property
     def level(self) -> tuple[str, str, float | None, int | None]:
-        """What it is a number of, for looking up."""
+        """Compression level of the number, for look-up."""
         return self.method, self.pattern, None if self.pattern else self.sparsity, self.bits
 
 
@@ -75,7 +75,7 @@ class Beside:
 
 @functools.cache
 def published_numbers() -> tuple[Published, ...]:
-    """All of them, from the data file beside this module."""
+    """All published numbers, from the data file beside this module."""
     path = Path(__file__).with_name("published.csv")
     with path.open(encoding="utf-8", newline="") as file:
         return tuple(
@@ -95,7 +95,7 @@ def published_numbers() -> tuple[Published, ...]:
 
 
 def beside(evidence: Evidence, model: Model) -> list[Beside]:
-    """Published numbers of the tasks, methods and levels that a model was run with.
+    """Published numbers for a model's tasks, methods and levels.
 
     Args:
         evidence: What is known.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a metric's per-item values become its score, and what matching means for it.
+"""Scoring of a metric: from per-item values to its score, and its matching rule.
 
 lm-eval keeps per-item values in its samples files but the aggregation only in code. Here every
 aggregation that is a transformed ratio of sums over items is written down; means are the default.
@@ -97,7 +97,7 @@ class Scoring:
     metric: Metric
 
     def of_values(self, *values: FloatArray) -> Scoring:
-        """The same with what the values show: whether items are right or wrong."""
+        """The scoring, refined by the values: whether items are right or wrong."""
         return replace(self, metric=replace(self.metric, binary=self.is_binary(*values)))
 
     def items(self, values: Sequence[Value]) -> ItemValues:

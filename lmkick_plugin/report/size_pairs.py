@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A large model made sparse against a small one left dense, at equal non-zero parameters."""
+"""Large pruned against small dense models, at equal non-zero parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEAR = 0.10
 
 @dataclass(frozen=True)
 class Across:
-    """A large model's pruned run against a small model's dense one, on one task.
+    """A large model's pruned run and a small model's dense one, on one task.
 
     Attributes:
         large: The pruned run.
@@ -49,7 +49,7 @@ class Across:
 
 
 def size_pairs(evidence: Evidence) -> list[tuple[Cell, Cell]]:
-    """Pruned runs and dense runs of other, smaller models with as many non-zero parameters.
+    """Pruned runs with dense runs of smaller models of as many non-zero parameters.
 
     Args:
         evidence: What is known.

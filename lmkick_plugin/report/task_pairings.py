@@ -52,7 +52,7 @@ class Settings(Rule):
     metrics: Mapping[str, str] = field(default_factory=dict)
 
     def requested(self, task: str) -> tuple[str, ...]:
-        """The metric that the user asked for, of a task."""
+        """Headline metric that the user chose for a task."""
         return (self.metrics[task].partition(",")[0],) if task in self.metrics else ()
 
 
@@ -75,7 +75,7 @@ class Pairing:
 
 
 class Notes:
-    """Remarks with the runs they are about, each said once."""
+    """Remarks with the runs they apply to, each once."""
 
     def __init__(self) -> None:
         self._said: dict[str, list[str]] = {}
@@ -158,7 +158,7 @@ def _say_no_verdict(
 def _with_all(
     model: Model, dense: Cell, task: str, leaves: Sequence[str], said: Notes
 ) -> list[Cell]:
-    """Runs that hold a whole task, if the dense one does."""
+    """Runs with a whole task, if the dense one has it."""
     cells = []
     for cell in model.cells:
         if not any(leaf in cell.run.tasks for leaf in leaves):
@@ -182,7 +182,7 @@ def _measure(
     said: Notes,
     requested: Sequence[str],
 ) -> dict[Key, Measured] | Literal["without samples", "not comparable"]:
-    """Items of a task, or why there are none."""
+    """Items of a task, or the reason why there are none."""
     first, second = dense.run.tasks[leaf], cell.run.tasks[leaf]
     notes: list[str] = []
     try:
@@ -251,7 +251,7 @@ def _pairings(
 
 
 def _aligned(cells: Mapping[str, Measured]) -> list[dict[str, Measured]]:
-    """Cells whose dense items are the same ones, which can share resamples."""
+    """Cells with the same dense items, which can share resamples."""
     groups: dict[bytes, dict[str, Measured]] = {}
     for name, one in cells.items():
         groups.setdefault(one.dense.values.tobytes(), {})[name] = one
@@ -288,7 +288,7 @@ def _by_errors(
     wanted: Sequence[str],
     settings: Settings,
 ) -> dict[tuple[str, str, Key], Pairing]:
-    """What scores and standard errors say where items are not known."""
+    """Pairings from scores and standard errors where items are unknown."""
     of_dense = {(s.metric, s.filter): s for s in scores_of(dense) if s.task == task}
     found: dict[tuple[str, str, Key], Pairing] = {}
     for score in scores_of(cell):

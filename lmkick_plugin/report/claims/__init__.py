@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published findings that a user's own runs can confirm or refute.
+"""Published findings that a user's own runs can confirm or refute.
 
 Each claim is a pure function of the evidence and a model. *confirmed* and *refuted* need an
 interval that lies wholly on one side; *open* is one that does not, and what fewer than 20
@@ -119,7 +119,7 @@ CLAIMS: Sequence[Claim] = (
 
 
 def evaluate(evidence: Evidence, model: Model) -> list[tuple[Claim, Finding]]:
-    """Hold every claim against a model's runs.
+    """Test every claim on a model's runs.
 
     Args:
         evidence: What is known.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims on calibration: how much of it, and of what."""
+"""Claims on calibration: its size and its text."""
 
 from __future__ import annotations
 

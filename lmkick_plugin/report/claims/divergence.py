@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The claim on divergence: that it ranks compressions as their losses on tasks do."""
+"""Claim on divergence: it ranks compressions by their task losses."""
 
 from __future__ import annotations
 

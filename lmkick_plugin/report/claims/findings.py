@@ -41,7 +41,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number and how it might have come out.
+    """A number with its draws.
 
     Attributes:
         value: The number.
@@ -62,7 +62,7 @@ class Quantity:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One thing that a claim says, of one or several runs.
+    """One statement of a claim, on one or several runs.
 
     Attributes:
         what: The quantity, in words.
@@ -83,7 +83,7 @@ class Part:
     at: Callable[[float], Outcome] | None = field(default=None, repr=False, compare=False)
 
     def among(self, count: int, outcome: Outcome) -> Outcome:
-        """The outcome where this is one of several parts.
+        """The outcome as one of several parts.
 
         Args:
             count: k.
@@ -113,17 +113,17 @@ class Finding:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """All runs it was evaluated from, each once."""
+        """All runs used, each once."""
         return tuple(dict.fromkeys(cell for part in self.parts for cell in part.cells))
 
 
 def all_of(outcomes: Iterable[Outcome]) -> Outcome:
-    """What "all of these" comes to: one that fails refutes it, one that is open leaves it open."""
+    """Outcome of "all of these": one failure refutes it, one open part leaves it open."""
     return _first(outcomes, ("refuted", "open", "not tested", "confirmed"))
 
 
 def any_of(outcomes: Iterable[Outcome]) -> Outcome:
-    """What "one of these" comes to."""
+    """Outcome of "one of these"."""
     return _first(outcomes, ("confirmed", "open", "not tested", "refuted"))
 
 
@@ -228,17 +228,17 @@ def within(what: str, quantity: Quantity, bound: float, *, cells: Sequence[Cell]
 
 
 def missing(what: str, cells: Sequence[Cell] = ()) -> Part:
-    """A part that was not measured."""
+    """A part without a measurement."""
     return Part(what=what, outcome="not tested", cells=tuple(cells))
 
 
 def not_tested(reason: str, parts: Sequence[Part] = ()) -> Finding:
-    """A claim for which runs are missing; the reason says which."""
+    """A claim without the runs it needs."""
     return Finding(outcome="not tested", reason=reason, parts=tuple(parts))
 
 
 def finding(parts: Sequence[Part], *, needs: str) -> Finding:
-    """A claim that says that all of its parts hold.
+    """A claim whose parts must all hold.
 
     Args:
         parts: What was measured; parts not measured count.
@@ -261,7 +261,7 @@ def finding(parts: Sequence[Part], *, needs: str) -> Finding:
 
 
 def _sentence(outcome: Outcome, parts: Sequence[Part], deciding: Part) -> str:
-    """Why a claim came to its outcome, in words and numbers."""
+    """Reason for a claim's outcome, in words and numbers."""
     count, held = len(parts), sum(part.outcome == "confirmed" for part in parts)
     shown = f"{deciding.what}{_value(deciding)}"
     if outcome == "confirmed":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims on generated text: its variety, and how it holds on long inputs."""
+"""Claims on generated text: its variety, and long inputs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims on what is lost first: knowledge, categories of it, and what perplexity does not show."""
+"""Claims on what is lost first: knowledge and its categories, and what perplexity does not show."""
 
 from __future__ import annotations
 

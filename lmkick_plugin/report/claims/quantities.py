@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantities that claims use: recoveries as draws, runs by method and level."""
+"""Quantities of claims: recoveries as draws, runs by method and level."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CONTROLS = frozenset(name for name, method in METHODS.items() if method.control)
 def recovery_of(
     evidence: Evidence, cell: Cell, task: str, metric: str | None = None
 ) -> Quantity | None:
-    """A run's recovery; None where there is none, or where dense has nothing to lose."""
+    """Recovery of a run; None where there is none, or where dense scores nothing."""
     if cell.dense:
         return Quantity(1.0, np.ones(1))
     pairing = evidence.pairing(cell, task, metric)
@@ -73,7 +73,7 @@ def recovery_of(
 
 
 def verdict_part(evidence: Evidence, cell: Cell, task: str, wanted: Verdict) -> Part:
-    """Whether a run's matching verdict on a task is the wanted one, *match* or *fail*."""
+    """Whether a run's matching verdict on a task is *match* or *fail*, as wanted."""
     what = f"recovery of {cell.label} on {task}"
     pairing = evidence.pairing(cell, task)
     kept = recovery_of(evidence, cell, task)
@@ -102,7 +102,7 @@ def verdict_part(evidence: Evidence, cell: Cell, task: str, wanted: Verdict) -> 
 
 
 def mean_of(quantities: Sequence[Quantity]) -> Quantity:
-    """The mean of several numbers that were drawn together."""
+    """Mean of several numbers with common draws."""
     length = max(len(q.draws) for q in quantities)
     draws = [np.broadcast_to(q.draws, (length,)) for q in quantities]
     return Quantity(
@@ -113,7 +113,7 @@ def mean_of(quantities: Sequence[Quantity]) -> Quantity:
 
 
 def mean_recovery(evidence: Evidence, cell: Cell, tasks: Iterable[str]) -> Quantity | None:
-    """A run's mean recovery over tasks; None unless it has all of them."""
+    """Mean recovery of a run over tasks; None unless it has all of them."""
     found = [recovery_of(evidence, cell, task) for task in tasks]
     known = [quantity for quantity in found if quantity is not None]
     return mean_of(known) if known and len(known) == len(found) else None
@@ -129,7 +129,7 @@ def knowledge_tasks(evidence: Evidence, *cells: Cell) -> list[str]:
 
 
 def unstructured(model: Model, *, methods: Sequence[str] = PRUNERS) -> list[Cell]:
-    """Runs that were pruned without a pattern by one of the methods."""
+    """Runs pruned without a pattern by some methods."""
     return [
         cell
         for cell in model.cells
@@ -138,7 +138,7 @@ def unstructured(model: Model, *, methods: Sequence[str] = PRUNERS) -> list[Cell
 
 
 def by_level(cells: Iterable[Cell]) -> dict[float, list[Cell]]:
-    """Runs by their sparsity, mild to severe."""
+    """Runs by sparsity, lowest first."""
     levels: dict[float, list[Cell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.sparsity or 0.0):
         levels.setdefault(round(cell.sparsity or 0.0, 4), []).append(cell)
@@ -146,5 +146,5 @@ def by_level(cells: Iterable[Cell]) -> dict[float, list[Cell]]:
 
 
 def settings_but(cell: Cell, *left_out: str) -> str:
-    """A run's recipe without some fields: equal for runs that differ in nothing else."""
+    """A run's recipe without some fields, for comparing runs."""
     return json.dumps([cell.record.get(f) for f in RECIPE if f not in left_out], default=str)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims on recall: whether facts that are no longer said are lost, and by which compression."""
+"""Claims on recall: whether facts no longer said are lost, and by which compression."""
 
 from __future__ import annotations
 
@@ -82,5 +82,5 @@ def _compared(model: Model, *, pruned: bool) -> list[Cell]:
 
 
 def _recalls(model: Model, cell: Cell) -> list[Recall]:
-    """A run's facts against dense, where dense says enough of them."""
+    """A run's facts against dense, where dense says enough."""
     return [one for one in recalls_of(model, cell)[0] if one.said >= FEWEST]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims on equal sizes: a large sparse model or a small dense one, fewer bits or fewer weights."""
+"""Claims at equal size: large and sparse or small and dense, fewer bits or fewer weights."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def large_sparse_against_small_dense(evidence: Evidence, model: Model) -> Findin
 
 
 def _no_better(what: str, found: PairedStatistics, cells: tuple[Cell, Cell]) -> Part:
-    """Whether small minus large lies at or above zero; not with too few items."""
+    """Whether small minus large is at least zero; open with too few items."""
     from scipy.special import ndtri
 
     low, high = found.interval
