@@ -24,7 +24,7 @@ def banner(evidence: Evidence) -> list[str]:
         None of them where whole tasks were asked, uncut, with samples logged.
     """
     said = [_limit(evidence), _floor(evidence), _cut(evidence)]
-    said += [_unpaired(evidence), _apart(evidence)]
+    said += [_unpaired(evidence), *_apart(evidence)]
     failed = sum(" failed" in note for note in evidence.collection.notes)
     if failed:
         said.append(f"{plural(failed, 'evaluation')} of a sweep failed and is missing here.")
@@ -88,18 +88,29 @@ def _unpaired(evidence: Evidence) -> str:
     return f"{_names(labels)}: {said}."
 
 
-def _apart(evidence: Evidence) -> str:
-    labels = {
-        cell.label
-        for model, cell, task in _scored(evidence)
-        if model.dense not in (None, cell)
-        and evidence.score(model.dense, task) is not None
-        and evidence.pairing(cell, task) is None
+def _apart(evidence: Evidence) -> list[str]:
+    """Runs that were not compared on a task though dense was asked it, and why."""
+    labels: dict[bool, set[str]] = {True: set(), False: set()}
+    for model, cell, task in _scored(evidence):
+        if model.dense in (None, cell) or evidence.pairing(cell, task) is not None:
+            continue
+        if evidence.score(model.dense, task) is not None:
+            labels[_logged(evidence, model.dense, cell, task)].add(cell.label)
+    whys = {
+        True: "where asked otherwise than dense (shots, limit, template, data; see notes)",
+        False: "where neither samples (--log_samples) nor standard errors were saved",
     }
-    if not labels:
-        return ""
-    said = "not compared where asked otherwise than dense (shots, limit, template, data; see notes)"
-    return f"{_names(labels)}: {said}."
+    return [f"{_names(labels[k])}: not compared {why}." for k, why in whys.items() if labels[k]]
+
+
+def _logged(evidence: Evidence, dense: Cell, cell: Cell, task: str) -> bool:
+    """Whether both runs have samples or a standard error of a task."""
+    leaves = leaves_of(task, evidence.children)
+    files = [(leaf, one.run.tasks.get(leaf)) for one in (dense, cell) for leaf in leaves]
+    if all(file is not None and file.samples_path(leaf).is_file() for leaf, file in files):
+        return True
+    scores = [evidence.score(one, task) for one in (dense, cell)]
+    return all(score is not None and score.stderr is not None for score in scores)
 
 
 def _names(names: Iterable[str], most: int = 3) -> str:

@@ -22,7 +22,7 @@ _RUN = (
 _SCORE = ("task", "metric", "filter", "value", "stderr", "n")
 _PAIRED = (
     "clusters", "dense", "difference", "recovery", "recovery_low", "recovery_high", "verdict",
-    "settle_n",
+    "settle_n", "available",
 )  # fmt: skip
 
 
@@ -53,14 +53,16 @@ def cells_csv(evidence: Evidence, summaries: Sequence[Summary]) -> str:
             counts = [cell.truncated(leaf) for leaf in leaves_of(score.task, children)]
             known = [count for count in counts if count is not None]
             base[cut] = str(sum(known)) if len(known) == len(counts) else ""
-            own = [score.task, score.metric, score.filter, score.value, score.stderr, score.n]
-            pairing = evidence.pairings.get((cell.name, score.task, (score.metric, score.filter)))
+            own: list[Any] = [score.task, score.metric, score.filter, score.value, score.stderr]
+            key = (score.metric, score.filter)
+            own.append(evidence.items(cell, score.task, key))
+            pairing = evidence.pairings.get((cell.name, score.task, key))
             paired: list[Any] = [None] * len(_PAIRED)
             if pairing is not None:
                 one = pairing.statistics
                 ends = one.recovery_interval or (None, None)
                 paired = [one.clusters, one.dense, one.difference, one.recovery, *ends]
-                paired += [one.verdict, one.settle_n]
+                paired += [one.verdict, one.settle_n, one.available]
             row = [*map(_field, own), *map(_field, paired), str(score.file)]
             rows.append([*base, *row])
     return csv_text(rows)

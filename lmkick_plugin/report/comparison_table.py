@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from compressors.files import csv_text
-from lmkick_plugin.report.paired_statistics import PairedStatistics, rounded
+from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.recall import Recall
 from lmkick_plugin.report.run_verdict import RunVerdict
 from lmkick_plugin.report.verdict import FEWEST, Rule
@@ -44,8 +44,9 @@ _LEGEND = (
     " correctness changed (all: also wrong to other wrong); lost and won: items right to wrong and"
     " wrong to right; recovery: B / A, for perplexities A / B; McNemar p: changed at all? verdict:"
     " whether B keeps {kept:g} % of A, by the 95 % interval over {resamples} weightings of the"
-    " clusters (seed {seed}); in brackets the items that would settle it, > where the task has"
-    " fewer; too few: below {fewest} clusters."
+    " clusters (seed {seed}); in brackets the items that would settle it: > N where the task"
+    " has N and it would take more, at the margin where more may not; too few: below {fewest}"
+    " clusters."
 )
 
 
@@ -246,12 +247,8 @@ def _cells(row: Row, level: int) -> list[str]:
 
 def _verdict(found: PairedStatistics) -> str:
     """The verdict, and the items that would settle it."""
-    if found.verdict is None:
-        return "-"
-    if found.settle_n is None:
-        return found.verdict
-    beyond = found.available is not None and found.settle_n > found.available
-    return f"{found.verdict} ({'>' if beyond else ''}{rounded(found.settle_n):,})"
+    brief = f" ({found.settling_briefly})" if found.settling_briefly else ""
+    return f"{found.verdict}{brief}" if found.verdict else "-"
 
 
 def _number(value: float, *, sign: bool = False) -> str:

@@ -23,6 +23,7 @@ from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.run_verdict import RunVerdict, run_verdict
 from lmkick_plugin.report.scores import Score, headline, scores_of, shown_tasks
 from lmkick_plugin.report.task_pairings import Notes, Pairing, Settings, compare_task
+from lmkick_plugin.results.judges import judge_line
 from lmkick_plugin.results.results_file import ResultsError
 from lmkick_plugin.results.task_facts import TaskFacts
 from lmkick_plugin.results.task_groups import children_of, leaves_of
@@ -99,6 +100,28 @@ class Evidence:
         """Facts about a task from a cell's results file; the defaults where it has no score."""
         score = self.score(cell, task)
         return TaskFacts() if score is None else score.facts
+
+    def items(self, cell: Cell, task: str, key: Key | None = None) -> int | None:
+        """Items behind a score: those compared (windows of a perplexity), else as lm-eval counts.
+
+        Args:
+            cell: The run; of the dense one, what others are compared with.
+            task: A task or group.
+            key: Metric and filter; by default those that stand for the task.
+        """
+        key = key or self.keys.get(task)
+        if key is None:
+            return None
+        cells = next((m.cells for m in self.collection.models if m.dense is cell), (cell,))
+        found = [self.pairings.get((one.name, task, key)) for one in cells]
+        score = self._index.get((cell.name, task, key))
+        counted = None if score is None else score.n
+        return max((one.statistics.n for one in found if one is not None), default=counted)
+
+    def judge(self, cell: Cell, task: str) -> str | None:
+        """The line that says how far the judge of a task's scores can be trusted."""
+        file = cell.run.tasks.get(task)
+        return None if file is None else judge_line(file, task)
 
     def truncated(self, cell: Cell, task: str) -> int:
         """Cut prompts of a task or group, where known."""

@@ -74,7 +74,7 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
                 "filter": score.filter,
                 "value": _finite(score.value),
                 "stderr": _finite(score.stderr),
-                "n": score.n,
+                "n": evidence.items(cell, task),
                 "clusters": None if found is None else found.clusters,
                 "recovery": None if found is None else _finite(found.recovery),
                 "recovery_above_chance": None if found is None else found.recovery_above_chance,

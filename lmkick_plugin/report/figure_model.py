@@ -22,14 +22,16 @@ class Look:
     dash: Any
 
 
-# Of methods that have no row, of further settings of one method, and of tasks in one panel.
+# Of methods that have no row, of further curves of one method, and of tasks in one panel: other
+# marks than those of methods.
 SPARE = (
-    Look("#0072b2", "o", "-"),
-    Look("#c24e00", "s", "--"),
-    Look("#00795a", "^", ":"),
-    Look("#a8447f", "D", "-."),
-    Look("#7a4a2b", "P", (0, (8, 3))),
-    Look("#5f6774", "X", (0, (3, 2, 1, 2, 1, 2))),
+    Look("#0072b2", "P", "-"),
+    Look("#c24e00", "X", "--"),
+    Look("#00795a", "h", ":"),
+    Look("#a8447f", "d", "-."),
+    Look("#7a4a2b", "<", (0, (8, 3))),
+    Look("#5f6774", ">", (0, (3, 2, 1, 2, 1, 2))),
+    Look("#7d6200", "p", (0, (4, 1.5))),
 )
 
 
@@ -147,16 +149,19 @@ class Figure:
 
 
 def looks_of(curves: Sequence[Curve]) -> dict[str, Look]:
-    """Looks per curve: the method's, then unused ones for its other settings."""
+    """Looks per curve: the method's, then unused ones for its other settings.
+
+    N:M patterns are drawn hollow, so they share the look of their method's curve.
+    """
     rows = {name: Look(row.color, row.marker, row.dash) for name, row in METHODS.items()}
     taken = {rows[curve.method].color for curve in curves if curve.method in rows}
-    spare = [look for look in SPARE if look.color not in taken] or list(SPARE)
+    spare = sorted(SPARE, key=lambda look: look.color in taken)
+    own: dict[tuple[str, bool], str] = {}  # of a method that prunes and quantizes, the pruning
+    for curve in sorted(curves, key=lambda one: one.kind != "sparsity"):
+        own.setdefault((curve.method, curve.kind == "N:M"), curve.name)
     looks: dict[str, Look] = {}
-    seen: set[tuple[str, str]] = set()
     for curve in curves:
-        first = (curve.method, curve.kind) not in seen
-        seen.add((curve.method, curve.kind))
-        if curve.method in rows and first:
+        if curve.method in rows and own[curve.method, curve.kind == "N:M"] == curve.name:
             looks[curve.name] = rows[curve.method]
         else:
             looks[curve.name] = spare[0]

@@ -281,7 +281,10 @@ class _Maker:
         has = {metric for metric, _ in self.evidence.metrics(task)}
         series = [(task, a.removeprefix("judge_"), a) for a in _ASPECTS if a in has]
         title = f"{task_name(task)}: the judge's aspects"
-        return self.by_method(f"{_slug(task)}-aspects", title, series)
+        figure = self.by_method(f"{_slug(task)}-aspects", title, series)
+        judge = self.evidence.judge(self.model.all[0], task)
+        said = f" {judge[0].upper()}{judge[1:]}." if judge else ""
+        return figure and replace(figure, text=figure.text + said)
 
     def _metric(self, task: str) -> str:
         key = self.evidence.key(task)

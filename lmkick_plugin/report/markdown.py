@@ -172,8 +172,9 @@ def _run(run: RunPart) -> list[str]:
             )
         )
     facts = [f"{name}: {escaped(value)}" for name, value in run.facts]
-    files = [f"file: {escaped(source.path)}" for source, _ in run.sources]
-    return [*parts, "\n".join(f"- {fact}" for fact in [*facts, *files])]
+    facts += [f"{escaped(task)}: {escaped(judge)}" for task, judge in run.judges]
+    facts += [f"file: {escaped(source.path)}" for source, _ in run.sources]
+    return [*parts, "\n".join(f"- {fact}" for fact in facts)]
 
 
 def _published(part: ModelContent, *, several: bool) -> list[str]:

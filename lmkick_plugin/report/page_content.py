@@ -77,10 +77,11 @@ class PairRow:
 
 @dataclass(frozen=True)
 class RunPart:
-    """Details of one run: recipe, statistics, answers and files."""
+    """Details of one run: recipe, statistics, its judges by task, answers and files."""
 
     line: RunLine
     facts: tuple[tuple[str, str], ...]
+    judges: tuple[tuple[str, str], ...]
     pairs: tuple[PairRow, ...]
     examples: tuple[Example, ...]
     sources: tuple[tuple[Source, str], ...]
@@ -220,18 +221,16 @@ def _heat_tasks(evidence: Evidence, model: Model) -> list[str]:
 
 
 def _items(evidence: Evidence, model: Model, task: str) -> int | None:
-    """Items of a task: those compared, else those scored."""
-    pairings = [evidence.pairing(cell, task) for cell in model.cells]
-    counts = [pairing.statistics.n for pairing in pairings if pairing is not None]
-    scores = [evidence.score(cell, task) for cell in model.all]
-    return max([*counts, *(s.n for s in scores if s and s.n and not counts)], default=None)
+    counts = [evidence.items(cell, task) for cell in model.all]
+    return max((n for n in counts if n is not None), default=None)
 
 
 def _heat(evidence: Evidence, model: Model, cell: Cell, task: str) -> HeatCell:
     score = evidence.score(cell, task)
     if score is None:
         return HeatCell(NOTHING, None, None, "not evaluated")
-    n = "" if score.n is None else f", n = {score.n}"
+    count = evidence.items(cell, task)
+    n = "" if count is None else f", n = {count}"
     title = f"{score.metric} {number(score.value)}{n}; {score.file.name}"
     pairing = evidence.pairing(cell, task)
     if cell is model.dense:
@@ -244,6 +243,7 @@ def _heat(evidence: Evidence, model: Model, cell: Cell, task: str) -> HeatCell:
     cut = evidence.truncated(cell, task)
     said = [f"{percent(one.recovery)} of dense {ends}", one.verdict or one.reason, one.settling]
     said += [f"{cut} prompts cut to the context"] if cut else []
+    said += [evidence.judge(cell, task) or ""] if score.metric.startswith("judge_") else []
     return HeatCell(
         percent(one.recovery, digits=0).removesuffix(" %") + ("*" if cut else ""),
         one.verdict,
@@ -267,6 +267,11 @@ def _run(evidence: Evidence, line: RunLine, examples: tuple[Example, ...], outpu
     return RunPart(
         line=line,
         facts=tuple(_facts(cell)),
+        judges=tuple(
+            (task_name(task), said)
+            for task in cell.run.tasks
+            if (said := evidence.judge(cell, task)) is not None
+        ),
         pairs=tuple(pairs),
         examples=examples,
         sources=tuple(

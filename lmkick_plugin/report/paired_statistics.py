@@ -148,11 +148,30 @@ class PairedStatistics:
         """What would settle an open verdict, in words; empty for a settled one."""
         if self.verdict not in ("inconclusive", "too few") or self.settle_n is None:
             return ""
-        if self.available is not None and self.settle_n > self.available:
+        if self.beyond_task:
             return f"cannot be settled on this task, which has {self.available:,} items"
-        if self.settle_n <= self.n:
+        if self.at_margin:
             return "so near the margin that more items may not settle it"
         return f"about {rounded(self.settle_n):,} items would settle it"
+
+    @property
+    def settling_briefly(self) -> str:
+        """The same for a cell of a table: ``1,200``, ``> 285`` where the task has no more."""
+        if not self.settling or self.settle_n is None:
+            return ""
+        if self.beyond_task:
+            return f"> {self.available:,}"
+        return "at the margin" if self.at_margin else f"{rounded(self.settle_n):,}"
+
+    @property
+    def beyond_task(self) -> bool:
+        """Whether it would take more items than the task has."""
+        return (self.settle_n or 0) > (math.inf if self.available is None else self.available)
+
+    @property
+    def at_margin(self) -> bool:
+        """Whether as many items as would settle a recovery of 1 were asked, and did not."""
+        return self.settle_n is not None and self.settle_n <= self.n
 
 
 def rounded(count: int) -> int:

@@ -22,7 +22,7 @@ from lmkick_plugin.report.formatting import interval, percent
 from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.verdict import DEFAULT_TOLERANCE
 
-__all__ = ["COUNTED", "RunVerdict", "Word", "holm", "run_verdict"]
+__all__ = ["COUNTED", "RunVerdict", "Word", "holm", "run_verdict", "why_open"]
 
 Word: TypeAlias = Literal["keeps", "loses", "cannot tell"]
 COUNTED = ("match", "inconclusive", "fail", "too few")
@@ -38,14 +38,15 @@ class RunVerdict:
         word: *keeps*, *loses* or *cannot tell*.
         counts: Tasks by verdict, each of `COUNTED`.
         lost: Tasks that fail after Holm's correction, worst first.
-        kept: Tasks that match.
+        kept: Tasks that match, lowest recovery first.
         unsettled: Tasks that are inconclusive, or fail by themselves only.
         too_few: Tasks with too few independent items.
         without: Tasks without a verdict though their metric has a matching rule.
-        mean_recovery: Over the knowledge tasks where dense is above its floor.
+        mean_recovery: Over the knowledge tasks where dense is above its floor; None where there is
+            none.
         over: Number of those.
-        worst: Task of lowest recovery among those with a verdict, perplexity left out; None where
-            there is none. Its interval is that of its statistics.
+        worst: The task that decides: of lowest recovery among those lost; where none is, among
+            those not settled, then those with too few items, then those kept. None without any.
         sentence: All of that in one sentence.
     """
 
@@ -101,44 +102,44 @@ def run_verdict(
     with_rule = {task: one for task, one in tasks.items() if one.can_have_verdict}
     judged = {task: one for task, one in with_rule.items() if one.verdict is not None}
     lost = holm({task: one.p for task, one in judged.items() if one.p is not None})
-    kept = [task for task, one in judged.items() if one.verdict == "match"]
     broken = any(math.isnan(one.compressed) or math.isnan(one.dense) for one in with_rule.values())
     by_recovery = sorted(judged, key=lambda task: _kept(judged[task]))
     word: Word = "cannot tell"
     if lost:
         word = "loses"
-    elif kept and len(kept) == len(judged) and not broken:
+    elif judged and not broken and all(one.verdict == "match" for one in judged.values()):
         word = "keeps"
-    worst = [
-        t for t in by_recovery if judged[t].direction == "at_least" and judged[t].p is not None
-    ]
     means = [
         one.recovery
         for task, one in with_rule.items()
         if task in knowledge and one.recovery_above_chance is not None and one.recovery is not None
     ]
+
+    def those(*verdicts: str) -> tuple[str, ...]:
+        return tuple(t for t in by_recovery if t not in lost and judged[t].verdict in verdicts)
+
+    fails = tuple(task for task in by_recovery if task in lost)
+    kept, unsettled, too_few = those("match"), those("inconclusive", "fail"), those("too few")
     found = RunVerdict(
         word=word,
         counts={kind: sum(o.verdict == kind for o in judged.values()) for kind in COUNTED},
-        lost=tuple(task for task in by_recovery if task in lost),
-        kept=tuple(kept),
-        unsettled=tuple(
-            t
-            for t in by_recovery
-            if t not in lost and judged[t].verdict in ("inconclusive", "fail")
-        ),
-        too_few=tuple(t for t in by_recovery if judged[t].verdict == "too few"),
+        lost=fails,
+        kept=kept,
+        unsettled=unsettled,
+        too_few=too_few,
         without=tuple(task for task, one in with_rule.items() if one.verdict is None),
         mean_recovery=float(np.mean(means)) if means else None,
         over=len(means),
-        worst=worst[0] if worst else None,
+        worst=next(iter((*fails, *unsettled, *too_few, *kept)), None),
         sentence="",
     )
     return replace(found, sentence=_sentence(found, tasks, name, tolerance))
 
 
-def _kept(one: PairedStatistics) -> float:
-    return float("-inf") if one.recovery is None else one.recovery
+def _kept(one: PairedStatistics) -> tuple[float, float]:
+    """What is kept, and at the least: of equals the less certain is the worse."""
+    low = (one.recovery_interval or (-math.inf,))[0]
+    return (-math.inf if one.recovery is None else one.recovery, low)
 
 
 def _sentence(
@@ -157,7 +158,10 @@ def _sentence(
     if found.kept and found.word != "keeps":
         parts.append(f"it keeps {_listed(found.kept)}")
     if found.unsettled:
-        unsettled = [f"{task} ({_why(tasks[task])})" for task in found.unsettled]
+        unsettled = [
+            f"{task} ({'; '.join(filter(None, (_recovery(one), why_open(one))))})"
+            for task, one in ((task, tasks[task]) for task in found.unsettled)
+        ]
         parts.append(f"not settled: {_listed(unsettled)}")
     if found.too_few:
         counts = [f"{task} ({tasks[task].clusters})" for task in found.too_few]
@@ -180,8 +184,8 @@ def _recovery(one: PairedStatistics) -> str:
     return f"{percent(one.recovery)} {interval(one.recovery_interval, shares=True)}".strip()
 
 
-def _why(one: PairedStatistics) -> str:
-    """Why a task is open: its interval, or several tasks at once."""
+def why_open(one: PairedStatistics) -> str:
+    """Why a task is open, and what would settle it; empty where that is not known."""
     if one.verdict == "fail":
-        return f"{_recovery(one)} fails by itself, not after Holm's correction"
-    return one.settling or _recovery(one)
+        return "fails by itself, not after Holm's correction"
+    return one.settling or one.reason

@@ -22,15 +22,17 @@ from lmkick_plugin.report.formatting import (
 )
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.paired_statistics import PairedStatistics
-from lmkick_plugin.report.run_verdict import RunVerdict
+from lmkick_plugin.report.run_verdict import RunVerdict, why_open
 from lmkick_plugin.terminal import plain, render_table
 
 __all__ = ["COLUMNS", "RunLine", "Summary", "summaries_text", "summarise"]
 
 COLUMNS = (
-    "run", "size", "of dense", "knowledge kept", "worst task", "match", "open", "fail", "verdict",
+    "run", "size", "of dense", "knowledge kept", "worst task", "to settle", "match", "open", "fail",
+    "verdict",
 )  # fmt: skip
-"""Of the table; *open* counts tasks that are inconclusive or have too few items."""
+"""Of the table. *Worst task*: the one that decides the verdict. *To settle*: items that would
+settle it, where it is open. *Open* counts tasks that are inconclusive or have too few items."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +55,27 @@ class RunLine:
 
     @property
     def worst(self) -> tuple[str, PairedStatistics] | None:
-        """The task of lowest recovery."""
+        """The task that decides the verdict: the worst of those lost, else of those open."""
         name = None if self.verdict is None else self.verdict.worst
         return None if name is None else (name, self.tasks[name])
 
     @property
-    def worst_name(self) -> str:
-        """That task as people call it."""
-        return "" if self.worst is None else task_name(self.worst[0])
+    def worst_shown(self) -> tuple[str, str]:
+        """That task as people call it, and what is kept of it."""
+        return ("", "") if self.worst is None else (task_name(self.worst[0]), _kept(self.worst[1]))
+
+    @property
+    def to_settle(self) -> str:
+        """Items that would settle that task; empty where it is settled."""
+        return "" if self.worst is None else self.worst[1].settling_briefly
+
+    @property
+    def knowledge(self) -> tuple[str, str]:
+        """Mean recovery of the knowledge tasks, and of how many."""
+        found = self.verdict
+        if found is None or found.mean_recovery is None:
+            return NOTHING, ""
+        return percent(found.mean_recovery), f"({plural(found.over, 'task')})"
 
     def tasks_with(self, *verdicts: str) -> list[str]:
         """Tasks that have one of the verdicts."""
@@ -73,15 +88,15 @@ class RunLine:
 
     def shown(self) -> list[str]:
         """The line as text, by `COLUMNS`."""
-        found, worst = self.verdict, self.worst
         return [
             self.cell.short,
             size(self.cell.bytes),
             percent(self.share, digits=0),
-            NOTHING if found is None else percent(found.mean_recovery),
-            NOTHING if worst is None else f"{self.worst_name} {recovery_of(worst[1])}",
+            " ".join(self.knowledge).strip(),
+            " ".join(self.worst_shown).strip() or NOTHING,
+            self.to_settle or NOTHING,
             *(
-                NOTHING if found is None else str(len(self.tasks_with(*verdicts)))
+                NOTHING if self.verdict is None else str(len(self.tasks_with(*verdicts)))
                 for verdicts in (("match",), ("inconclusive", "too few"), ("fail",))
             ),
             self.word,
@@ -96,7 +111,7 @@ class Summary:
         model: The model.
         sentence: The answer.
         chosen: The run that it names; None where there is none to name.
-        lines: Runs by size, the smallest first.
+        lines: The dense run, then the others by size, the smallest first.
         knowledge: Tasks whose mean is *knowledge kept*.
         command: What makes a missing dense run; empty where there is one.
     """
@@ -146,7 +161,7 @@ def summarise(evidence: Evidence, model: Model) -> Summary:
         if any(evidence.facts(cell, task).knowledge for cell in model.all)
     )
     lines = [_line(evidence, model, cell) for cell in model.all]
-    lines.sort(key=lambda line: (line.cell.bytes or math.inf, line.cell is whole, -_mean(line)))
+    lines.sort(key=lambda line: (line.cell is not whole, line.cell.bytes or math.inf, -_mean(line)))
     sentence, chosen = _answer(evidence, model, lines, knowledge)
     return Summary(
         model=model,
@@ -190,16 +205,21 @@ def _answer(
         whys = {one.reason: None for line in judged for one in line.tasks.values() if one.reason}
         return f"No run has a verdict on any task: {'; '.join(whys) or 'no score to judge'}.", None
     unlost = [line for line in judged if line.word != "loses"]
-    if not unlost:
-        chosen = max(judged, key=_mean)
-        said = f"Every run loses more than it may; {_named(chosen)} loses least"
-        return f"{said}, at worst {_worst(chosen, sure=True)}.", chosen
     keeping = [line for line in unlost if line.word == "keeps"]
     knowing = [line for line in unlost if _known(line, knowledge)]
-    if keeping:
+    if not unlost:
+        chosen = max(judged, key=_mean)
+        said = (
+            f"Every run loses more than it may; {_named(chosen)} loses least, at worst"
+            f" {_worst(chosen)}"
+        )
+    elif keeping:
         chosen = keeping[0]
         count = _all(len(chosen.tasks_with("match")), "task")
-        said = f"{_named(chosen)} is the smallest run that keeps at least {bound} on {count}"
+        said = (
+            f"{_named(chosen)} is the smallest run that keeps at least {bound} on {count}, at worst"
+            f" {_worst(chosen)}"
+        )
     elif knowing:
         chosen = knowing[0]
         known = _known(chosen, knowledge)
@@ -207,31 +227,38 @@ def _answer(
         count += "" if len(known) == len(knowledge) else " that can have a verdict"
         said = (
             f"{_named(chosen)} is the smallest run that keeps at least {bound} on {count} and loses"
-            f" on no other ({_still_open(chosen)})"
+            f" on no other; {_still_open(chosen)}"
         )
     else:
         chosen = max(unlost, key=lambda line: (len(line.tasks_with("match")), _mean(line)))
         said = (
             f"No run is shown to keep {bound} on all tasks: {_named(chosen)} comes closest, it"
-            f" matches on {plural(len(chosen.tasks_with('match')), 'task')} and loses on none"
-            f" ({_still_open(chosen)})"
+            f" matches on {plural(len(chosen.tasks_with('match')), 'task')} and loses on none;"
+            f" {_still_open(chosen)}"
         )
-    if chosen.worst:
-        said += f", at worst {_worst(chosen, sure=True)}"
-    return f"{said}; {_others(judged, chosen)}.", chosen
+    others = f"; {_others(judged, chosen)}" if unlost else ""
+    return f"{said}{others}.{_unknown(judged, knowledge)}", chosen
 
 
 def _others(judged: Sequence[RunLine], chosen: RunLine) -> str:
-    """What the next smaller run loses; else that none is settled, and which run loses most."""
+    """What the next smaller run loses; else that it is not settled, and which run loses most."""
     smaller = judged[: judged.index(chosen)]
     losing = [line for line in judged if line.word == "loses"]
     if smaller and smaller[-1].word == "loses":
         return f"the next smaller, {_named(smaller[-1])}, keeps only {_worst(smaller[-1])}"
-    said = ["smaller runs are not settled"] if smaller else []
+    said = [f"the next smaller, {_name(smaller[-1])}, is not settled"] if smaller else []
     if losing:
         most = min(losing, key=_lowest)
         said.append(f"{_named(most)} keeps only {_worst(most)}")
     return ", and ".join(said) or "no smaller run was evaluated"
+
+
+def _unknown(judged: Sequence[RunLine], knowledge: Sequence[str]) -> str:
+    """That nothing is known of knowledge, where the dense model shows none."""
+    asked = [line.tasks[task] for line in judged for task in knowledge if task in line.tasks]
+    if not asked or not all(one.at_floor for one in asked):
+        return ""
+    return " What is kept of knowledge is not known: dense is above chance (or 0) on no such task."
 
 
 def _mean(line: RunLine) -> float:
@@ -253,19 +280,27 @@ def _lowest(line: RunLine) -> float:
     return -math.inf if worst is None or worst[1].recovery is None else worst[1].recovery
 
 
+def _name(line: RunLine) -> str:
+    return plain(line.cell.short, limit=80)
+
+
 def _named(line: RunLine) -> str:
     facts = [size(line.cell.bytes)] if line.cell.bytes else []
     facts += [f"{percent(line.share, digits=0)} of dense"] if line.share else []
-    name = plain(line.cell.short, limit=80)
-    return f"{name} ({', '.join(facts)})" if facts else name
+    return f"{_name(line)} ({', '.join(facts)})" if facts else _name(line)
 
 
-def _worst(line: RunLine, *, sure: bool = False) -> str:
-    """Where a run loses most, and how sure that is."""
+def _kept(one: PairedStatistics) -> str:
+    """A recovery with its interval; of too few items without, which would mean nothing."""
+    return percent(one.recovery) if one.verdict == "too few" else recovery_of(one)
+
+
+def _worst(line: RunLine) -> str:
+    """What is kept of the task that decides, and how sure that is."""
     if line.worst is None:
         return "its tasks"
-    kept = recovery_of(line.worst[1]) if sure else percent(_lowest(line))
-    return f"{kept} of {line.worst_name}"
+    how = " (dense / compressed)" if line.worst[1].direction == "at_most" else ""
+    return f"{line.worst_shown[1]} of {line.worst_shown[0]}{how}"
 
 
 def _all(count: int, noun: str) -> str:
@@ -273,7 +308,11 @@ def _all(count: int, noun: str) -> str:
 
 
 def _still_open(line: RunLine) -> str:
-    few, unclear = len(line.tasks_with("too few")), len(line.tasks_with("inconclusive"))
-    said = [f"{unclear} inconclusive"] if unclear else []
-    said += [f"{few} with too few items"] if few else []
-    return ", ".join(said) or "not all have a verdict"
+    """The worst task that is not settled, what would settle it, and how many more there are."""
+    found = line.verdict
+    others = -1 if found is None else len(found.unsettled) + len(found.too_few) - 1
+    if line.worst is None or others < 0:
+        return "not all have a verdict"
+    said = f"not settled: {_worst(line)}"
+    said += f" ({why_open(line.worst[1])})" if why_open(line.worst[1]) else ""
+    return f"{said} and {plural(others, 'more task')}" if others else said

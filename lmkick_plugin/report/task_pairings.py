@@ -23,7 +23,6 @@ from lmkick_plugin.report.paired_statistics import PairedStatistics, statistics_
 from lmkick_plugin.report.scores import scores_of
 from lmkick_plugin.report.scoring import ItemValues, scoring_of
 from lmkick_plugin.report.verdict import Rule
-from lmkick_plugin.results.judges import judge_line
 from lmkick_plugin.results.results_file import ResultsError, ResultsFile
 from lmkick_plugin.results.samples import SamplesError
 from lmkick_plugin.results.task_groups import leaves_of
@@ -202,10 +201,6 @@ def _measure(
         return "not comparable"
     for note in notes:
         said.add(note, cell.label)
-    for one, file in ((dense, first), (cell, second)):
-        judge = judge_line(file, leaf)
-        if judge is not None:
-            said.add(f"{leaf}: {judge}", one.label)
     return measured
 
 

@@ -16,6 +16,7 @@ import pytest
 from lmkick_plugin.recipe.methods import METHODS
 from lmkick_plugin.report import write_report
 from lmkick_plugin.report.formatting import number, percent, size, task_name
+from lmkick_plugin.report.paired_statistics import rounded
 from tests.lmkick_plugin.report.browser import DESKTOP, PHONE, chromium, look
 from tests.lmkick_plugin.report.worlds import quiz, record
 from tests.lmkick_plugin.run_files import Writer, text_item
@@ -113,6 +114,8 @@ def written(rows: list[dict[str, str]], columns: set[str] | None = None) -> set[
             forms = [text, f"{value:,.0f}", number(value), percent(value), percent(value, digits=0)]
             if column == "bytes_best_format":
                 forms.append(size(value))
+            if column == "settle_n":
+                forms.append(f"{rounded(int(value)):,}")
             found |= {m for form in forms for m in re.findall(r"\d+(?:[.,]\d+)*", form)}
     return found
 
@@ -126,6 +129,7 @@ def test_the_first_screen_holds_sentence_and_table(
     seen = browser.execute_script(FIRST_SCREEN)
     assert "keeps" in seen["answer"][0] or "comes closest" in seen["answer"][0]
     assert "Verdict" in seen["head"]
+    assert seen["rows"][0][0].startswith("dense")
     assert len(seen["rows"]) >= 5
     verdicts = {row[-1].split("\n")[0].split(" ", 1)[-1] for row in seen["rows"]}
     assert verdicts <= {"keeps", "loses", "cannot tell", "dense"}
@@ -152,9 +156,84 @@ def test_runs_stand_by_size(browser: Chrome, page: Path) -> None:
         "return [...document.querySelectorAll('.summary')].map(t => [...t.tBodies[0].rows].map(r => Number(r.cells[1].dataset.v)))"
     )
     assert len(sizes) == 2  # two models
-    for column in sizes:
+    for dense, *column in sizes:
         assert column == sorted(column)
+        assert all(dense >= one for one in column)
     assert len(set(sizes[0])) > 3
+
+
+def test_the_dense_run_stands_first_among_many(
+    browser: Chrome, write: Writer, tmp_path: Path
+) -> None:
+    """As many runs as the demo has, and every line that the banner can have."""
+    tasks = ("kick_freebaseqa", "kick_triviaqa_closed", "kick_triviaqa_open", "hellaswag")
+    for i in range(22):
+        kick = record("wanda", requested_sparsity=round(i / 40, 3)) if i else record()
+        kick["truncated_prompts"] = dict.fromkeys(tasks, 3)
+        items = {t: quiz("contains", 0.0 if t == tasks[1] else 0.9 - i / 60, n=60) for t in tasks}
+        counts = {task: {"original": 5_000, "effective": 60} for task in tasks}
+        options: dict[str, Any] = {"n-samples": counts, "samples": i != 20}
+        if i == 21:
+            options["n-shot"] = dict.fromkeys(tasks, 5)
+        write(f"c{i}", items, record=kick, directions={"contains": True}, **options)
+    made = write_report([write.folder], tmp_path / "out", resamples=100)
+    for width in (DESKTOP, PHONE):
+        look(browser, made, width=width)
+        seen = browser.execute_script(FIRST_SCREEN)
+        assert len(seen["answer"]) == 1
+        assert "not settled" in seen["answer"][0]
+        assert len(seen["banner"]) >= 4
+        assert "Verdict" in seen["head"]
+        assert seen["rows"][0][0].startswith("dense")
+        assert len(seen["rows"]) >= 2
+        assert browser.execute_script(TOO_WIDE) == []
+        with made.with_name("cells.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [row["label"].removeprefix("big-7b ") for row in rows]
+        shown = numbers_in(" ".join(seen["answer"]), [*names, "wanda"])
+        assert shown - {"95"} - written(rows) == set()
+
+
+def test_without_a_dense_run_the_first_screen_says_how_to_make_one(
+    browser: Chrome, write: Writer, tmp_path: Path
+) -> None:
+    for bits in (3, 4):
+        items = {"kick_freebaseqa": quiz("contains", 0.7), "hellaswag": quiz("contains", 0.5)}
+        write(f"b{bits}", items, record=record("gptq", num_bits=bits))
+    made = write_report([write.folder], tmp_path / "out", resamples=50)
+    for width in (DESKTOP, PHONE):
+        look(browser, made, width=width)
+        seen = browser.execute_script(FIRST_SCREEN)
+        assert "Without a dense run of big-7b" in seen["answer"][0]
+        assert [row[-1] for row in seen["rows"]] == ["not compared"] * 2
+        command = browser.find_element("css selector", ".command")
+        assert "lmkick run" in command.text
+        assert command.rect["y"] < 844
+        assert browser.execute_script(TOO_WIDE) == []
+    scores = browser.execute_script(
+        "return [...document.querySelectorAll('.heat td .wide')].map(e => e.textContent)"
+    )
+    assert sorted(scores) == ["0.500", "0.500", "0.700", "0.700"]
+
+
+def test_a_printed_page_is_light_and_fits_its_paper(browser: Chrome, page: Path) -> None:
+    look(browser, page, width=DESKTOP, dark=True)
+    browser.execute_script("document.documentElement.dataset.theme = 'dark'")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    paper = {"width": 718, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # A4, 1 cm
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
+    try:
+        ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert int(re.findall(r"\d+", ground)[0]) > 200
+        assert browser.execute_script(TOO_WIDE) == []
+        assert browser.execute_script(OVERLAPS) == []
+        seen = "return document.querySelector(arguments[0]).checkVisibility()"
+        assert not browser.execute_script(seen, ".tools")
+        assert not browser.execute_script(seen, "#theme")
+        filters = "return getComputedStyle(document.querySelector('.plot')).filter"
+        assert browser.execute_script(filters) == "none"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 CONTRAST = """

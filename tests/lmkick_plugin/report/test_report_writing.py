@@ -9,20 +9,23 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmkick_plugin.cli import main
+from lmkick_plugin.recipe.methods import METHODS
 from lmkick_plugin.report import export, write_report
 from lmkick_plugin.report.banner import banner
 from lmkick_plugin.report.claims import CLAIMS
 from lmkick_plugin.report.evidence import Evidence, Settings, gather
 from lmkick_plugin.report.export import FIELDS, SCHEMA, write_leaderboard
+from lmkick_plugin.report.figures import model_figures
 from lmkick_plugin.report.formatting import NOTHING
 from lmkick_plugin.report.models import collect
 from lmkick_plugin.report.page_content import build
 from lmkick_plugin.report.published import beside, published_numbers
-from tests.lmkick_plugin.report.worlds import quiz, record
+from tests.lmkick_plugin.report.worlds import DIRECTIONS, graded, quiz, record
 from tests.lmkick_plugin.run_files import Writer, choice_item
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -280,6 +283,61 @@ def test_cut_prompts_are_marked(write: Writer, tmp_path: Path) -> None:
     marks = {line.cell.compressor: row[0].shown for line, row in part.heat}
     assert marks == {"none": "1.000", "wanda": "100*"}
     assert banner(evidence) == ["Prompts cut to the context, at most per run: x 5."]
+
+
+def test_the_heat_map_and_the_table_count_alike(paper_report: Path) -> None:
+    page = (paper_report / "report.html").read_text()
+    head = re.findall(r'title="(kick\w+): (\w+)"><span>[^<]*<small>n = ([\d,]+)<', page)
+    with (paper_report / "cells.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == "big-7b"]
+    counts = {(task, metric): {n} for task, metric, n in head[: len(head) // 2 + 1]}
+    assert len(counts) > 6
+    for (task, metric), wanted in counts.items():
+        assert {r["n"] for r in rows if (r["task"], r["metric"]) == (task, metric)} == wanted
+    assert counts["kickonly_perplexity", "token_perplexity"] == {"60"}  # windows, not texts
+
+
+def test_the_judge_stands_beside_judged_scores(write: Writer, tmp_path: Path) -> None:
+    judge = {"model": "a <b>judge</b>", "prompts": 3}
+    configs = {"kick_instruct": {"task": "kick_instruct", "metadata": {"judge": judge}}}
+    for name, kick, score in (("a", record(), 8.0), ("b", record("gptq", num_bits=4), 7.0)):
+        items = {"kick_instruct": graded({"judge_score": score})}
+        scores = {"kick_instruct": {"position_consistency,none": 0.75}}
+        write(name, items, record=kick, scores=scores, directions=DIRECTIONS, configs=configs)
+    page = write_report([write.folder], tmp_path / "out", resamples=100).read_text()
+    said = "judged by a &lt;b&gt;judge&lt;/b&gt;, prompts 3; position consistency 0.75; judge not"
+    assert page.count(f'<p class="hint">instruct: {said}') == 2  # under each run's scores
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.count("- instruct: judged by a &lt;b&gt;judge&lt;/b&gt;, prompts 3") == 2
+
+
+def test_each_method_is_drawn_in_its_own_look(write: Writer, tmp_path: Path) -> None:
+    """In every figure; a sparsity curve and bits of one method can be told apart, too."""
+    levels: dict[str, list[dict[str, Any]]] = {
+        name: [{"num_bits": 4}, {"num_bits": 3}]
+        if method.quantizes and not method.prunes
+        else [{"requested_sparsity": 0.3}, {"requested_sparsity": 0.5}]
+        for name, method in METHODS.items()
+    }
+    levels["sparsegpt"] += [{"num_bits": 4}, {"requested_sparsity": 0.5, "num_bits": 4}]
+    write("dense", {"t": quiz("contains", 0.8)}, record=record(), directions=DIRECTIONS)
+    for name, recipes in levels.items():
+        for i, recipe in enumerate(recipes):
+            kick = record(name, **recipe)
+            tasks = {"t": quiz("contains", 0.7 - i / 10)}
+            write(f"{name}-{i}", tasks, record=kick, directions={"contains": True})
+    evidence = gather(collect([write.folder]), Settings(resamples=50))
+    (model,) = evidence.collection.models
+    figures = model_figures(evidence, model)
+    drawn = {line.name for f in figures for panel in f.panels for line in panel.lines}
+    assert drawn >= set(METHODS)
+    for figure in figures:
+        for panel in figure.panels:
+            looks = {line.name: line.look for line in panel.lines}
+            assert len(set(map(str, looks.values()))) == len(looks)
+            for name in looks.keys() & METHODS.keys():
+                row = METHODS[name]
+                assert (looks[name].color, looks[name].marker) == (row.color, row.marker)
 
 
 def test_measured_speed_stands_with_its_run(write: Writer, tmp_path: Path) -> None:

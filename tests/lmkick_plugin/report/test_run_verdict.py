@@ -69,21 +69,50 @@ def test_mean_recovery_is_over_knowledge_tasks_above_their_floor() -> None:
     assert found.counts == {"match": 1, "inconclusive": 0, "fail": 2, "too few": 0}
 
 
-def test_perplexity_counts_and_is_never_the_worst_task() -> None:
+def test_a_run_can_lose_on_perplexity_alone() -> None:
     metric = Metric(transform=np.exp, direction="at_most")
     losses = np.linspace(1, 2, 40)
     worse = paired_statistics(losses, losses + 1, metric=metric)
     found = run_verdict({"a": SAME, "text": worse}, name="B")
-    assert (found.word, found.lost, found.worst) == ("loses", ("text",), "a")
+    assert (found.word, found.lost, found.worst) == ("loses", ("text",), "text")
     assert "36.8 %" in found.sentence
 
 
+VAGUE = task(0.5, 0.2, n=24)  # keeps less than LOST, as far as 24 items can tell
+
+
+@pytest.mark.parametrize(
+    ("tasks", "worst"),
+    [
+        (
+            {"same": SAME, "few": FEW, "vague": replace(VAGUE, verdict="inconclusive", p=0.1)},
+            "vague",
+        ),
+        ({"same": SAME, "few": FEW, "open": OPEN, "lost": LOST}, "lost"),
+        ({"lost": LOST, "more": task(0.6, 0.3), "vague": replace(VAGUE, p=0.9)}, "more"),
+        ({"same": SAME, "few": FEW}, "few"),
+        ({"same": SAME, "better": task(0.6, 0.7)}, "same"),
+        ({"chance": CHANCE}, None),
+    ],
+)
+def test_the_worst_task_is_one_that_decides_the_verdict(
+    tasks: dict[str, PairedStatistics], worst: str | None
+) -> None:
+    found = run_verdict(tasks, name="B")
+    assert found.worst == worst
+    if found.word == "loses":
+        assert worst in found.lost
+
+
 def test_the_sentence_says_what_is_lost_kept_open_and_what_would_settle_it() -> None:
+    assert OPEN.recovery_interval is not None
+    assert OPEN.settling.startswith("about ")
     said = run_verdict({"a": SAME, "b": LOST, "c": OPEN, "d": FEW, "e": CHANCE}, name="B").sentence
     assert said.startswith("B loses on b (66.7 % [64")
     for part in (
         "it keeps a",
-        "not settled: c (about ",
+        f"not settled: c (97.2 % [{100 * OPEN.recovery_interval[0]:.1f}, ",
+        f"; {OPEN.settling}",
         "too few items on d (10)",
         "no verdict on e",
     ):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 
 from lmkick_plugin.report.banner import banner
 from lmkick_plugin.report.evidence import Evidence, Settings, gather
+from lmkick_plugin.report.formatting import NOTHING
 from lmkick_plugin.report.models import collect
 from lmkick_plugin.report.page_content import build
+from lmkick_plugin.report.paired_statistics import rounded
 from lmkick_plugin.report.summary import COLUMNS, Summary, summarise
-from tests.lmkick_plugin.report.worlds import quiz, record
+from tests.lmkick_plugin.report.worlds import quiz, record, windows
 from tests.lmkick_plugin.run_files import Writer
 
 FACTS = "kick_freebaseqa"
@@ -43,13 +46,25 @@ def test_the_smallest_run_that_keeps_is_named_and_the_next_smaller_one(write: Wr
     found = summary_of(write)
     assert found.sentence == (
         "gptq 4 bits (500 kB, 25 % of dense) is the smallest run that keeps at least 95 % of the"
-        " dense score on all 2 tasks, at worst 100.0 % [99.3, 100.6] of FreebaseQA; the next"
-        " smaller, gptq 3 bits (375 kB, 19 % of dense), keeps only 50.0 % of FreebaseQA."
+        " dense score on all 2 tasks, at worst 100.0 % [99.2, 100.7] of other; the next"
+        " smaller, gptq 3 bits (375 kB, 19 % of dense), keeps only 50.0 % [44.8, 55.3] of"
+        " FreebaseQA."
     )
     assert found.chosen is not None
     assert found.chosen.cell.bits == 4
-    assert [line.word for line in found.lines] == ["loses", "keeps", "keeps", "dense"]
-    assert found.lines[0].shown()[:4] == ["gptq 3 bits", "375 kB", "19 %", "50.0 %"]
+    assert [line.word for line in found.lines] == ["dense", "loses", "keeps", "keeps"]
+    assert dict(zip(COLUMNS, found.lines[1].shown(), strict=True)) == {
+        "run": "gptq 3 bits",
+        "size": "375 kB",
+        "of dense": "19 %",
+        "knowledge kept": "50.0 % (1 task)",
+        "worst task": "FreebaseQA 50.0 % [44.8, 55.3]",
+        "to settle": NOTHING,
+        "match": "1",
+        "open": "0",
+        "fail": "1",
+        "verdict": "loses",
+    }
 
 
 def test_a_run_that_keeps_what_it_knows_is_named_with_what_is_open(write: Writer) -> None:
@@ -57,12 +72,82 @@ def test_a_run_that_keeps_what_it_knows_is_named_with_what_is_open(write: Writer
         tasks = {FACTS: quiz("contains", 0.8, n=400), "other": quiz("contains", 0.7, n=10)}
         write(name, tasks, record=kick, directions={"contains": True})
     found = summary_of(write)
-    assert (
-        "on the one knowledge task and loses on no other (1 with too few items)" in found.sentence
+    assert found.sentence.endswith(
+        " on the one knowledge task and loses on no other; not settled: 100.0 % of other (cannot"
+        " be settled on this task, which has 10 items); no smaller run was evaluated."
     )
-    assert found.sentence.endswith("of FreebaseQA; no smaller run was evaluated.")
-    assert ", at worst 100.0 % [99.3, 100.6] of FreebaseQA;" in found.sentence
-    assert [line.word for line in found.lines] == ["cannot tell", "dense"]
+    assert [line.word for line in found.lines] == ["dense", "cannot tell"]
+
+
+def perplexity(write: Writer, name: str, kick: dict[str, Any], value: float) -> None:
+    """A run that answers as dense does, with a perplexity of its own."""
+    tasks = {FACTS: quiz("contains", 0.8, n=400), "kickonly_perplexity": windows(value)}
+    scores = {"kickonly_perplexity": {"token_perplexity,none": value}}
+    write(name, tasks, record=kick, scores=scores, directions={"contains": True})
+
+
+def test_a_run_that_loses_on_perplexity_alone_is_named_by_it(write: Writer) -> None:
+    perplexity(write, "dense", record(), 5.0)
+    perplexity(write, "four", record("gptq", num_bits=4), 5.0)
+    perplexity(write, "three", record("gptq", num_bits=3), 10.0)
+    found = summary_of(write)
+    three = found.lines[1]
+    assert three.word == "loses"
+    assert three.shown()[COLUMNS.index("worst task")] == (
+        "WikiText token perplexity 50.0 % [50.0, 50.0]"
+    )
+    assert found.sentence.endswith(
+        "gptq 3 bits (375 kB, 19 % of dense), keeps only 50.0 % [50.0, 50.0] of WikiText token"
+        " perplexity (dense / compressed)."
+    )
+
+
+def test_a_worst_task_that_is_not_settled_is_said_to_be_so_and_what_would_settle_it(
+    write: Writer,
+) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.8, other=0.1, n=60)
+    run(write, "four", record("gptq", num_bits=4), kick_freebaseqa=0.8, other=0.1, n=60)
+    counts = {task: {"original": 100_000, "effective": 60} for task in (FACTS, "other")}
+    for file in write.folder.rglob("results_*.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"n-samples": counts}))
+    found = summary_of(write)
+    worst = found.lines[1].worst
+    assert worst is not None
+    assert worst[0] == "other"
+    assert worst[1].recovery == 1
+    assert worst[1].settle_n is not None
+    needed = f"{rounded(worst[1].settle_n):,}"
+    assert f"(about {needed} items would settle it)" in found.sentence
+    assert "not settled: 100.0 % [" in found.sentence
+    assert "at worst" not in found.sentence
+    assert found.lines[1].shown()[COLUMNS.index("to settle")] == needed
+
+
+def test_the_next_smaller_run_that_is_open_is_named(write: Writer) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.8)
+    run(write, "four", record("gptq", num_bits=4), kick_freebaseqa=0.8)
+    run(write, "three", record("gptq", num_bits=3), kick_freebaseqa=0.765)
+    assert summary_of(write).sentence.endswith("; the next smaller, gptq 3 bits, is not settled.")
+
+
+def test_knowledge_says_over_how_many_tasks(write: Writer) -> None:
+    closed = "kick_triviaqa_closed"
+    run(write, "dense", record(), **{FACTS: 0.8, closed: 0.0, "other": 0.7})
+    run(write, "four", record("gptq", num_bits=4), **{FACTS: 0.4, closed: 0.0, "other": 0.7})
+    column = COLUMNS.index("knowledge kept")
+    found = summary_of(write)
+    assert [line.shown()[column] for line in found.lines] == [NOTHING, "50.0 % (1 task)"]
+    assert "not known" not in found.sentence
+
+
+def test_where_dense_knows_nothing_the_sentence_says_so(write: Writer) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.0, other=0.7)
+    run(write, "four", record("gptq", num_bits=4), kick_freebaseqa=0.0, other=0.7)
+    found = summary_of(write)
+    assert found.lines[1].shown()[COLUMNS.index("knowledge kept")] == NOTHING
+    assert found.sentence.endswith(
+        " What is kept of knowledge is not known: dense is above chance (or 0) on no such task."
+    )
 
 
 def test_tasks_at_the_dense_floor_are_named_and_leave_the_answer_to_the_others(
@@ -74,7 +159,7 @@ def test_tasks_at_the_dense_floor_are_named_and_leave_the_answer_to_the_others(
     for name, kick in (("dense", record()), ("four", record("gptq", num_bits=4))):
         write(name, {**items, **short}, record=kick, directions={"contains": True})
     found = summary_of(write)
-    said = "on the one knowledge task that can have a verdict and loses on no other (1 with too few"
+    said = "on the one knowledge task that can have a verdict and loses on no other; not settled: "
     assert said in found.sentence
     evidence = evidence_of(write)
     assert banner(evidence) == [
@@ -84,7 +169,7 @@ def test_tasks_at_the_dense_floor_are_named_and_leave_the_answer_to_the_others(
     (at_floor,) = (
         i for i, (task, _, _) in enumerate(part.tasks) if task != FACTS and "kick" in task
     )
-    cell = part.heat[0][1][at_floor]
+    cell = part.heat[1][1][at_floor]
     assert (cell.shown, cell.verdict, cell.heat) == ("0.000", None, None)
     assert cell.title.startswith("the dense score is not above 0: nothing to lose: contains 0")
 
@@ -104,7 +189,7 @@ def test_nothing_is_named_where_dense_is_at_its_floor_everywhere(write: Writer) 
         "No run has a verdict on any task: the dense score is not above 0: nothing to lose."
     )
     assert found.chosen is None
-    assert [line.word for line in found.lines] == ["cannot tell", "dense"]
+    assert [line.word for line in found.lines] == ["dense", "cannot tell"]
 
 
 def test_where_all_lose_the_best_is_named_without_praise(write: Writer) -> None:
@@ -164,7 +249,7 @@ def test_runs_asked_otherwise_are_named_and_not_compared(write: Writer, differen
     (model,) = evidence.collection.models
     found = summarise(evidence, model)
     assert found.sentence == "No run was asked the dense model's questions, so none has a verdict."
-    assert [line.word for line in found.lines] == ["not compared", "dense"]
+    assert [line.word for line in found.lines] == ["dense", "not compared"]
     (said,) = [line for line in banner(evidence) if "not compared" in line]
     assert said.startswith("big-7b gptq 4 bits: ")
     assert any("not compared" in note and "gptq 4 bits" in note for note in evidence.notes)
@@ -179,6 +264,18 @@ def test_the_banner_says_what_limits_the_report(write: Writer) -> None:
         write(name, items, record=kick, samples=False, **{"n-samples": counts})
     lines = banner(evidence_of(write))
     assert lines[0] == "A limit was used: 40 to 60 items per task."
+
+
+def test_the_banner_tells_runs_without_standard_errors_from_runs_asked_otherwise(
+    write: Writer,
+) -> None:
+    items = {FACTS: quiz("contains", 0.8)}
+    for name, kick in (("dense", record()), ("four", record("gptq", num_bits=4))):
+        write(name, items, record=kick, samples=False)
+    assert banner(evidence_of(write)) == [
+        "big-7b gptq 4 bits: not compared where neither samples (--log_samples) nor standard errors"
+        " were saved."
+    ]
 
 
 def test_nothing_is_said_of_a_report_without_limits(write: Writer) -> None:
