@@ -74,7 +74,7 @@ METHODS: dict[str, Method] = {
     "awq": Method(
         class_name="AWQ", quantizes=True, calibrated=True, defaults={"symmetric": False},
         arguments={"grid_points": "grid_points", "clip": "clip", "duo_scaling": "duo_scaling"},
-        color="#7a4a2b", marker="+", dash=(0, (8, 3)),
+        color="#7a4a2b", marker="P", dash=(0, (8, 3)),
     ),
 }  # fmt: skip
 

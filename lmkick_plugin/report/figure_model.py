@@ -25,7 +25,7 @@ class Look:
 # Of methods that have no row, of further curves of one method, and of tasks in one panel: other
 # marks than those of methods.
 SPARE = (
-    Look("#0072b2", "P", "-"),
+    Look("#0072b2", "8", "-"),
     Look("#c24e00", "X", "--"),
     Look("#00795a", "h", ":"),
     Look("#a8447f", "d", "-."),

@@ -174,7 +174,7 @@ _CHANCE: dict[str, Any] = {"color": "#000000", "linewidth": 0.9, "linestyle": (0
 
 def _look(line: Line, *, joined: bool) -> dict[str, Any]:
     look: dict[str, Any] = {
-        "color": line.look.color, "marker": line.look.marker, "markersize": 4, "linewidth": 1.3,
+        "color": line.look.color, "marker": line.look.marker, "markersize": 4.5, "linewidth": 1.3,
         "linestyle": line.look.dash if joined else "none",
     }  # fmt: skip
     return look | ({"markerfacecolor": "none"} if line.hollow else {})

@@ -32,7 +32,8 @@ from lmkick_plugin.terminal import plain
 
 __all__ = ["render_page"]
 
-_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B)(?!\w))")  # a number stays on a line with its unit
+# A number stays on a line with its unit, and both ends of an interval.
+_TOGETHER = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B)(?!\w))|(?<=\d,) (?=[^\s\]]+\])")
 
 
 def render_page(content: Content, drawings: Sequence[Drawing]) -> str:
@@ -61,7 +62,7 @@ def render_page(content: Content, drawings: Sequence[Drawing]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["tight"] = lambda text: Markup(
-        _UNIT.sub("&nbsp;", str(escape(plain(text))))
+        _TOGETHER.sub("&nbsp;", str(escape(plain(text))))
     )
     environment.filters["by_task"] = lambda rows: [
         (task, [found for _, found in members])
