@@ -107,8 +107,11 @@ def _logged(evidence: Evidence, dense: Cell, cell: Cell, task: str) -> bool:
     """Whether both runs have samples or a standard error of a task."""
     leaves = leaves_of(task, evidence.children)
     files = [(leaf, one.run.tasks.get(leaf)) for one in (dense, cell) for leaf in leaves]
-    if all(file is not None and file.samples_path(leaf).is_file() for leaf, file in files):
-        return True
+    try:
+        if all(file is not None and file.samples_path(leaf).is_file() for leaf, file in files):
+            return True
+    except OSError:  # a name too long for a file
+        return False
     scores = [evidence.score(one, task) for one in (dense, cell)]
     return all(score is not None and score.stderr is not None for score in scores)
 

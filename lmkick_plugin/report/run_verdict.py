@@ -158,10 +158,7 @@ def _sentence(
     if found.kept and found.word != "keeps":
         parts.append(f"it keeps {_listed(found.kept)}")
     if found.unsettled:
-        unsettled = [
-            f"{task} ({'; '.join(filter(None, (_recovery(one), why_open(one))))})"
-            for task, one in ((task, tasks[task]) for task in found.unsettled)
-        ]
+        unsettled = [f"{task} ({_open(tasks[task])})" for task in found.unsettled]
         parts.append(f"not settled: {_listed(unsettled)}")
     if found.too_few:
         counts = [f"{task} ({tasks[task].clusters})" for task in found.too_few]
@@ -189,3 +186,7 @@ def why_open(one: PairedStatistics) -> str:
     if one.verdict == "fail":
         return "fails by itself, not after Holm's correction"
     return one.settling or one.reason
+
+
+def _open(one: PairedStatistics) -> str:
+    return why_open(one) or _recovery(one)
