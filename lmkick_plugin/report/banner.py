@@ -43,9 +43,9 @@ def _scored(evidence: Evidence) -> Iterator[tuple[Model, Cell, str]]:
 def _limit(evidence: Evidence) -> str:
     counts = set()
     for _, cell, task in _scored(evidence):
-        score = evidence.score(cell, task)
-        if score is not None and score.n and _is_limited(evidence, cell, task):
-            counts.add(score.n)
+        count = evidence.items(cell, task)
+        if count and _is_limited(evidence, cell, task):
+            counts.add(count)
     if not counts:
         return ""
     reach = f"{min(counts):,}" + (f" to {max(counts):,}" if len(counts) > 1 else "")
