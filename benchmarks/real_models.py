@@ -69,11 +69,10 @@ LIMITS: dict[str, dict[str, int]] = {
         "kick_alpaca": 100,
     },
     "small": {
-        "kickonly_perplexity": 64,
+        "kickonly_perplexity": 48,
         "kickonly_divergence": 2,
         "kick_triviaqa_closed": 100,
         "kick_freebaseqa": 100,
-        "kick_triviaqa_open": 20,
     },
     "tiny": {
         "kickonly_perplexity": 4,
