@@ -95,7 +95,7 @@ def _perplexity(model: Any, tokens: Tensor) -> float:
 
 
 def main() -> None:
-    """Print a table, one column a seed."""
+    """Print a table, one column per seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--seeds", type=int, default=3)

@@ -126,13 +126,15 @@ def stored_bytes(
 ) -> int:
     """Return the bytes of a matrix in the smallest of the known formats.
 
-    Values take their dtype's size, or ``num_bits`` each when quantized, plus per group a scale (of
-    16 bits; of 32 in fp8, of 8 in mxfp4 and nvfp4, the latter with 32 bits a matrix) and, unless it
-    is the middle of the range everywhere, a ``num_bits`` zero point, plus a
-    16-bit group index a column where columns are not grouped in order, plus 16 bits for each
-    column's factor where columns were scaled. Zeros are left out where
-    that is smaller: one bit a weight marks them, or ``ceil(log2(C(m, n)))`` bits a group of an N:M
-    pattern.
+    Values take their dtype's size, or ``num_bits`` each when quantized, plus
+
+    - per group a scale: 16 bits; 32 in fp8; 8 in mxfp4 and nvfp4, nvfp4 with 32 per matrix;
+    - per group a zero point of ``num_bits``, unless it is the middle of the range everywhere;
+    - per column a 16-bit group index, where columns are not grouped in order;
+    - per column 16 bits for its factor, where columns were scaled.
+
+    Zeros are left out where that is smaller: one bit per weight marks them, or
+    ``ceil(log2(C(m, n)))`` bits per group of an N:M pattern.
 
     Args:
         result: The compressed matrix.

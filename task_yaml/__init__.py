@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Task definitions for lm-eval, one folder a task; lm-eval scans this folder for YAML files."""
+"""Task definitions for lm-eval, one folder per task; lm-eval scans this folder for YAML files."""

@@ -80,7 +80,7 @@ def gptq_zeros(read: Callable[[str], Tensor], settings: Mapping[str, Any]) -> Ze
 
 
 def awq_zeros(read: Callable[[str], Tensor], settings: Mapping[str, Any]) -> Zeros:
-    """AWQ's ``gemm`` format: ``qweight qzeros``, eight 4-bit codes a word."""
+    """AWQ's ``gemm`` format: ``qweight qzeros``, eight 4-bit codes per word."""
     import torch
 
     qweight, qzeros = read("qweight"), read("qzeros")

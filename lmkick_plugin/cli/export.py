@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: The parser of ``lmkick export``.
     """
     parser.description = (
-        "Write one row a model and recipe as JSON Lines and CSV (scores, standard errors, n,"
+        "Write one row per model and recipe as JSON Lines and CSV (scores, standard errors, n,"
         " versions, recipe, hash of the weights), and a table in Markdown for a model card."
     )
     parser.add_argument(

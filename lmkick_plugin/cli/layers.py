@@ -28,7 +28,7 @@ def write_layer_table(results: ResultsFile) -> Path:
         results: What ``lm_eval --model kick`` wrote.
 
     Returns:
-        The file written: ``layers_<time>.csv``, one row a weight matrix, with the attributes of
+        The file written: ``layers_<time>.csv``, one row per weight matrix, with the attributes of
         :class:`compressors.LayerReport` as columns.
 
     Raises:

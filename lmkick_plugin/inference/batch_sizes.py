@@ -42,7 +42,7 @@ _OUT_OF_MEMORY = (
 )
 
 #: On a CPU, more tokens in one forward pass make it no faster, and need memory all the same. A step
-#: of generation has one token a row, but a prompt and its answer stay in the cache.
+#: of generation has one token per row, but a prompt and its answer stay in the cache.
 _CPU_TOKENS = {"scoring": 4096, "rolling": 4096, "generation": 32768}
 #: Share of the free main memory that a batch may take.
 _CPU_SHARE = 0.4

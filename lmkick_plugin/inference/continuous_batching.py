@@ -90,7 +90,7 @@ class DecodingModel:
             others and its own: its positions are given, and every column sees all before it.
         takes_positions: Whether it accepts ``position_ids``; else it finds them in the mask.
         extra: Further arguments of each call.
-        while_decoding: Makes a context for passes of one token a row.
+        while_decoding: Makes a context for passes of one token per row.
         counts: What has been computed.
     """
 

@@ -49,7 +49,7 @@ def compare_runs(
         rule: Tolerance, resamples, seed.
 
     Returns:
-        One row a task or group and metric, and notes on whatever a reader should know.
+        One row per task or group and metric, and notes on whatever a reader should know.
 
     Raises:
         MismatchError: If the items differ in data, prompt, settings or version, naming all tasks

@@ -191,7 +191,7 @@ class Comparison:
         """The rows, as comma-separated values.
 
         Returns:
-            A header and one line a row, the fields of `Row.to_dict`.
+            A header and one line per row, the fields of `Row.to_dict`.
         """
         records = [row.to_dict() for row in self.rows]
         return csv_text([list(records[0]), *(record.values() for record in records)])

@@ -39,7 +39,7 @@ def make_requests(
 
 @pytest.fixture(scope="session")
 def calibration_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Text for the tiny tokenizer, a token a character."""
+    """Text for the tiny tokenizer, one token per character."""
     import random
 
     path = tmp_path_factory.mktemp("text") / "calibration.txt"

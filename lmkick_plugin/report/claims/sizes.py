@@ -26,7 +26,7 @@ from lmkick_plugin.report.verdict import FEWEST
 
 __all__ = ["large_sparse_against_small_dense", "quantization_keeps_more"]
 
-_NEAR_BYTES = 0.15  # half the weights and a mask of them take 12 % more than 8 bits a weight
+_NEAR_BYTES = 0.15  # half the weights and a mask of them take 12 % more than 8 bits per weight
 
 
 def large_sparse_against_small_dense(evidence: Evidence, model: Model) -> Finding:

@@ -217,7 +217,7 @@ def kept(
 
 
 def paper_like(write: Writer, folder: str = "grid", *, judged: bool = False) -> Path:
-    """A grid like the paper's, one folder a cell, and a smaller model's dense run."""
+    """A grid like the paper's, one folder per cell, and a smaller model's dense run."""
     evaluate(write, f"{folder}/dense", record(), categories=[0.48] * 4, judged=judged)
     small = record(base="small-3b", total=500_000)
     evaluate(write, f"{folder}/small", small, judged=judged, **kept(0.8, 0.95, 0.8, 0.9, 1.3))
