@@ -282,7 +282,7 @@ CASES = [
         for name, words in {
             "bomb": "more than",
             "cycle": "more than|itself",
-            "twice": "line 5 already",
+            "twice": "already set in line 5",
             "merge": "base: no such key",
             "merge_wrong": "merging",
             "python_tag": "python",
@@ -335,7 +335,7 @@ CASES = [
     # --- study
     (STUDY + "calibration={root}/nowhere.txt", "no such file"),
     (STUDY + "calibration=c4 --seeds 3", "no spread"),
-    (STUDY + "calibration=c4 --seeds 1 1", "twice"),
+    (STUDY + "calibration=c4 --seeds 1 1", "repeats a seed"),
     (STUDY + "calibration=c4 --limit 0", "limit='0'"),
     (STUDY + "calibration=c4 --device gpu", "Did you mean 'cuda'"),
     (STUDY + "sparsity=0.7", "given twice"),
