@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +171,13 @@ def check_repeated(arguments: Sequence[str], options: Sequence[str] = _PAIRS) ->
         arguments: A command line.
         options: Those whose values are ``name=value,...``.
     """
-    from lm_eval._cli.utils import split_top_level
+    from lm_eval._cli import utils
 
+    # lm-eval 0.4.12 splits at every comma, 0.4.13 outside of brackets and quotes.
+    split = getattr(utils, "split_top_level", partial(str.split, sep=","))
     seen: dict[str, set[str]] = {}
     for option, text in _values_of(arguments, options):
-        for pair in split_top_level(text):
+        for pair in split(text):
             name, equals, _ = pair.partition("=")
             if equals and name.strip() in seen.setdefault(option, set()):
                 raise CommandError(f"{option}: {name.strip()} was given twice. Leave one out")

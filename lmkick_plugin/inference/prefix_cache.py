@@ -16,18 +16,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import (
-    Cache,
-    DummyLayer,
-    DynamicCache,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-)
+from transformers import cache_utils
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 __all__ = ["Prefix", "continue_prefix", "layer_windows", "new_prefix", "why_not_shared"]
 
 #: How far back a layer sees: None for all tokens, their number, or 0 for a layer without keys.
 Window = int | None
+
+#: The class of layers without keys, which transformers has since 5.23.
+_DUMMY: Any = getattr(cache_utils, "DummyLayer", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def why_not_shared(cache: Any, length: int) -> str | None:
         return f"unsupported key-value cache ({kind})"
     layers: list[Any] = cache.layers
     for number, layer in enumerate(layers):
-        if type(layer) is DummyLayer:
+        if type(layer) is _DUMMY:
             continue
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             return f"layer {number} keeps more than keys and values"
@@ -77,7 +75,7 @@ def layer_windows(cache: Cache) -> tuple[Window, ...]:
         if isinstance(layer, DynamicSlidingWindowLayer):
             windows.append(int(layer.sliding_window))
         else:
-            windows.append(0 if isinstance(layer, DummyLayer) else None)
+            windows.append(0 if type(layer) is _DUMMY else None)
     return tuple(windows)
 
 
@@ -158,7 +156,7 @@ def continue_prefix(windows: Sequence[Window], prefix: Prefix | None, *, keep: b
     for number, window in enumerate(windows):
         pieces = () if prefix is None else prefix.layers[number]
         if window == 0:
-            layers.append(DummyLayer())  # type: ignore[no-untyped-call]
+            layers.append(_DUMMY())
         elif window is None:
             layers.append(_Whole(pieces, length, keep))
         else:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -84,6 +85,15 @@ def make_stats(method: Any, inputs: Tensor) -> Statistic:
     stats: Statistic = method.statistic(inputs.shape[1])
     stats.update(inputs)
     return stats
+
+
+def compared_together(method: Any, mask: Tensor) -> Sequence[Tensor]:
+    """Parts of a mask within which an unstructured pruner compares scores."""
+    if isinstance(method, SparseGPT):
+        return torch.split(mask, method.block_size, dim=1)
+    if isinstance(method, Wanda) and not method.variant:
+        return mask.unbind(0)
+    return (mask,)
 
 
 def label(method: Any) -> str:

@@ -31,6 +31,7 @@ from tests.compressors.method_cases import (
     METHODS,
     PRUNERS,
     QUANTIZERS,
+    compared_together,
     label,
     make_inputs,
     make_stats,
@@ -40,6 +41,12 @@ from tests.compressors.method_cases import (
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=label)
+
+
+def every_method_but(kind: type) -> pytest.MarkDecorator:
+    """Every method but one, which does not promise this."""
+    kept = [method for method in METHODS if not isinstance(method, kind)]
+    return pytest.mark.parametrize("method", kept, ids=label)
 
 
 @every_method
@@ -83,13 +90,7 @@ def test_counts_are_exact(method: Any, dtype: torch.dtype) -> None:
         assert torch.all(per_group == method.pattern.n)
         return
     sparsity = method.pattern.sparsity
-    if isinstance(method, SparseGPT):
-        groups = torch.split(kept, method.block_size, dim=1)
-    elif isinstance(method, Wanda) and not method.variant:
-        groups = kept.unbind(0)
-    else:
-        groups = (kept,)
-    for group in groups:
+    for group in compared_together(method, kept):
         assert int((~group).sum()) == math.floor(sparsity * group.numel())
 
 
@@ -123,10 +124,8 @@ def test_codes_rebuild_the_weight(method: Any, dtype: torch.dtype) -> None:
     assert torch.equal(rebuilt, result.weight)
 
 
-@every_method
+@every_method_but(AWQ)  # its matrices share the factors of their columns
 def test_together_is_as_one_by_one(method: Any) -> None:
-    if isinstance(method, AWQ):
-        pytest.skip("its matrices share the factors of their columns")
     stats = make_stats(method, make_inputs())
     weights = [make_weight(rows, seed=rows) for rows in (24, 8, 40)]
     together = method.compress_together(weights, stats)
@@ -140,10 +139,8 @@ def test_together_is_as_one_by_one(method: Any) -> None:
             assert (mine is None and other is None) or torch.equal(mine, other), name
 
 
-@every_method
+@every_method_but(Random)  # a random draw goes by place
 def test_rows_do_not_depend_on_their_place(method: Any) -> None:
-    if isinstance(method, Random):
-        pytest.skip("a random draw goes by place")
     weight, stats = make_weight(), make_stats(method, make_inputs())
     order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(3))
     permuted = method.compress(weight[order], stats).weight
@@ -152,10 +149,8 @@ def test_rows_do_not_depend_on_their_place(method: Any) -> None:
     torch.testing.assert_close(permuted, expected, rtol=1e-4, atol=1e-5)
 
 
-@every_method
+@every_method_but(Random)  # a random draw is seeded by the weight
 def test_powers_of_two_scale_through(method: Any) -> None:
-    if isinstance(method, Random):
-        pytest.skip("a random draw is seeded by the weight")
     weight, stats = make_weight(), make_stats(method, make_inputs())
     assert torch.equal(
         method.compress(weight * 8, stats).weight, method.compress(weight, stats).weight * 8
