@@ -2,6 +2,7 @@
 # make demo    what every method takes from a small embedded model, and the report (DEVICE=)
 # make test    all tests, offline
 # make check   format, lint, types, layering, doctests, contents of the wheel
+# make compatibility  tests with other versions (NAMES=oldest: lm-eval 0.4.12; gptq: gptqmodel, torchao)
 # make docs    the documentation in site/, strict: a dead link is an error
 # All of them first make the environment in .venv, from any Python 3.10 or newer (PYTHON=).
 
@@ -17,7 +18,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: environment demo test check docs clean
+.PHONY: environment demo test check compatibility docs clean
 
 environment: $(STAMP)
 
@@ -45,6 +46,10 @@ check: $(STAMP)
 		--ignore=compressors/obs/columns_triton.py compressors lmkick_plugin \
 		tests/test_layering.py tests/lmkick_plugin/test_packaging.py
 
+# Each in an environment over this one, in .venv-compatibility; 15 minutes at most.
+compatibility: $(STAMP)
+	@$(OFFLINE) $(BIN)/python -m tools.compatibility $(NAMES)
+
 # An environment of its own: building pages needs neither torch nor lm-eval.
 DOCS := $(VENV)-docs
 $(DOCS)/.installed: pyproject.toml constraints.txt
@@ -56,4 +61,4 @@ docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=true $(DOCS)/bin/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) $(DOCS) site build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-compatibility $(DOCS) site build dist .mypy_cache .pytest_cache .ruff_cache

@@ -123,46 +123,37 @@ def test_a_worker_without_its_sweep_ends(small_sweep: dict[str, Any]) -> None:
 # --- Ray ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(600)  # starting a cluster and its actors takes a minute on a busy machine
 def test_a_killed_ray_worker_is_replaced(
     small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'lmkick[ray]'")
-    # Ray gives its workers way to everything else, and ends them where memory runs short; on a busy
-    # machine they would come to nothing.
+    # Ray gives its workers way to everything else; on a busy machine they would come to nothing.
     monkeypatch.setenv("RAY_worker_niceness", "0")
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
     output = Path(small_sweep["output"])
 
     def actors() -> list[int]:
-        # Ray's node on this machine is this process's child, its actors are the node's: actors of
-        # another cluster, say of other tests, are none of this test's business.
-        mine = [pid for node in children(os.getpid()) for pid in children(node)]
-        return [pid for pid in mine if title(pid).startswith(b"ray::Cell")]
-
-    def title(pid: int) -> bytes:
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return b""
+        found = []
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if line.read_bytes().startswith(b"ray::Cell"):
+                    found.append(int(line.parent.name))
+            except OSError:
+                continue
+        return found
 
     killed: list[int] = []
-    over = threading.Event()
 
     def kill() -> None:
-        while not over.wait(0.02):  # as long as the sweep runs, however slow the machine is
-            if results(output) and (found := actors()):
-                os.kill(min(found), signal.SIGKILL)
-                killed.append(min(found))
-                return
+        wait_for(lambda: results(output) and actors())
+        killed.append(min(actors()))
+        os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     try:
         found = run_sweep({**small_sweep, "executor": "ray", "workers": 2}, progress=False)
     finally:
-        over.set()
-        killer.join()
+        killer.join(120)
     assert killed
     one_result_for_each(small_sweep, found)
     assert not ray.is_initialized()
