@@ -281,9 +281,9 @@ def awq(
 def inverse_factor(h: Tensor, dampening_frac: float, counted: Tensor | None = None) -> Tensor:
     """GPTQ step 3: the upper Cholesky factor of the damped inverse Hessian.
 
-    ``counted`` [in] of bool says which inputs the mean of the diagonal is taken over; None: all.
+    ``counted`` [in] of bool says which inputs count in the mean of the diagonal, the others as 0.
     """
-    diagonal = h.diagonal() if counted is None else h.diagonal()[counted]
+    diagonal = h.diagonal() if counted is None else h.diagonal() * counted
     damped = h.clone()
     damped += dampening_frac * diagonal.mean() * torch.eye(len(h), dtype=h.dtype)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
@@ -293,9 +293,9 @@ def inverse_factor(h: Tensor, dampening_frac: float, counted: Tensor | None = No
 def _with_live_diagonal(h: Tensor, diagonal: float | None) -> tuple[Tensor, Tensor, Tensor]:
     """A diagonal for inputs that were always zero, which those are, and which inputs count.
 
-    None leaves dead inputs out of the damping and of the order; with a number they count like any
-    other, as in the released codes, whose H is 2 / samples times the sum of x x^T over all tokens
-    and whose number is 1.
+    None counts dead inputs as 0 in the damping and last in the order; with a number they count like
+    any other, as in the released codes, whose H is 2 / samples times the sum of x x^T over all
+    tokens and whose number is 1.
     """
     dead = h.diagonal() == 0
     counted = ~dead if diagonal is None else torch.ones_like(dead)

@@ -47,9 +47,9 @@ class GPTQ(Quantizer):
         1. Weights of inputs that were always zero are zeroed before any grid is found; the released
            code lets them widen the grid where there is one group per row.
         2. The symmetric grid of a row without negative weights is symmetric too.
-        3. Inputs that were always zero take no part in the damping's mean and are the last in
-           act-order. The released code gives them a diagonal of 1 regardless of the others, which
-           both count.
+        3. Inputs that were always zero count 0 in the damping's mean and are the last in act-order.
+           The released code gives them a diagonal of 1, which is little at its scale of the Hessian
+           (2 / samples times the sum over all tokens) and much at others.
     """
 
     statistic: ClassVar[type[Hessian]] = Hessian

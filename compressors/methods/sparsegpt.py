@@ -44,8 +44,8 @@ class SparseGPT(Pruner):
     Differences from the released code:
         1. Exact counts, ties by row and column: ``floor(sparsity * count)`` of each block go.
         2. Inputs that were always zero are the first to be pruned, but no more than the count; the
-           released code zeroes all their weights. They take no part in the damping's mean, in which
-           the released code counts a diagonal of 1 for each.
+           released code zeroes all their weights. They count 0 in the damping's mean, and 1 in the
+           released code's.
         3. Joint compression takes grids of groups as GPTQ does, not only one per row.
     """
 

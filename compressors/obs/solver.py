@@ -14,8 +14,8 @@ How it is computed here:
   :math:`W_B + (W_F - Q_F) X_{BF}^\top U_{BB}`: products with the changes made so far, and only X's
   diagonal blocks are inverted.
 * Matrices that read the same input are solved together, as more rows of one matrix.
-* Inputs that were always zero (dead) neither cause nor receive changes. They do not count in the
-  damping and come last in act-order, so results do not depend on the scale of H.
+* Inputs that were always zero (dead) neither cause nor receive changes. They count 0 in the mean
+  of the damping and come last in act-order, so results do not depend on the scale of H.
 
 References:
     Frantar and Alistarh, arXiv:2301.00774, algorithm 1 (SparseGPT); Frantar et al.,
@@ -103,8 +103,8 @@ class _Solver:
             transpose(weight.detach(), mine)
         squares = stats.diagonal.to(device)
         dead = squares == 0
-        # With the mean of the others on its diagonal, a dead input does not change the damping.
-        live_mean = 1.0 if bool(dead.all()) else squares[~dead].mean()
+        # Positive, and nothing beside the others, of whose mean the damping is a share.
+        least = float(squares.mean()) * 1e-6 or 1.0
         if plan.zero_dead:
             self.values[dead] = 0
         self.order: Tensor | None = None
@@ -135,7 +135,7 @@ class _Solver:
                 found = stats.lower.to(device)
             else:
                 found = stats.matrix.to(device)[self.order][:, self.order]
-            found.diagonal().masked_fill_(dead, live_mean)
+            found.diagonal().masked_fill_(dead, least)
             return found
 
         self.factor = factorize(hessian, plan.dampening_frac, plan.block_size)

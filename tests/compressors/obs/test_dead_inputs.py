@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -16,24 +17,34 @@ from tests import oracles
 from tests.compressors.method_cases import make_inputs, make_stats, make_weight
 from tests.tiny_models import make
 
-SAMPLES, SEQLEN = 8, 96
+SAMPLES, SEQLEN, VOCABULARY = 8, 256, 1_000
+#: Groups of 128 divide neither width.
+WIDTH, FFN = 576, 608
+#: Rows kept of each matrix; they are compressed independently.
+ROWS = 48
 #: One input in ten is dead.
 EVERY = 10
-#: Of widths 80 and 160, 48 divides neither.
 GPTQS: list[dict[str, Any]] = [
     {"group_size": None},
-    {"group_size": 32},
-    {"group_size": 48},
+    {"group_size": 128},
     {"group_size": None, "act_order": True},
-    {"group_size": 48, "act_order": True, "static_groups": True},
-    {"group_size": 48, "act_order": True},
+    {"group_size": 128, "act_order": True, "static_groups": True},
+    {"group_size": 128, "act_order": True},
 ]
 
 
 @pytest.fixture(scope="module")
 def layers() -> dict[str, tuple[Tensor, Tensor]]:
     """Each matrix of an OPT with what it reads, ``[tokens, in]``, a tenth of it always zero."""
-    model = make("opt", hidden_size=80, word_embed_proj_dim=80, ffn_dim=160)
+    model = make(
+        "opt",
+        hidden_size=WIDTH,
+        word_embed_proj_dim=WIDTH,
+        ffn_dim=FFN,
+        num_hidden_layers=1,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=SEQLEN,
+    )
     with torch.no_grad():
         for layer in model.model.decoder.layers:  # type: ignore[union-attr, operator]
             for norm in (layer.self_attn_layer_norm, layer.final_layer_norm):
@@ -45,17 +56,18 @@ def layers() -> dict[str, tuple[Tensor, Tensor]]:
         if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(
                 lambda module, args, name=name: seen.update(
-                    {name: (module.weight.detach(), args[0].reshape(-1, args[0].shape[-1]))}
+                    {name: (module.weight.detach()[:ROWS], args[0].reshape(-1, args[0].shape[-1]))}
                 )
             )
     draw = torch.Generator().manual_seed(0)
+    shape = (SAMPLES, SEQLEN)
     with torch.no_grad():
-        model(input_ids=torch.randint(3, 128, (SAMPLES, SEQLEN), generator=draw), use_cache=False)
-    assert len(seen) == 18
+        model(input_ids=torch.randint(3, VOCABULARY, shape, generator=draw), use_cache=False)
+    assert len(seen) == 6
     for name, (_, inputs) in seen.items():
         dead = (inputs == 0).all(dim=0)
         assert dead[::EVERY].all(), name
-        assert int(dead.sum()) < 0.3 * len(dead), name
+        assert int(dead.sum()) < 0.15 * len(dead), name
     return seen
 
 
@@ -64,12 +76,13 @@ def released_hessian(inputs: Tensor) -> Tensor:
     return oracles.hessian(inputs) * (2 * 2048)
 
 
-def same_codes(result: CompressedWeight, expected: Tensor) -> float:
-    """Share of the weights with one code: less than half a step of their grid apart."""
+def same_codes(result: CompressedWeight, expected: Tensor, inputs: Tensor) -> float:
+    """Share of the live columns' weights with one code: less than half a step apart."""
     assert result.scale is not None
     assert result.g_idx is not None
     step = result.scale[:, result.g_idx]
-    return float(((result.weight - expected).abs() < step / 2).float().mean())
+    same = ((result.weight - expected).abs() < step / 2).float()
+    return float(same[:, (inputs != 0).any(dim=0)].mean())
 
 
 def gptq_of(settings: dict[str, Any]) -> GPTQ:
@@ -77,43 +90,29 @@ def gptq_of(settings: dict[str, Any]) -> GPTQ:
 
 
 @pytest.mark.parametrize("settings", GPTQS, ids=str)
-def test_gptq_is_the_loop_that_leaves_dead_inputs_out(
+def test_gptq_agrees_with_the_released_code(
     layers: dict[str, tuple[Tensor, Tensor]], settings: dict[str, Any]
 ) -> None:
-    shares, counted = [], []
+    shares, losses, controls = [], [], []
     for weight, inputs in layers.values():
         stats = make_stats(GPTQ, inputs)
         result = gptq_of(settings).compress(weight, stats)
-        plain = {"num_bits": 4, **settings}
-        shares.append(same_codes(result, oracles.gptq(weight, stats.matrix, **plain)))
-        # The control: a diagonal far above the others', and the damping that it inflates.
-        wrong = oracles.gptq(weight, stats.matrix, **plain, dead_diagonal=1000)
-        counted.append(same_codes(result, wrong))
-    assert mean(shares) > 0.999
-    assert mean(counted) < 0.9
-
-
-@pytest.mark.parametrize("settings", GPTQS, ids=str)
-def test_gptq_differs_from_the_released_code_by_its_damping_alone(
-    layers: dict[str, tuple[Tensor, Tensor]], settings: dict[str, Any]
-) -> None:
-    shares, losses, matched = [], [], []
-    for weight, inputs in layers.values():
-        result = gptq_of(settings).compress(weight, make_stats(GPTQ, inputs))
-        h = released_hessian(inputs)
+        # An oracle without the ones, and one with them, of H in the scale they are meant for.
+        plain = oracles.gptq(weight, stats.matrix, num_bits=4, **settings)
+        assert same_codes(result, plain, inputs) > 0.995
         released = {"num_bits": 4, "dead_diagonal": 1, **settings}
-        expected = oracles.gptq(weight, h, **released)
-        shares.append(same_codes(result, expected))
+        expected = oracles.gptq(weight, released_hessian(inputs), **released)
+        shares.append(same_codes(result, expected, inputs))
         error = oracles.output_error(weight, result.weight, inputs)
         losses.append(error / oracles.output_error(weight, expected, inputs))
-        # Its mean counts a tenth of ones: damp as much as without them.
-        live = h.diagonal()[h.diagonal() > 0]
-        same_damping = 0.01 * live.mean() / ((live.sum() + len(h) - len(live)) / len(h))
-        expected = oracles.gptq(weight, h, **released, dampening_frac=float(same_damping))
-        matched.append(same_codes(result, expected))
-    assert mean(matched) > 0.995
-    assert mean(shares) > 0.98
-    assert mean(losses) == pytest.approx(1, abs=0.01)
+        # The control: ones beside a mean over tokens, which inflate the damping.
+        wrong = oracles.gptq(weight, stats.matrix, **{**released, "dead_diagonal": 1000})
+        controls.append(same_codes(result, wrong, inputs))
+    assert mean(shares) > 0.995
+    # Inputs of nearly one square mean change places in act-order with the Hessian's rounding.
+    assert min(shares) > (0.98 if settings.get("act_order") else 0.999)
+    assert losses == pytest.approx([1] * len(losses), abs=0.01)
+    assert mean(controls) < 0.9
 
 
 def test_sparsegpt_agrees_with_the_released_code(
@@ -140,8 +139,9 @@ def test_live_columns_do_not_know_of_dead_ones(act_order: bool) -> None:
     inputs[:, dead] = 0
     method = GPTQ(num_bits=4, group_size=None, act_order=act_order, static_groups=False)
     whole = method.compress(weight, make_stats(GPTQ, inputs))
-    # The same solve without those rows and columns of H.
+    # The same solve without those rows and columns of H, and the mean they count in.
     weight[:, dead] = 0
+    method = replace(method, dampening_frac=0.01 * len(live) / 96)
     alone = method.compress(weight[:, live], make_stats(GPTQ, inputs[:, live]))
     assert whole.codes is not None
     assert alone.codes is not None
