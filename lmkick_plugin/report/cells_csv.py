@@ -21,8 +21,9 @@ _RUN = (
 )  # fmt: skip
 _SCORE = ("task", "metric", "filter", "value", "stderr", "n")
 _PAIRED = (
-    "clusters", "dense", "difference", "recovery", "recovery_low", "recovery_high", "verdict",
-    "settle_n", "available",
+    "clusters", "dense", "difference", "recovery", "recovery_low", "recovery_high",
+    "recovery_above_chance", "above_chance_low", "above_chance_high", "verdict", "settle_n",
+    "available",
 )  # fmt: skip
 
 
@@ -62,6 +63,8 @@ def cells_csv(evidence: Evidence, summaries: Sequence[Summary]) -> str:
                 one = pairing.statistics
                 ends = one.recovery_interval or (None, None)
                 paired = [one.clusters, one.dense, one.difference, one.recovery, *ends]
+                ends = one.above_chance_interval or (None, None)
+                paired += [one.recovery_above_chance, *ends]
                 paired += [one.verdict, one.settle_n, one.available]
             row = [*map(_field, own), *map(_field, paired), str(score.file)]
             rows.append([*base, *row])

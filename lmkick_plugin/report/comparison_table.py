@@ -229,7 +229,7 @@ def _cells(row: Row, level: int) -> list[str]:
         _number(found.compressed),
         _number(found.difference, sign=True),
         "-" if low != low else f"[{_number(low, sign=True)}, {_number(high, sign=True)}]",
-        "-" if found.recovery is None else f"{100 * found.recovery:.1f} %",
+        _recovery(found),
         *(
             ["-"] * 5
             if flips is None
@@ -243,6 +243,15 @@ def _cells(row: Row, level: int) -> list[str]:
         ),
         _verdict(found),
     ]
+
+
+def _recovery(found: PairedStatistics) -> str:
+    """In brackets what is kept above chance, where that is not 0."""
+    if found.recovery is None:
+        return "-"
+    above = found.recovery_above_chance
+    chance = "" if found.floor == 0 or above is None else f" ({100 * above:.1f} % above chance)"
+    return f"{100 * found.recovery:.1f} %{chance}"
 
 
 def _verdict(found: PairedStatistics) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 from compressors.files import csv_text, write_atomically
 from lmkick_plugin.record.fields import RECORD_FIELDS
 from lmkick_plugin.report.evidence import Evidence
-from lmkick_plugin.report.formatting import NOTHING, interval, number, percent
+from lmkick_plugin.report.formatting import NOTHING, number, recovery_of
 from lmkick_plugin.report.markdown import escaped, table
 from lmkick_plugin.report.models import Cell, Collection
+from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.recall import STATES
 from lmkick_plugin.report.recall_section import recalls_of
 
@@ -76,8 +77,7 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
                 "stderr": _finite(score.stderr),
                 "n": evidence.items(cell, task),
                 "clusters": None if found is None else found.clusters,
-                "recovery": None if found is None else _finite(found.recovery),
-                "recovery_above_chance": None if found is None else found.recovery_above_chance,
+                **_kept(found),
                 "verdict": None if found is None else found.verdict,
                 "version": _version(file.mapping("versions").get(task)),
             }
@@ -112,6 +112,21 @@ def _version(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError):
         return None
+
+
+def _kept(found: PairedStatistics | None) -> dict[str, Any]:
+    """Recovery, also above chance, with their intervals; None where nothing was compared."""
+    kept = (None, None) if found is None else found.recovery_interval or (None, None)
+    above = (None, None) if found is None else found.above_chance_interval or (None, None)
+    values = {
+        "recovery": found and found.recovery,
+        "recovery_low": kept[0],
+        "recovery_high": kept[1],
+        "recovery_above_chance": found and found.recovery_above_chance,
+        "above_chance_low": above[0],
+        "above_chance_high": above[1],
+    }
+    return {name: _finite(value) for name, value in values.items()}
 
 
 def _finite(value: Any) -> Any:
@@ -150,7 +165,8 @@ def _csv(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
     """The rows as CSV, with separate columns for each task's numbers."""
     plain_fields = [field for field in FIELDS if field not in _NOT_PLAIN]
     parts = (
-        *("metric", "value", "stderr", "n", "clusters", "recovery", "recovery_above_chance"),
+        *("metric", "value", "stderr", "n", "clusters"),
+        *_kept(None),
         "verdict",
     )
     columns = [f"{task}.{part}" for task in tasks for part in parts]
@@ -244,7 +260,7 @@ def _card_row(
         str(found.clusters),
         _with_error(whole.value, whole.stderr),
         _with_error(score.value, score.stderr),
-        f"{percent(found.recovery)} {interval(found.recovery_interval, shares=True)}".strip(),
+        recovery_of(found),
         found.verdict or NOTHING,
     )
 

@@ -10,10 +10,9 @@ from dataclasses import replace
 from lmkick_plugin.report.curves import curves_of
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.figure_model import SPARE, Figure, Line, Panel, Point, looks_of
-from lmkick_plugin.report.formatting import task_name
+from lmkick_plugin.report.formatting import recovery_of, task_name
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.scoring import DESCRIPTIVE
-from lmkick_plugin.report.summary import recovery_of
 
 __all__ = ["model_figures"]
 
@@ -70,7 +69,7 @@ class _Maker:
             return None
         one = pairing.statistics
         low, high = _finite(one.recovery_interval)
-        label = f"{cell.label}: {task_name(task)} {recovery_of(one)} of dense, n = {one.n}"
+        label = f"{cell.label}: {task_name(task)} {recovery_of(one, 'dense')}, n = {one.n}"
         return Point(x, one.recovery or 0.0, low, high, f"{label}; {pairing.files[1].path.name}")
 
     def score(self, cell: Cell, task: str, x: float, metric: str | None = None) -> Point | None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 import re
 
+from lmkick_plugin.report.paired_statistics import PairedStatistics
+
 __all__ = [
     "NOTHING",
     "SYMBOLS",
@@ -13,6 +15,7 @@ __all__ = [
     "number",
     "percent",
     "plural",
+    "recovery_of",
     "size",
     "task_name",
     "visible",
@@ -129,6 +132,18 @@ def interval(ends: tuple[float, float] | None, *, shares: bool = False, sign: bo
         return ""
     show = percent if shares else number
     return f"[{', '.join(show(end, sign=sign).removesuffix(' %') for end in ends)}]"
+
+
+def recovery_of(one: PairedStatistics, of: str = "") -> str:
+    """A recovery with its interval (of what), and that above chance where chance is not 0."""
+    shown = f"{percent(one.recovery)} {interval(one.recovery_interval, shares=True)}".strip()
+    shown += f" of {of}" if of else ""
+    if one.floor == 0 or one.recovery_above_chance is None:
+        return shown
+    above = (
+        f"{percent(one.recovery_above_chance)} {interval(one.above_chance_interval, shares=True)}"
+    )
+    return f"{shown}, {above.strip()} above chance"
 
 
 def size(count: float | None) -> str:

@@ -171,8 +171,9 @@ def _measure(
         if all(a is not None and b is not None for a, b in answers):
             changed = np.asarray([a != b for a, b in answers], dtype=np.bool_)
     clusters = numbered([pair[0] for pair in scored], len(first.values))
-    if clusters is None:
-        notes.append(f"{task}: the samples do not say which items belong together: each by itself")
+    unknown = f"{task}: the samples do not say which items belong together: each by itself"
+    if clusters is None and unknown not in notes:  # once for all metrics
+        notes.append(unknown)
     available = None if len(first.values) != len(scored) else _available(task, dense)
     return Measured(scoring, first, second, clusters, changed, available)
 

@@ -19,9 +19,9 @@ from lmkick_plugin.report.figure_model import Figure
 from lmkick_plugin.report.figures import model_figures
 from lmkick_plugin.report.formatting import (
     NOTHING,
-    interval,
     number,
     percent,
+    recovery_of,
     size,
     task_name,
     with_names,
@@ -239,9 +239,8 @@ def _heat(evidence: Evidence, model: Model, cell: Cell, task: str) -> HeatCell:
     if one is None or one.recovery is None or one.at_floor:
         why = one.reason if one is not None and one.at_floor else "not compared"
         return HeatCell(number(score.value), None, None, f"{why}: {title}")
-    ends = interval(one.recovery_interval, shares=True)
     cut = evidence.truncated(cell, task)
-    said = [f"{percent(one.recovery)} of dense {ends}", one.verdict or one.reason, one.settling]
+    said = [recovery_of(one, "dense"), one.verdict or one.reason, one.settling]
     said += [f"{cut} prompts cut to the context"] if cut else []
     said += [evidence.judge(cell, task) or ""] if score.metric.startswith("judge_") else []
     return HeatCell(

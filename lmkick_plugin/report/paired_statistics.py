@@ -24,7 +24,7 @@ from lmkick_plugin.report.bootstrap import (
     cluster_sums,
     drawn_ratios,
     percentile_interval,
-    pseudo_clusters,
+    with_pseudo_clusters,
 )
 from lmkick_plugin.report.flips import Flips
 from lmkick_plugin.report.verdict import (
@@ -353,15 +353,11 @@ def _settle(sums: FloatArray, metric: Metric, tolerance: float) -> int | None:
     kept = 1 - tolerance
     with np.errstate(all="ignore"):
         dense = float(sums[:, 0].sum() / sums[:, 2].sum())
-        if metric.binary:  # of weight 1/2, so of sqrt(1/2) in a sum of squares
-            extra = pseudo_clusters(1, size)
-            moments = np.concatenate([np.ones(len(sums)), np.full(4, math.sqrt(0.5))])
-            sums = np.concatenate([sums, extra])
-        else:
-            moments = np.ones(len(sums))
+        if metric.binary:
+            sums = with_pseudo_clusters(sums)
         if metric.direction == "at_most" and metric.transform is not None:
             values, distance = sums[:, 1] - sums[:, 0], -math.log(kept)
         else:
             values, distance = sums[:, 1] - kept * sums[:, 0], tolerance * dense
         mean = values.sum() / sums[:, 2].sum()
-        return clusters_to_settle(moments * (values - mean * sums[:, 2]) / size, distance)
+        return clusters_to_settle((values - mean * sums[:, 2]) / size, distance)

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from lmkick_plugin.report.formatting import interval, percent
+from lmkick_plugin.report.formatting import recovery_of
 from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.verdict import DEFAULT_TOLERANCE
 
@@ -146,7 +146,7 @@ def _sentence(
     found: RunVerdict, tasks: Mapping[str, PairedStatistics], name: str, tolerance: float
 ) -> str:
     bound = f"at least {100 * (1 - tolerance):g} % of the dense score"
-    lost = [f"{task} ({_recovery(tasks[task])})" for task in found.lost]
+    lost = [f"{task} ({recovery_of(tasks[task])})" for task in found.lost]
     if found.word == "keeps":
         count = len(found.kept)
         where = f"all {count} tasks" if count > 1 else found.kept[0]
@@ -177,10 +177,6 @@ def _listed(names: Sequence[str]) -> str:
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _recovery(one: PairedStatistics) -> str:
-    return f"{percent(one.recovery)} {interval(one.recovery_interval, shares=True)}".strip()
-
-
 def why_open(one: PairedStatistics) -> str:
     """Why a task is open, and what would settle it; empty where that is not known."""
     if one.verdict == "fail":
@@ -189,4 +185,4 @@ def why_open(one: PairedStatistics) -> str:
 
 
 def _open(one: PairedStatistics) -> str:
-    return why_open(one) or _recovery(one)
+    return why_open(one) or recovery_of(one)

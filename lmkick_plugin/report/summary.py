@@ -14,9 +14,9 @@ from lmkick_plugin.report.dense_command import dense_commands
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.formatting import (
     NOTHING,
-    interval,
     percent,
     plural,
+    recovery_of,
     size,
     task_name,
 )
@@ -128,12 +128,6 @@ class Summary:
         table = render_table(list(COLUMNS), [line.shown() for line in self.lines])
         command = f"\n{self.command}" if self.command else ""
         return f"{plain(self.sentence)}{command}\n\n{table}"
-
-
-def recovery_of(one: PairedStatistics) -> str:
-    """A recovery with its interval."""
-    ends = interval(one.recovery_interval, shares=True)
-    return f"{percent(one.recovery)} {ends}".strip()
 
 
 def summaries_text(summaries: Sequence[Summary]) -> str:

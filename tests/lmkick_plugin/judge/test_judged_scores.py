@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
@@ -163,9 +165,15 @@ def test_scores_of_other_documents_are_no_scores(save: Save, judge: Run) -> None
 def test_check_of_a_judge_that_wavers(
     save: Save, judge: Run, server: FaultServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    draw = np.random.default_rng(0)
+    said: dict[str, dict[str, list[float]]] = {"strong": {}, "weak": {}}
+
     def wavering(handler: Any, body: dict[str, Any], number: int) -> None:
-        bonus = number % 2 if body["model"] == "strong" else 0
-        replies(f"{grade(shown(body)[ALONE]) * 0.5 + bonus:g}")(handler, body, number)
+        answer, model = shown(body)[ALONE], body["model"]
+        score = round(grade(answer) * 0.5 + (draw.normal(0, 0.5) if model == "strong" else 0), 2)
+        score = float(np.clip(score, 1, 10))
+        said[model].setdefault(answer, []).append(score)
+        replies(f"{score:g}")(handler, body, number)
 
     server.answer = wavering
     results = save(lambda prompt: "w " * (len(prompt) + ord(prompt[8])), "kick_instruct")
@@ -178,7 +186,10 @@ def test_check_of_a_judge_that_wavers(
     check = found["tasks"]["kick_instruct"]["check"]
     assert check["retest"]["items"] == 4
     assert check["retest"]["repeats"] == 3
-    assert 0 <= check["retest"]["sd"] <= 1
+    strong = np.asarray(list(said["strong"].values()))
+    assert strong.shape == (4, 3)
+    assert check["retest"]["sd"] == pytest.approx(math.sqrt(strong.var(axis=1, ddof=1).mean()))
+    assert 0.2 < check["retest"]["sd"] < 0.9  # 0.5 was planted
     assert check["second_judge"]["items"] == 4
     assert check["second_judge"]["kappa"] is None, "nothing to win without a reference"
     line = found["tasks"]["kick_instruct"]["line"]

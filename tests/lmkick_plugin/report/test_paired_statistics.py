@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from lmkick_plugin.report.bootstrap import StatisticsError
 from lmkick_plugin.report.flips import flips_of
+from lmkick_plugin.report.formatting import recovery_of
 from lmkick_plugin.report.paired_statistics import (
     Metric,
     PairedStatistics,
@@ -51,7 +53,7 @@ def test_verdict_equals_a_plain_loop_over_draws() -> None:
     counts = [sum((d, c) == cell for d, c in zip(dense, compressed, strict=True)) for cell in cells]
     margins, recoveries = [], []
     for _ in range(8000):
-        drawn = [rng.gammavariate(count + 0.5, 1) for count in counts]
+        drawn = [rng.gammavariate(count + 1, 1) for count in counts]
         d, c = ((drawn[0] + drawn[i]) / sum(drawn) for i in (1, 2))
         margins.append(c - 0.95 * d)
         recoveries.append(c / d)
@@ -99,6 +101,11 @@ def test_chance_has_no_verdict_and_recovery_above_it_is_counted_from_it() -> Non
     assert lost.above_chance_interval is not None
     low, high = lost.above_chance_interval
     assert low < lost.recovery_above_chance < high
+    assert re.fullmatch(
+        r"6\d\.\d % \[\S+, \S+\] of dense, 2\d\.\d % \[\S+, \S+\] above chance",
+        recovery_of(lost, "dense"),
+    )
+    assert "chance" not in recovery_of(quiz(0.47, 0.308, 1000))
 
 
 def test_a_dense_score_of_zero_has_no_verdict() -> None:
