@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,16 +104,16 @@ def simulate(
         old: Whether by percentile intervals over resampled items, as before.
     """
     rng = np.random.default_rng(seed)
-    graded = world.kind == "graded"
-    rows, found = (
-        (None, graded_scores(world, experiments, rng))
-        if graded
-        else (clusters_of(world, experiments, rng))
-    )
+    rows: FloatArray | None = None
+    found: NDArray[Any]
+    if world.kind == "graded":
+        found = graded_scores(world, experiments, rng)
+    else:
+        rows, found = clusters_of(world, experiments, rng)
     # Experiments with the same answers are judged once.
     found, times = np.unique(found, axis=0, return_counts=True)
     matched = failed = covered = 0
-    batch = max(1, _BATCH // (resamples * max(4, found[0].size if graded or old else 4)))
+    batch = max(1, _BATCH // (resamples * max(4, found[0].size if rows is None or old else 4)))
     for start in range(0, len(found), batch):
         some, count = found[start : start + batch], times[start : start + batch]
         dense, compressed, points = (

@@ -20,6 +20,7 @@ from lmkick_plugin.report.formatting import (
     interval,
     number,
     percent,
+    recovery_of,
     size,
     task_name,
     with_names,
@@ -27,7 +28,6 @@ from lmkick_plugin.report.formatting import (
 from lmkick_plugin.report.page.inline_svg import keys_of, panels_of
 from lmkick_plugin.report.page_content import Content
 from lmkick_plugin.report.plots import Drawing
-from lmkick_plugin.report.summary import recovery_of
 from lmkick_plugin.terminal import plain
 
 __all__ = ["render_page"]
