@@ -107,7 +107,7 @@ def test_answers_as_long_as_the_context_are_shortened_and_that_is_said(
     assert answers == expected * 2
     said = [text for text in caplog.messages if "limited to 256" in text]
     assert said == [
-        "task: answers of up to 1024 tokens do not fit a context of 512: they are limited to 256."
+        "task: answers of up to 1024 tokens do not fit a context of 512; limited to 256."
     ]
     assert requests[0].args[1]["max_gen_toks"] == 1024, "samples say what was asked for"
 

@@ -28,7 +28,7 @@ def test_cut_prompts_are_one_line(model: Any, caplog: pytest.LogCaptureFixture) 
     lines = [entry.getMessage() for entry in caplog.records if "transformers" not in entry.name]
     if isinstance(model, KickLM):
         (line,) = lines
-        assert "6 prompts did not fit the context of 512 tokens" in line
+        assert "6 prompts exceeded the context of 512 tokens" in line
         assert "long 6" in line
     else:
         assert len(lines) == 6

@@ -68,7 +68,7 @@ def test_settings_of_the_sweep_may_stand_among_the_model_arguments() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "said"),
     [
-        ("seeds", {"seeds": [3]}, "no spread"),
+        ("seeds", {"seeds": [3]}, "has no spread"),
         ("calibration", {}, "no task has training text"),
     ],
 )
