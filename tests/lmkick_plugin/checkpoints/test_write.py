@@ -175,7 +175,7 @@ def test_shards_and_what_damages_them(
     with pytest.raises(SettingsError, match=r"other weights than its kick.json names"):
         checkpoints.load(folder)
     shards[-1].write_bytes(content[:-10])
-    with pytest.raises(SettingsError, match=rf"{shards[-1].name} has \d+ bytes, and kick.json"):
+    with pytest.raises(SettingsError, match=rf"{shards[-1].name} has \d+ bytes, but kick.json"):
         checkpoints.load(folder)
     with pytest.raises(SettingsError, match="damaged or incomplete"):
         KickLM(str(folder), device="cpu")

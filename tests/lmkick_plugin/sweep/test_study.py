@@ -207,4 +207,4 @@ def test_a_real_study(
     monkeypatch.setattr(runner, "_execute", None)
     assert cli.main([*given, "--batch_size", "4"]) == 0
     assert cli.main([*given, "--limit", "2"]) == 2
-    assert "its limit is 1, and now 2" in capsys.readouterr().err
+    assert "its limit is 1, now 2" in capsys.readouterr().err
