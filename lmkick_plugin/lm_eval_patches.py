@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 __all__ = ["PATCHES", "Patch", "apply_patches", "scan_also"]
@@ -113,6 +115,16 @@ def drop_known_warnings() -> None:
     logging.getLogger("lm_eval.evaluator_utils").addFilter(unequal)
 
 
+def silence_git() -> None:
+    """Keep git's own words off the terminal while lm-eval asks it for a commit."""
+    from lm_eval.loggers import utils
+
+    if not hasattr(utils, "subprocess") or isinstance(utils.subprocess, SimpleNamespace):
+        return
+    quiet = functools.partial(subprocess.check_output, stderr=subprocess.DEVNULL)
+    utils.subprocess = SimpleNamespace(**{**vars(subprocess), "check_output": quiet})
+
+
 PATCHES = (
     Patch(
         compile_templates_once,
@@ -127,5 +139,12 @@ PATCHES = (
         reason="custom_dataset is explained in a warning for each of MMLU's 57 subjects, and "
         "metrics without a value for some items are warned about though no group averages them",
         until="lm-eval logs the first once, and knows metrics with missing values",
+    ),
+    Patch(
+        silence_git,
+        versions="0.4.12, 0.4.13",
+        reason="outside a repository, every run prints git's 'fatal: not a git repository', as if "
+        "it had failed; the commit of a repository is recorded as before",
+        until="lm-eval reads git's standard error",
     ),
 )

@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+from pathlib import Path
 
 import pytest
 from lm_eval import utils
 
-from lmkick_plugin.lm_eval_patches import PATCHES, apply_patches, compile_templates_once
+from lmkick_plugin.lm_eval_patches import (
+    PATCHES,
+    apply_patches,
+    compile_templates_once,
+    silence_git,
+)
 
 
 def test_prompts_are_the_same_and_compiled_once() -> None:
@@ -52,6 +59,25 @@ def test_only_the_known_warnings_about_our_tasks_are_dropped(
         "kick_mmlu: s",
     ]
     assert len(log.filters) == len(set(log.filters))
+
+
+def test_git_is_quiet_and_a_commit_is_still_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from lm_eval.loggers.utils import get_git_commit_hash  # as lm_eval.evaluator imports it
+
+    silence_git()
+    silence_git()
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    assert get_git_commit_hash() is None
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
+        subprocess.run([*git, *command], check=True)
+    found = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    assert found.stdout.startswith(get_git_commit_hash())
+    assert len(get_git_commit_hash()) >= 7
+    assert capfd.readouterr() == ("", "")
 
 
 def test_each_patch_says_when_it_goes() -> None:
