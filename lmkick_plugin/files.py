@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +40,7 @@ def _bounded_int(digits: str) -> int:
 
 
 def check_folder(name: str, folder: str | Path) -> Path:
-    """Refuse a folder that neither exists nor can be created; changes nothing.
+    """Refuse a folder that neither exists nor can be created; changes nothing but leftovers.
 
     Args:
         name: The argument, for messages.
@@ -63,8 +62,12 @@ def check_folder(name: str, folder: str | Path) -> Path:
         if not there.is_dir():
             which = "" if there == path else f": {there}"
             raise SettingsError(f"{name}={folder}{which} is a file. Choose another folder.")
-        with tempfile.TemporaryDirectory(prefix=".lmkick-", dir=there) as probe:
-            (Path(probe) / "probe").write_bytes(bytes(4096))
+        remove_leftovers(there)
+        probe = unfinished(there / "probe")
+        try:
+            probe.write_bytes(bytes(4096))
+        finally:
+            probe.unlink(missing_ok=True)
     except SettingsError:
         raise
     except (OSError, ValueError) as error:
