@@ -25,7 +25,7 @@ from lmkick_plugin.loading import checks, compress, precompressed, run_record
 from lmkick_plugin.loading.arguments import read_arguments
 from lmkick_plugin.loading.compress import Compression
 from lmkick_plugin.loading.dense_source import DenseSource
-from lmkick_plugin.loading.placement import merge_adapter, spread
+from lmkick_plugin.loading.placement import merge_adapter, spread, whole_adapter
 from lmkick_plugin.loading.reference import DenseReference
 from lmkick_plugin.record.weights import require_finite, require_same_weights, survey_weights
 
@@ -183,8 +183,13 @@ class KickLM(FastHFLM):
         return self._source.load(placed, lambda: self._read(arguments))
 
     def _read(self, arguments: dict[str, Any]) -> Any:
-        with checks.readable_weights(arguments["pretrained"]):
+        pretrained, peft = arguments["pretrained"], arguments.get("peft")
+        change = peft or arguments.get("delta")
+        whole = f"{pretrained} with {change}" if change else pretrained
+        with checks.readable_weights(whole), whole_adapter(peft):
             super()._create_model(**arguments)
+        if change:
+            require_finite(self._model, whole)
         return self._model
 
     def read_dense(self) -> Any:

@@ -32,6 +32,7 @@ __all__ = [
     "check_output",
     "check_repeated",
     "check_run",
+    "check_stored",
     "check_tasks",
     "takes_part",
 ]
@@ -83,7 +84,7 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
         given = {**placed, **model_arguments}
         check_model_arguments(given)
         if Path(bundled.model_folder(str(given["pretrained"]))).expanduser().is_dir():
-            check_model(given)
+            check_model(given, chat=bool(settings.get("apply_chat_template")))
         if device := model_arguments.get("device", placed.get("device")):
             from lmkick_plugin.loading.checks import check_device
 
@@ -249,12 +250,13 @@ def check_model_arguments(arguments: Mapping[str, Any]) -> None:
         raise CommandError(f"--model_args: {error}") from error
 
 
-def check_model(arguments: Mapping[str, Any], config: Any = None) -> Any:
+def check_model(arguments: Mapping[str, Any], config: Any = None, *, chat: bool = False) -> Any:
     """Check the arguments of ``--model kick`` against the model's config and tokenizer.
 
     Args:
         arguments: Of the model.
         config: The model's, where it was read before; then its tokenizer was, too.
+        chat: Whether prompts go through the tokenizer's chat template.
 
     Returns:
         The model's config; it is read from the Hub, too, but for models of this machine alone.
@@ -270,7 +272,7 @@ def check_model(arguments: Mapping[str, Any], config: Any = None) -> Any:
     recipe, passed = parse_arguments(arguments)
     if config is None:
         check_model_arguments(arguments)
-        config = _read_config(str(arguments["pretrained"]), passed)
+        config = _read_config(str(arguments["pretrained"]), passed, chat=chat)
         check_hf_arguments(passed, config, prebuilt=False)
         check_model_kind(recipe, config, "causal", passed)
     if recipe.calibration is not None:
@@ -279,24 +281,60 @@ def check_model(arguments: Mapping[str, Any], config: Any = None) -> Any:
     return config
 
 
-def _read_config(pretrained: str, passed: Mapping[str, Any]) -> Any:
+def check_stored(arguments: Mapping[str, Any], config: Any) -> None:
+    """Look into the weights of a model and its reference, for runs that share them.
+
+    Args:
+        arguments: Of the model, checked by :func:`check_model`.
+        config: What that returned.
+
+    Raises:
+        SettingsError: Files are damaged or tensors missing, or the reference is over other tokens.
+        NumericalError: Weights are NaN or infinite.
+    """
+    from transformers import AutoTokenizer
+
+    from lmkick_plugin.loading.checks import which_files
+    from lmkick_plugin.loading.precompressed import check_stored_weights
+    from lmkick_plugin.loading.reference import check_reference
+    from lmkick_plugin.recipe.arguments import parse_arguments
+
+    recipe, passed = parse_arguments(arguments)
+    pretrained = str(arguments["pretrained"])
+    check_stored_weights(pretrained, config, passed)
+    if recipe.reference is not None:
+        name = passed.get("tokenizer") or bundled.model_folder(pretrained)
+        tokenizer = AutoTokenizer.from_pretrained(name, **which_files(passed))
+        remote = bool(passed.get("trust_remote_code"))
+        check_reference(recipe.reference, tokenizer, config, trust_remote_code=remote)
+
+
+def _read_config(pretrained: str, passed: Mapping[str, Any], *, chat: bool) -> Any:
     """Read a model's config; of a folder, its tokenizer as well."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from lmkick_plugin.loading.checks import config_error, tokenizer_error
+    from lmkick_plugin.loading.checks import (
+        check_template,
+        check_tokenizer,
+        config_error,
+        tokenizer_error,
+        which_files,
+    )
 
     folder = bundled.model_folder(pretrained)
-    names = ("revision", "trust_remote_code", "subfolder", "gguf_file")
-    options = {name: passed[name] for name in names if not is_unset(passed.get(name))}
+    options = which_files(passed)
     try:
         config = AutoConfig.from_pretrained(folder, **options)
     except Exception as error:  # transformers raises anything for a file of other contents
         raise config_error(pretrained, error) from error
     if Path(folder).expanduser().is_dir() and is_unset(passed.get("tokenizer")):
         try:
-            AutoTokenizer.from_pretrained(folder, **options)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         except Exception as error:
             raise tokenizer_error(pretrained, error) from error
+        check_tokenizer(tokenizer, config, pretrained, passed)
+        if chat:
+            check_template(tokenizer, pretrained)
     return config
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
-from compressors.errors import SettingsError, UnsupportedModelError
-from lmkick_plugin.record.weights import require_finite
+from compressors.errors import NumericalError, SettingsError, UnsupportedModelError
+from lmkick_plugin.checkpoints.safetensors_headers import Shards
+from lmkick_plugin.record.weights import is_finite, refuse_not_finite, require_finite
 
-__all__ = ["CheckedLoader", "untie_where_different"]
+__all__ = ["CheckedLoader", "check_files", "untie_where_different"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class CheckedLoader:
 
         Raises:
             SettingsError: Tensors are missing or of another shape than the config says.
-            NumericalError: Weights are NaN or infinite.
+            NumericalError: Weights are NaN or infinite, or its scores NaN.
             UnsupportedModelError: It is not a causal language model.
         """
         model, info = self._auto_class.from_pretrained(
@@ -53,6 +56,28 @@ class CheckedLoader:
         if getattr(model, "hf_quantizer", None) is None:  # whose weights may unpack when first used
             _require_causal(model, str(name))
         return model
+
+
+def check_files(folder: Path, **options: Any) -> None:
+    """Refuse the files that :class:`CheckedLoader` refuses, without the memory that loading takes.
+
+    Args:
+        folder: A local checkpoint, not quantized.
+        **options: Of ``from_pretrained``: which checkpoint that is.
+
+    Raises:
+        SettingsError: Tensors are missing or of another shape than the config says.
+        NumericalError: Weights are NaN or infinite.
+    """
+    _, info = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, device_map="meta", **options
+    )
+    _require_all(str(folder), info)
+    stored = Shards.open(folder / str(options.get("subfolder") or ""))
+    if stored is not None:
+        refuse_not_finite(
+            str(folder), (name for name in stored.tensors if not is_finite(stored.read(name)))
+        )
 
 
 def _require_all(name: str, info: Mapping[str, Any]) -> None:
@@ -101,12 +126,24 @@ def untie_where_different(model: Any) -> None:
 
 def _require_causal(model: Any, name: str) -> None:
     """Refuse a model that attends to later tokens, such as BERT without ``is_decoder``."""
+    if getattr(model.config, "is_decoder", False) and not model.config.architectures:
+        logger.warning(
+            "%s: is_decoder in its config.json is believed: no architectures there say what the "
+            "weights were trained for.",
+            name,
+        )
     rows = torch.tensor([[[1, 2, 3]], [[1, 2, 4]]], device=model.device)
     with torch.no_grad():
         # Apart: the rows of one batch may go through kernels that round differently.
         one, other = (
             model(input_ids=row, attention_mask=torch.ones_like(row)).logits[0].float()
             for row in rows
+        )
+    if bool(one.isnan().any()):
+        raise NumericalError(
+            f"{name}: its scores are NaN though its weights are finite. Check the numbers in its "
+            "config.json (rms_norm_eps, rope parameters, scales); where dtype=float16 overflows, "
+            "use bfloat16 or float32."
         )
     before = float((one[:2] - other[:2]).abs().max())
     there = float((one[2] - other[2]).abs().max())

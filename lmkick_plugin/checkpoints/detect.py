@@ -166,12 +166,15 @@ class Recognised:
         }
 
 
-def inspect_folder(folder: Path, quantization: Mapping[str, Any] | None) -> None:
+def inspect_folder(
+    folder: Path, quantization: Mapping[str, Any] | None, *, layers: object = None
+) -> None:
     """Check a folder before its weights are loaded; reads headers only.
 
     Args:
         folder: A local folder with a model.
         quantization: ``quantization_config`` of its config.
+        layers: ``num_hidden_layers`` of its config, where it says so.
 
     Raises:
         SettingsError: A file is missing, cut short or damaged, or contradicts the config.
@@ -186,6 +189,11 @@ def inspect_folder(folder: Path, quantization: Mapping[str, Any] | None) -> None
     shards = Shards.open(folder)
     if shards is None:
         return
+    if isinstance(layers, int) and layers > len(shards.tensors):  # before as many are made
+        raise SettingsError(
+            f"{folder}: config.json says num_hidden_layers={layers}, and its files hold "
+            f"{len(shards.tensors)} tensors in all. Correct config.json, or copy the files again."
+        )
     if any(kind in (scheme.layout or "") for kind in ("sparse-", "marlin-24")):
         raise UnsupportedModelError(
             f"{folder} is in the compressed-tensors format {scheme.layout}, which that library no "

@@ -123,6 +123,8 @@ def weight_files(folder: Path) -> list[Path]:
             names = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise _damaged(path, f"not an index of weights ({error!r})") from error
+        if not names or any(Path(str(name)).name != name for name in names):
+            raise _damaged(path, f"expected names of files in this folder, found {names[:1]}")
         files = [folder / name for name in names]
         missing = [file.name for file in files if not file.is_file()]
         if missing:

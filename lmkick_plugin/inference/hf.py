@@ -21,6 +21,7 @@ from lmkick_plugin.inference.truncation import (
     log_truncated,
     suppress_truncation_warnings,
 )
+from lmkick_plugin.loading.checks import readable_template
 
 __all__ = ["FastHFLM"]
 
@@ -238,7 +239,8 @@ class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
     def apply_chat_template(self, *args: Any, **kwargs: Any) -> str:
         """As in ``hf``; notes that it was used."""
         self.chat_template_used = True
-        return str(super().apply_chat_template(*args, **kwargs))
+        with readable_template(self.tokenizer.name_or_path):
+            return str(super().apply_chat_template(*args, **kwargs))
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """As in ``hf``; notes that a template is in use."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -19,17 +20,21 @@ from lmkick_plugin.recipe.readers import check_path, is_unset, suggest
 __all__ = [
     "base_revision",
     "check_adapter",
+    "check_causal",
     "check_device",
     "check_hf_arguments",
     "check_model_kind",
     "check_placement",
     "check_pretrained",
+    "check_template",
     "check_tokenizer",
     "config_error",
     "context_length",
     "plain_path",
+    "readable_template",
     "readable_weights",
     "tokenizer_error",
+    "which_files",
 ]
 
 # Keyword arguments that transformers' from_pretrained takes itself (it passes the rest to the
@@ -71,6 +76,8 @@ _FROM_PRETRAINED = frozenset(
         "weights_only",
     }
 )
+# Trained for something else: their weights see both sides, or their head gives no next token.
+_NOT_CAUSAL = re.compile(r"MaskedLM|PreTraining|Classification|QuestionAnswering|MultipleChoice")
 _LOADS_QUANTIZED = ("load_in_4bit", "load_in_8bit", "quantization_config", "autogptq", "gptqmodel")
 
 
@@ -257,8 +264,19 @@ def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[s
         passed: The arguments for lm-eval's ``hf`` model.
 
     Raises:
-        SettingsError: It has no end-of-text token, or tokens that the model has no row for.
+        SettingsError: It cannot cut text, has no end-of-text token, or tokens that the model has no
+            row for; or the model's context has no room for a prompt and an answer.
     """
+    try:
+        tokenizer.encode("1984")
+    except Exception as error:  # of the tokenizers library, which has no class of its own for it
+        raise tokenizer_error(name, error) from error
+    context = context_length(config, tokenizer)
+    if context is not None and context < 2 and is_unset(passed.get("max_length")):
+        raise SettingsError(
+            f"The model's context is {context} tokens, which leaves no room for a prompt and an "
+            "answer. Correct max_position_embeddings in its config.json, or give max_length=N."
+        )
     remedy = "Give the model's own tokenizer as tokenizer=NAME: a folder, or a model of the Hub."
     if tokenizer.eos_token_id is None:
         raise SettingsError(f"The tokenizer of {name} names no EOS token. {remedy}")
@@ -274,6 +292,40 @@ def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[s
             f"The tokenizer of {name} has token {largest}, but the model only {size} tokens. "
             f"{remedy}"
         )
+
+
+@contextmanager
+def readable_template(name: object) -> Iterator[None]:
+    """Turn what a chat template raises, which is a program of the checkpoint's, into one line.
+
+    Args:
+        name: Of the tokenizer, for the message.
+
+    Raises:
+        SettingsError: There is no template, or it cannot be rendered.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise SettingsError(
+            f"The chat template of {name} cannot be used. Leave out --apply_chat_template, or "
+            f"correct chat_template in the tokenizer's files. Cause: {_short(error)}"
+        ) from error
+
+
+def check_template(tokenizer: Any, name: object) -> None:
+    """Refuse a chat template that cannot be rendered, before weights are loaded.
+
+    Args:
+        tokenizer: As loaded.
+        name: Of the tokenizer, for the message.
+
+    Raises:
+        SettingsError: As :func:`readable_template`.
+    """
+    question = [{"role": "user", "content": "1984?"}]
+    with readable_template(name):
+        tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
 
 
 def _short(error: Exception) -> str:
@@ -298,13 +350,54 @@ def readable_weights(pretrained: object) -> Iterator[None]:
         yield
     except (LmkickError, KeyboardInterrupt, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (
+        # transformers and peft raise anything for a file of other contents.
+        *(OSError, ValueError, LookupError, RuntimeError, SafetensorError),
+        *(TypeError, AttributeError, ImportError),
+    ) as error:
         if "out of memory" in str(error).lower():
             raise
         raise SettingsError(
             f"pretrained={pretrained}: the weights cannot be loaded. Check that the checkpoint is "
             f"complete and matches its config. Cause: {_short(error)}"
         ) from error
+
+
+def which_files(passed: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that say which files of a model are read, as ``from_pretrained`` takes them."""
+    names = ("revision", "trust_remote_code", "subfolder", "gguf_file")
+    return {name: passed[name] for name in names if not is_unset(passed.get(name))}
+
+
+def check_causal(config: Any, backend: str, passed: Mapping[str, Any]) -> None:
+    """Refuse models that cannot be evaluated as causal ones.
+
+    Args:
+        config: The model's config.
+        backend: lm-eval's verdict, ``causal`` or ``seq2seq``.
+        passed: The arguments for lm-eval's ``hf`` model.
+
+    Raises:
+        UnsupportedModelError: Not a causal language model.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    from compressors.errors import UnsupportedModelError
+
+    kind = getattr(config, "model_type", None)
+    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or passed.get("trust_remote_code")
+    if backend != "causal" or not (known or passed.get("backend") == "causal"):
+        raise UnsupportedModelError(
+            f"Model type {kind!r} is not a causal language model, which --model kick needs. Choose "
+            "a causal model, or evaluate this one uncompressed with --model hf."
+        )
+    named = [str(name) for name in getattr(config, "architectures", None) or ()]
+    if named and all(_NOT_CAUSAL.search(name) for name in named):
+        raise UnsupportedModelError(
+            f"The config names {', '.join(named)}: its weights were not trained to continue text, "
+            "whatever is_decoder says. Choose a causal model, or correct architectures in "
+            "config.json if they were since."
+        )
 
 
 def check_model_kind(recipe: Recipe, config: Any, backend: str, passed: Mapping[str, Any]) -> None:
@@ -320,17 +413,9 @@ def check_model_kind(recipe: Recipe, config: Any, backend: str, passed: Mapping[
         UnsupportedModelError: Not a causal language model, or already quantized.
         SettingsError: The arguments load the model in a form that cannot be compressed.
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     from compressors.errors import UnsupportedModelError
 
-    kind = getattr(config, "model_type", None)
-    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or passed.get("trust_remote_code")
-    if backend != "causal" or not (known or passed.get("backend") == "causal"):
-        raise UnsupportedModelError(
-            f"Model type {kind!r} is not a causal language model, which --model kick needs. Choose "
-            "a causal model, or evaluate this one uncompressed with --model hf."
-        )
+    check_causal(config, backend, passed)
     if recipe.compressor == "none":
         return
     quantization = getattr(config, "quantization_config", None)

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-__all__ = ["merge_adapter", "refuse_offloaded", "spread"]
+from compressors.errors import SettingsError
+
+__all__ = ["merge_adapter", "refuse_offloaded", "spread", "whole_adapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,31 @@ def merge_adapter(model: Any) -> nn.Module:
     logger.info("Merging the adapter into the weights before compression.")
     merged: nn.Module = merge()
     return merged
+
+
+@contextmanager
+def whole_adapter(name: object) -> Iterator[None]:
+    """Refuse an adapter that lacks tensors: peft warns, and leaves those layers as they were.
+
+    Args:
+        name: Of the adapter, for the message.
+
+    Raises:
+        SettingsError: Tensors are missing.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        try:
+            yield
+        except UserWarning as warning:
+            names = (
+                str(warning).rpartition("checkpoint: ")[2].strip("[].").replace("'", "").split(", ")
+            )
+            raise SettingsError(
+                f"peft={name}: {len(names)} tensors are missing from its files ({names[0]}"
+                f"{', ...' if len(names) > 1 else ''}), so those layers would be without it. Copy "
+                "the adapter again, or correct adapter_config.json."
+            ) from warning
 
 
 def refuse_offloaded(model: nn.Module) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressors.errors import SettingsError
+from lmkick_plugin import bundled
 from lmkick_plugin.checkpoints.base_model import stated_base
+from lmkick_plugin.checkpoints.checked_loader import check_files
 from lmkick_plugin.checkpoints.detect import (
     Recognised,
     inspect_folder,
@@ -21,6 +23,7 @@ from lmkick_plugin.checkpoints.detect import (
 from lmkick_plugin.checkpoints.gguf import read_gguf
 from lmkick_plugin.checkpoints.quantization_config import read_scheme
 from lmkick_plugin.checkpoints.read import check_weights
+from lmkick_plugin.loading.checks import readable_weights, which_files
 from lmkick_plugin.loading.quantize_on_load import (
     check_can_load,
     check_quantize,
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_before_load",
     "check_gguf",
+    "check_stored_weights",
     "detect_compression",
     "loading_arguments",
     "without_repeated_config",
@@ -102,9 +106,36 @@ def check_before_load(
     if prebuilt or not is_unset(passed.get("gguf_file")):
         return
     if Path(str(pretrained)).is_dir():
-        inspect_folder(_subfolder(str(pretrained), passed), stored)
+        _inspect(str(pretrained), config, passed)
     if storage is not None:
         check_can_load(storage, device=str(passed.get("device") or ""))
+
+
+def check_stored_weights(pretrained: str, config: Any, passed: Mapping[str, Any]) -> None:
+    """Look into the weights of a model of this machine that is loaded only later, or often.
+
+    Args:
+        pretrained: Its name.
+        config: Its config.
+        passed: The arguments for lm-eval's ``hf`` model.
+
+    Raises:
+        SettingsError: Files are damaged, or tensors missing.
+        NumericalError: Weights are NaN or infinite.
+    """
+    folder = bundled.model_folder(pretrained)
+    if not Path(folder).is_dir() or not is_unset(passed.get("gguf_file")):
+        return
+    _inspect(folder, config, passed)
+    if _quantization(config) is None:
+        with readable_weights(pretrained):
+            check_files(Path(folder), **which_files(passed))
+
+
+def _inspect(pretrained: str, config: Any, passed: Mapping[str, Any]) -> None:
+    inner = getattr(config, "text_config", None) or config
+    layers = getattr(inner, "num_hidden_layers", None)
+    inspect_folder(_subfolder(pretrained, passed), _quantization(config), layers=layers)
 
 
 def loading_arguments(recipe: Recipe, config: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:

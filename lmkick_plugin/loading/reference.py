@@ -12,7 +12,9 @@ from compressors.errors import SettingsError
 from lmkick_plugin import bundled
 from lmkick_plugin.checkpoints.checked_loader import CheckedLoader
 from lmkick_plugin.checkpoints.detect import Recognised
+from lmkick_plugin.loading.checks import check_causal
 from lmkick_plugin.loading.dense_source import DenseSource
+from lmkick_plugin.loading.precompressed import check_stored_weights
 from lmkick_plugin.record.weights import survey_weights
 
 __all__ = ["DenseReference", "Reference", "check_reference"]
@@ -65,7 +67,7 @@ class DenseReference:
         self._source = source
 
     def check(self) -> None:
-        """Refuse a ``reference=`` with another tokenizer or vocabulary; reads no weights.
+        """Refuse a ``reference=`` with another tokenizer or vocabulary, or damaged weights.
 
         Raises:
             SettingsError: See :func:`check_reference`.
@@ -191,7 +193,7 @@ def check_reference(
 ) -> None:
     """Refuse a reference of another tokenizer or vocabulary.
 
-    Only its config and tokenizer are read.
+    Its config, its tokenizer and, of a folder, its weights are read; no model is made.
 
     Args:
         name: Name or path of the reference model.
@@ -201,6 +203,8 @@ def check_reference(
 
     Raises:
         SettingsError: It cannot be read, or its tokenizer or vocabulary size differs.
+        UnsupportedModelError: It is no causal language model.
+        NumericalError: It holds NaN or infinite weights.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -219,6 +223,9 @@ def check_reference(
     elif sizes[0] != sizes[1]:
         reason = f"it scores {sizes[1]} tokens and the evaluated model {sizes[0]}"
     else:
+        passed = {"trust_remote_code": trust_remote_code}
+        check_causal(other_config, "causal", passed)
+        check_stored_weights(name, other_config, passed)
         return
     raise SettingsError(
         f"reference={name}: {reason}, so divergence is not defined. Give a model of the same "

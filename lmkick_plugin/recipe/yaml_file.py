@@ -34,12 +34,12 @@ def _mapping_once(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *defaults, which flatten_mapping reads
             continue
         key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
         try:
-            before = seen.setdefault(key, line)
+            before = seen.get(key)
+            seen[key] = key_node.start_mark.line + 1
         except TypeError:
             continue  # a key that is a list or mapping: PyYAML itself says so below
-        if before != line:
+        if before is not None:
             raise yaml.constructor.ConstructorError(
                 None, None, f"{key!r} is already set in line {before}", key_node.start_mark
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WeightSurvey", "require_finite", "require_same_weights", "survey_weights"]
+__all__ = [
+    "WeightSurvey",
+    "is_finite",
+    "refuse_not_finite",
+    "require_finite",
+    "require_same_weights",
+    "survey_weights",
+]
 
 _CHUNK_BYTES = 64 << 20
 
@@ -80,9 +87,24 @@ def require_finite(model: nn.Module, name: str) -> None:
     Raises:
         NumericalError: The message names the weights.
     """
+    refuse_not_finite(
+        name, (each for each, _, values in _parameters(model) if not is_finite(values))
+    )
+
+
+def refuse_not_finite(name: str, found: Iterable[str]) -> None:
+    """Stop where there are weights with NaN or infinity.
+
+    Args:
+        name: Of the model, for the message.
+        found: Their names.
+
+    Raises:
+        NumericalError: There are some.
+    """
     from compressors.errors import NumericalError
 
-    bad = [weight for weight, _, values in _parameters(model) if not _is_finite(values)]
+    bad = list(found)
     if bad:
         more = ", ..." if len(bad) > 3 else ""
         raise NumericalError(
@@ -125,7 +147,8 @@ def _count_nonzero(weight: Tensor) -> int:
     return int(torch.count_nonzero(weight))
 
 
-def _is_finite(weight: Tensor) -> bool:
+def is_finite(weight: Tensor) -> bool:
+    """Whether no value is NaN or infinite; True for types that torch cannot test."""
     if not weight.dtype.is_floating_point or weight.element_size() == 1:
         return True  # FP8 has no infinity, and torch cannot test it
     return all(bool(torch.isfinite(piece).all()) for piece in _chunks(weight))

@@ -15,6 +15,7 @@ from typing import Any
 
 from compressors.errors import SettingsError
 from lmkick_plugin.judge.settings import JudgeSettings
+from lmkick_plugin.loading.checks import plain_path
 from lmkick_plugin.recipe.readers import (
     check_path,
     is_unset,
@@ -56,7 +57,7 @@ def _models(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
                 f"{place}: expected a name, a folder, or a mapping with pretrained; received "
                 f"{model!r}."
             )
-        found.append({**arguments, "pretrained": check_path(place, pretrained)})
+        found.append({**arguments, "pretrained": plain_path(check_path(place, pretrained))})
     return tuple(found)
 
 

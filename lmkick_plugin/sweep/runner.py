@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lmkick_plugin.files import check_folder
 from lmkick_plugin.loading.checks import check_device
-from lmkick_plugin.preflight import check_data_dir, check_model
+from lmkick_plugin.preflight import check_data_dir, check_model, check_stored
 from lmkick_plugin.sweep.cell_files import Ledger
 from lmkick_plugin.sweep.config import SweepConfig, read_config
 from lmkick_plugin.sweep.jobs import LOG, Job
@@ -239,6 +239,8 @@ def _check(plan: SweepPlan, tasks: TaskCache) -> None:
             try:
                 known = configs.get(cell.group)
                 configs[cell.group] = check_model(cell.arguments, known)
+                if known is None:
+                    check_stored(cell.arguments, configs[cell.group])
             except ValueError as error:
                 raise CommandError(f"{cell.name}: {error}") from error
     if plan.config.device is not None and plan.config.executor == "process":

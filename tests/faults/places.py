@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 STAMP = "2026-01-02T03-04-05.678901"
 ROW = {"Question-ID": "1", "RawQuestion": "q?", "Parses": [{"Answers": [{"AnswersName": ["a"]}]}]}
 
@@ -74,6 +76,46 @@ def make_models(root: Path, good: Path) -> None:
         (f / "model.safetensors").read_bytes()[:5000]))  # fmt: skip
     copy("no_tokenizer", lambda folder: [path.unlink() for path in folder.glob("tok*")])
     copy("broken_tokenizer", lambda folder: (folder / "tokenizer.json").write_text("{"))
+
+    def tensors(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+        def write(folder: Path) -> None:
+            file = folder / "model.safetensors"
+            found = load_file(file)
+            change(found)
+            save_file(found, file, metadata={"format": "pt"})
+
+        return write
+
+    def index(text: str) -> Callable[[Path], object]:
+        def write(folder: Path) -> None:
+            (folder / "model.safetensors").rename(folder / "part.safetensors")
+            (folder / "model.safetensors.index.json").write_text(text)
+
+        return write
+
+    copy("no_context", config(max_position_embeddings=1))
+    copy("small_vocabulary", config(vocab_size=64))
+
+    def no_tokens(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        content = json.loads(path.read_text())
+        content["model"] |= {"vocab": {}, "merges": []}
+        path.write_text(json.dumps(content))
+
+    copy("no_tokens", no_tokens)
+    copy("half_template", lambda f: (f / "chat_template.jinja").write_text("{{ messages"))
+    copy("long_template", lambda f: (f / "chat_template.jinja").write_text(
+        "{% for number in range(10 ** 9) %}a{% endfor %}"))  # fmt: skip
+    copy("angry_template", lambda f: (f / "chat_template.jinja").write_text(
+        "{{ raise_exception('no') }}"))  # fmt: skip
+    copy("missing_tensor", tensors(lambda found: found.pop("model.norm.weight")))
+    copy("nan", tensors(lambda found: found["lm_head.weight"][0].fill_(float("nan"))))
+    copy("more_layers", config(num_hidden_layers=3))
+    copy("endless_layers", config(num_hidden_layers=10**12))
+    copy("fills_masks", config(architectures=["BertForMaskedLM"], is_decoder=True))
+    copy("classifies", config(architectures=["LlamaForSequenceClassification"]))
+    copy("empty_index", index('{"weight_map": {}}'))
+    copy("index_elsewhere", index('{"weight_map": {"a": "../nan/model.safetensors"}}'))
     copy("unknown_type", config(model_type="no-such-model"))
     copy("number_type", config(model_type=7))
     copy("other_width", config(hidden_size=32, head_dim=16))
@@ -157,6 +199,7 @@ def make_yaml(root: Path, model: Path) -> None:
         "bomb": bomb + good,
         "cycle": "models: &a [*a]\n" + good.split("\n", 1)[1],
         "twice": good + "output: other\n",
+        "twice_inline": good + "recipes: [{compressor: wanda, sparsity: 0.5, sparsity: 0.6}]\n",
         "merge": f"base: &b {{dtype: float32}}\n<<: *b\n{good}",
         "merge_wrong": f"<<: 3\n{good}",
         "python_tag": good + "limit: !!python/object/apply:os.system ['true']\n",
@@ -190,6 +233,10 @@ def make_yaml(root: Path, model: Path) -> None:
         "nsamples": good + recipe.replace("TEXT", "GOODTEXT") + ", nsamples: 1.0e+9}]\n",
         "null_model": good.replace("[MODEL]", "[null]"),
         "model_missing": good.replace("MODEL", "/no/such/model"),
+        **{
+            name: good.replace("MODEL", str(root / "models" / name))
+            for name in ("missing_tensor", "nan", "more_layers", "fills_masks", "empty_index")
+        },
         "recipe_text": good + "recipes: [[1]]\n",
         "seed_negative": good + recipe.replace("TEXT", "c4") + ", seed: -1}]\n",
     }

@@ -72,7 +72,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counted(cls: Any, name: Any, *args: Any, **options: Any) -> Any:
         found = load(cls, name, *args, **options)
-        seen.append(str(name))
+        if options.get("device_map") != "meta":  # where no weights are
+            seen.append(str(name))
         return found
 
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(counted))
@@ -95,6 +96,7 @@ STUDY = (
     "study seeds --tasks kick_freebaseqa --output {root}/study --device cpu --metadata "
     "data_dir={root}/data --model_args pretrained={model},compressor=wanda,sparsity=0.5,"
 )
+CALIBRATED = "calibration={root}/texts/good.txt,nsamples=2,seqlen=32"
 CASES = [
     # --- run: where results go
     (GOOD + " --output_path {root}/file", "file is a file"),
@@ -215,8 +217,24 @@ CASES = [
             "text_width": "config",
             "no_heads": "config",
             "gguf": "gguf_file=q4.gguf",
+            "small_vocabulary": "has token 102, and the model only 64",
+            "no_context": "context is 1 tokens",
+            "no_tokens": "tokenizer of .* cannot be read",
+            "fills_masks": "BertForMaskedLM",
+            "classifies": "LlamaForSequenceClassification",
+            "endless_layers": "num_hidden_layers=1000000000000",
+            "empty_index": "names of files",
+            "index_elsewhere": "names of files",
         }.items()
     ),
+    *(
+        (
+            KICK + f"--apply_chat_template --model_args pretrained={{root}}/models/{name}",
+            "chat template of .* cannot be used. Leave out --apply_chat_template",
+        )
+        for name in ("half_template", "long_template", "angry_template")
+    ),
+    (GOOD + " --apply_chat_template", "Leave out --apply_chat_template"),
     (KICK + "--model_args pretrained={root}/file", "file"),
     (KICK + "--model_args pretrained={root}/nowhere", "no such folder"),
     (KICK + "--model_args pretrained=", "pretrained"),
@@ -224,6 +242,16 @@ CASES = [
     (KICK + "--model_args nonsense", "name=value|key=value"),
     (KICK + '--model_args \'{"pretrained": "a\\u0000b"}\'', "NUL"),
     (GOOD + ",reference={root}/nowhere", "reference"),
+    *(
+        (PRUNE + f"sparsity=0.5,reference={{root}}/models/{name}", words)
+        for name, words in {
+            "missing_tensor": "model.norm.weight",
+            "nan": "lm_head.weight",
+            "more_layers": "9 tensors are missing",
+            "fills_masks": "BertForMaskedLM",
+            "half_weights": "damaged",
+        }.items()
+    ),
     (GOOD + ",peft={root}/nowhere", "peft"),
     (GOOD + ",tokenizer={root}/nowhere", "tokenizer"),
     # --- run: data
@@ -283,6 +311,7 @@ CASES = [
             "bomb": "more than",
             "cycle": "more than|itself",
             "twice": "already set in line 5",
+            "twice_inline": "already set in line 6",
             "merge": "base: no such key",
             "merge_wrong": "merging",
             "python_tag": "python",
@@ -316,6 +345,11 @@ CASES = [
             "nsamples": "At most",
             "null_model": "models",
             "model_missing": "no such folder",
+            "missing_tensor": "model.norm.weight",
+            "nan": "lm_head.weight",
+            "more_layers": "9 tensors are missing",
+            "fills_masks": "BertForMaskedLM",
+            "empty_index": "index.json",
             "recipe_text": "recipes",
             "seed_negative": "seed",
             "folder": "cannot be read",
@@ -344,6 +378,18 @@ CASES = [
     (STUDY.replace("seeds", "calibration", 1) + "seed=0 --values {root}/nowhere", "no such file"),
     (STUDY.replace("wanda", "magnitude") + "seed=0+1", "does not go with"),
     (STUDY.replace("compressor", "compresor") + "seed=0+1", "Did you mean 'compressor'"),
+    *(
+        (STUDY.replace("{model}", f"{{root}}/models/{name}") + CALIBRATED, words)
+        for name, words in {
+            "missing_tensor": "model.norm.weight",
+            "nan": "lm_head.weight",
+            "more_layers": "9 tensors are missing",
+            "small_vocabulary": "has token 102, and the model only 64",
+            "fills_masks": "BertForMaskedLM",
+        }.items()
+    ),
+    (STUDY + CALIBRATED + ",reference={root}/models/nan", "lm_head.weight"),
+    (STUDY + CALIBRATED + ",reference={root}/models/small_vocabulary", "it scores 64 tokens"),
     (STUDY + "trust_remote_code=maybe", "trust_remote_code='maybe'"),
     # --- results
     *(

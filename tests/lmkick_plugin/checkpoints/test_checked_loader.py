@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
+    BertForMaskedLM,
     BertLMHeadModel,
     PreTrainedModel,
     RobertaConfig,
@@ -121,11 +122,8 @@ def test_objects_references_and_the_library_are_held_to_the_same(
     folder = str(changed(lambda tensors: tensors.pop("model.norm.weight")))
     with pytest.raises(SettingsError, match="missing"):
         load(folder)
-    from tests.lmkick_plugin.inference.test_divergence import ask
-
-    evaluated = KickLM(pretrained=str(tiny_model_dir), reference=folder, **CPU)
-    with pytest.raises(SettingsError, match="missing"):
-        ask(evaluated)
+    with pytest.raises(SettingsError, match="missing"):  # before it is asked for
+        KickLM(pretrained=str(tiny_model_dir), reference=folder, **CPU)
     model = make_tiny_llama()
     model.model.norm.weight.data[0] = float("nan")
     with pytest.raises(NumericalError, match=r"model\.norm\.weight"):
@@ -180,3 +178,29 @@ def test_encoders_are_not_causal_models(
                 UnsupportedModelError, match=f"{kind.__name__} attends to later tokens"
             ):
                 KickLM(pretrained=folder, **CPU)
+
+
+def test_a_model_without_scores_is_refused(changed: Change) -> None:
+    with pytest.raises(NumericalError, match="its scores are NaN though its weights are finite"):
+        KickLM(pretrained=str(changed(rms_norm_eps=float("nan"))), **CPU)
+
+
+def test_a_decoder_on_its_configs_word_alone_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes: dict[str, Any] = {
+        "vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 130,
+    }  # fmt: skip
+    folder = tmp_path / "bert"
+    BertForMaskedLM(BertConfig(**sizes)).save_pretrained(folder)
+    make_tiny_tokenizer().save_pretrained(folder)
+    config = folder / "config.json"
+    told = json.loads(config.read_text()) | {"is_decoder": True}
+    config.write_text(json.dumps(told))
+    with pytest.raises(UnsupportedModelError, match="names BertForMaskedLM: its weights were not"):
+        KickLM(pretrained=str(folder), **CPU)
+    config.write_text(json.dumps(told | {"architectures": None}))
+    with caplog.at_level(logging.WARNING):
+        KickLM(pretrained=str(folder), **CPU)
+    assert "is_decoder in its config.json is believed" in caplog.text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from compressors import UnsupportedModelError
+from compressors import NumericalError, SettingsError, UnsupportedModelError
 from lmkick_plugin.loading.placement import merge_adapter, refuse_offloaded, spread
 from lmkick_plugin.model import KickLM
 from lmkick_plugin.record.weights import survey_weights
@@ -65,3 +65,31 @@ def test_adapters_without_weights_of_their_own_are_refused() -> None:
     model = peft.get_peft_model(make_tiny_llama(), wanted)
     with pytest.raises(UnsupportedModelError, match=r"PROMPT_TUNING cannot be merged"):
         merge_adapter(model)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("compressor", ["none", "magnitude"])
+def test_an_adapter_is_whole_or_refused(
+    tiny_model_dir: Path, tmp_path: Path, compressor: str
+) -> None:
+    import peft
+    from safetensors.torch import load_file, save_file
+
+    wanted = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(make_tiny_llama(), wanted).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    whole = load_file(file)
+    settings: dict[str, Any] = {
+        "pretrained": str(tiny_model_dir), "device": "cpu", "peft": str(tmp_path),
+        "compressor": compressor,
+    }  # fmt: skip
+    if compressor != "none":
+        settings["sparsity"] = 0.5
+    KickLM(**settings)
+    first, *others = sorted(whole)
+    save_file({name: whole[name] for name in others}, file)
+    with pytest.raises(SettingsError, match=r"peft=.*: 1 tensors are missing .*layers.0.*lora_A"):
+        KickLM(**settings)
+    save_file({**whole, first: whole[first] * float("nan")}, file)
+    with pytest.raises(NumericalError, match=r"lora_A.* hold NaN|hold NaN .*lora_A"):
+        KickLM(**settings)

@@ -163,6 +163,7 @@ def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     both = names(models=[str(folder) for folder in folders])
     assert len(set(both)) == 2
     assert names(models=[str(folders[0])] * 2) == ["model/dense"]
+    assert names(models=[str(folders[0]), f"{folders[0]}/"]) == ["model/dense"]
 
 
 def test_each_cell_has_folders_of_its_own_for_what_it_keeps() -> None:
