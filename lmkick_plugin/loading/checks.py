@@ -136,12 +136,16 @@ def check_placement(passed: Mapping[str, Any]) -> None:
     # there is no GPU.
     if device and device != "cuda:0" and not placed:
         check_device(device)
-    dtype = passed.get("dtype")
-    if isinstance(dtype, str) and dtype != "auto":
+    for name in ("dtype", "softmax_dtype", "mixed_precision_dtype"):
+        dtype = passed.get(name)
+        none = dtype == "auto" if name == "dtype" else is_unset(dtype)
+        if not isinstance(dtype, str) or none:
+            continue
         found = getattr(torch, dtype, None)
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise SettingsError(
-                f"dtype={dtype}: not a floating dtype. Use auto, float32, bfloat16 or float16."
+                f"{name}={dtype}: not a floating dtype. Use "
+                f"{'auto, ' if name == 'dtype' else ''}float32, bfloat16 or float16."
             )
 
 

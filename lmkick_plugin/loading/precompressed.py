@@ -106,6 +106,13 @@ def check_before_load(
     if prebuilt or not is_unset(passed.get("gguf_file")):
         return
     if Path(str(pretrained)).is_dir():
+        revision = passed.get("revision")
+        changed = passed.get("peft") or passed.get("delta")  # whose revision it is as well
+        if not is_unset(revision) and revision != "main" and not changed:
+            raise SettingsError(
+                f"revision={revision}: pretrained={pretrained} is a folder, which has no "
+                "revisions. Leave revision out, or give the model's name on the Hub."
+            )
         _inspect(str(pretrained), config, passed)
     if storage is not None:
         check_can_load(storage, device=str(passed.get("device") or ""))

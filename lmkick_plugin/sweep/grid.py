@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -30,6 +31,8 @@ SPEED = frozenset(
         "compress_cache_gb",
     }
 )  # fmt: skip
+# Of one recipe: more takes minutes to plan.
+_MOST_CELLS = 10_000
 # Each cell gets its own folder below the given one.
 _FOLDERS = ("resume_dir", "save_compressed")
 
@@ -158,6 +161,12 @@ def _points(
         spread["seed"] = [
             seed for value in spread["seed"] for seed in _check(place, lambda v=value: _seeds(v))
         ]
+    cells = math.prod(map(len, spread.values())) * max(1, len(seeds))
+    if cells > _MOST_CELLS:
+        raise SettingsError(
+            f"{place}: its lists span {cells:,} cells; at most {_MOST_CELLS:,} are planned. Give "
+            "fewer values, or several sweeps."
+        )
     varied = [name for name, values in spread.items() if len(values) > 1]
     for values in itertools.product(*spread.values()):
         point = dict(zip(spread, values, strict=True))

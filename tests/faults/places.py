@@ -237,6 +237,8 @@ def make_yaml(root: Path, model: Path) -> None:
             name: good.replace("MODEL", str(root / "models" / name))
             for name in ("missing_tensor", "nan", "more_layers", "fills_masks", "empty_index")
         },
+        "grid": good + f"recipes: [{{compressor: magnitude, sparsity: {[0.5] * 200}, "
+        f"owl_lambda: {[0.1] * 200}}}]\n",
         "recipe_text": good + "recipes: [[1]]\n",
         "seed_negative": good + recipe.replace("TEXT", "c4") + ", seed: -1}]\n",
     }

@@ -252,6 +252,9 @@ CASES = [
             "half_weights": "damaged",
         }.items()
     ),
+    (GOOD + ",softmax_dtype=int8", "softmax_dtype=int8: not a floating dtype"),
+    (GOOD + ",mixed_precision_dtype=half32", "mixed_precision_dtype=half32"),
+    (GOOD + ",revision=v2", "is a folder, which has no revisions"),
     (GOOD + ",peft={root}/nowhere", "peft"),
     (GOOD + ",tokenizer={root}/nowhere", "tokenizer"),
     # --- run: data
@@ -350,6 +353,7 @@ CASES = [
             "more_layers": "9 tensors are missing",
             "fills_masks": "BertForMaskedLM",
             "empty_index": "index.json",
+            "grid": "span 40,000 cells",
             "recipe_text": "recipes",
             "seed_negative": "seed",
             "folder": "cannot be read",
