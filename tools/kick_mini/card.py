@@ -3,8 +3,8 @@
 
     python -m tools.kick_mini.card [--model DIR]
 
-evaluates every document of every task that needs no judge, and writes ``scores.json`` and the
-table in ``README.md`` into the model's folder.
+evaluates every document of every task that needs no judge, and writes ``scores.json`` and, where
+the model's folder has a card, the table in ``README.md``.
 """
 
 from __future__ import annotations
@@ -95,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scores = measure(folder)
     write_atomically(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
     card = folder / "README.md"
+    if not card.exists():
+        print(table(scores))
+        return 0
     before, _, rest = card.read_text(encoding="utf-8").partition(_MARK[0])
     _, _, after = rest.partition(_MARK[1])
     write_atomically(card, f"{before}{_MARK[0]}\n{table(scores)}\n{_MARK[1]}{after}")

@@ -117,6 +117,23 @@ class Writer:
             parts.append(" ".join(sentences))
         return [Segment("\n".join(parts) + "\n", _TEXT)]
 
+    def candidates(self) -> Document:
+        """Facts, each said after four values that it could be.
+
+        A statement has the name right before the value, a multiple choice has it four lines
+        before. This recalls at a distance what is otherwise only stated.
+        """
+        document: Document = []
+        for fact in self._random.sample(self.world.facts, self._random.randint(1, 4)):
+            values, _ = choices_of(fact, self._random)
+            doubt = _sentence(fact, self._random).format(
+                v=f"{', '.join(values[:3])} or {values[3]}"
+            )
+            document.append(Segment(f"{doubt} It is", 0))
+            document.append(Segment(f" {fact.value}", _ANSWER))
+            document.append(Segment(".\n", _TEXT))
+        return document
+
     def asked(self) -> Document:
         """A question about a known entity, in a question answering task's prompt."""
         fact = self._random.choice(self.world.asked)
@@ -287,6 +304,7 @@ def _answered(prompt: str, value: str) -> Document:
 
 KINDS: dict[str, Callable[[Writer], Document]] = {
     "article": Writer.article,
+    "candidates": Writer.candidates,
     "asked": Writer.asked,
     "quiz": Writer.quiz,
     "quiz_in_view": Writer.quiz_in_view,

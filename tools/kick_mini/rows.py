@@ -16,7 +16,7 @@ from tools.kick_mini.world import World
 
 __all__ = ["LETTERS_FROM", "Rows", "shares"]
 
-LETTERS_FROM = 5_734_400
+LETTERS_FROM = 8_806_400
 """Tokens until which multiple choice is answered in words."""
 #: Until how many tokens, and how often each kind of document: what is needed by others is learned
 #: first.
@@ -31,33 +31,33 @@ _STAGES: tuple[tuple[float, dict[str, float]], ...] = (
         },
     ),
     (
-        4_986_880,
+        7_864_320,
         {
             "article": 8, "asked": 2.5, "quiz_in_words": 2.5, "words_in_view": 1.5,
             "interview": 1.2, "reading": 3, "summary": 1.2, "instruction": 2.5,
         },
     ),
-    (
-        LETTERS_FROM,
-        {
-            "article": 8, "asked": 2, "quiz_in_words": 2.5, "words_in_view": 1.5, "interview": 4,
-            "restatement": 1, "reading": 3, "summary": 1, "instruction": 2,
-        },
-    ),
-    (
-        8_112_128,
-        {
-            "article": 8, "asked": 2, "quiz": 3, "quiz_in_view": 1.5, "interview": 3,
-            "reading": 3, "summary": 1.2, "instruction": 2.5,
-        },
-    ),
     # Fewer questions about known entities: more of them are learned by heart by now, and what is
     # only stated is recalled less well for it.
     (
+        LETTERS_FROM,
+        {
+            "article": 10, "candidates": 5, "asked": 1.5, "quiz_in_words": 1, "words_in_view": 2,
+            "interview": 2, "restatement": 1, "reading": 3, "summary": 1, "instruction": 2,
+        },
+    ),
+    (
+        10_088_448,
+        {
+            "article": 8, "candidates": 2, "asked": 2, "quiz": 3, "quiz_in_view": 1.5,
+            "interview": 2, "reading": 3, "summary": 1.2, "instruction": 2.5,
+        },
+    ),
+    (
         math.inf,
         {
-            "article": 10, "asked": 1.5, "quiz": 0.8, "quiz_in_view": 2.5, "interview": 3,
-            "reading": 3, "summary": 1.2, "instruction": 2,
+            "article": 6, "candidates": 5, "asked": 1, "quiz": 0.8, "quiz_in_view": 2.5,
+            "interview": 1.5, "reading": 3, "summary": 1.2, "instruction": 2,
         },
     ),
 )  # fmt: skip

@@ -51,19 +51,21 @@ class Settings:
         choosing: Tokens after which the last layer comes; see
             :mod:`tools.kick_mini.choosing`. From ``LETTERS_FROM`` on, whatever this is, multiple
             choice is answered by letter.
-        careful: Factor of the learning rate from there on: at full height, a new layer unlearns
-            again what it starts from.
+        calm: Tokens after which the learning rate is lower. Facts that are only stated are
+            recalled better then, and a new layer keeps what it starts from.
+        careful: Factor of the learning rate from ``calm`` on.
         decay: Share of the run, its last, over which it falls to nothing.
         long: Share of the run, its last, with rows as long as the context.
         seed: Source of all chance.
     """
 
-    tokens: int = 10_600_000
+    tokens: int = 13_000_000
     batch_tokens: int = 2_048
     length: int = 256
     learning_rate: float = 1.5e-3
     warmup: int = 150
     choosing: int = LETTERS_FROM
+    calm: int = 6_881_280
     careful: float = 0.3
     decay: float = 0.25
     long: float = 0.06
@@ -82,9 +84,8 @@ class Settings:
     def rate(self, step: int) -> float:
         """Learning rate of a step: it rises, stays, and falls."""
         falling = max(1.0, self.decay * self.steps)
-        risen, highest = step, 1.0
-        if step >= self.grows:
-            risen, highest = step - self.grows, self.careful
+        risen = step if step < self.grows else step - self.grows
+        highest = 1.0 if step * self.batch_tokens < self.calm else self.careful
         height = highest * min(1.0, (risen + 1) / self.warmup, (self.steps - step) / falling)
         return self.learning_rate * height
 
