@@ -69,9 +69,10 @@ def check_files(folder: Path, **options: Any) -> None:
         SettingsError: Tensors are missing or of another shape than the config says.
         NumericalError: Weights are NaN or infinite.
     """
-    _, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, output_loading_info=True, device_map="meta", **options
     )
+    _, info = loaded
     _require_all(str(folder), info)
     stored = Shards.open(folder / str(options.get("subfolder") or ""))
     if stored is not None:
