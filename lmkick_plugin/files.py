@@ -62,7 +62,7 @@ def check_folder(name: str, folder: str | Path) -> Path:
         if not there.is_dir():
             which = "" if there == path else f": {there}"
             raise SettingsError(f"{name}={folder}{which} is a file. Choose another folder.")
-        remove_leftovers(there)
+        _remove_leftovers(there)
         probe = unfinished(there / "probe")
         try:
             probe.write_bytes(bytes(4096))
@@ -118,6 +118,11 @@ def check_space(folder: Path, size: int) -> None:
         )
 
 
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in remove_leftovers(folder):
+        _log.warning("Removed %s, left by an interrupted save", leftover)
+
+
 @contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
     """Yield a temporary folder, renamed to ``folder`` when the block ends.
@@ -130,8 +135,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """
     path = check_target(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in remove_leftovers(path.parent):
-        _log.warning("Removed %s, left by an interrupted save", leftover)
+    _remove_leftovers(path.parent)
     partial = unfinished(path)
     try:
         partial.mkdir()

@@ -509,7 +509,7 @@ def test_too_few_tokens_for_a_hessian_are_told_with_the_rank(
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2  # one for each width, not for each matrix
     assert "32 calibration tokens for in_features=64" in messages[0]
-    assert "rank 32 at most" in messages[0]
+    assert "at most rank 32" in messages[0]
     caplog.clear()
     quiet(make("llama"), SPARSEGPT, samples)
     assert not caplog.records

@@ -217,7 +217,7 @@ CASES = [
             "text_width": "config",
             "no_heads": "config",
             "gguf": "gguf_file=q4.gguf",
-            "small_vocabulary": "has token 102, and the model only 64",
+            "small_vocabulary": "has token 102, but the model only 64",
             "no_context": "context is 1 tokens",
             "no_tokens": "tokenizer of .* cannot be read",
             "fills_masks": "BertForMaskedLM",
@@ -388,7 +388,7 @@ CASES = [
             "missing_tensor": "model.norm.weight",
             "nan": "lm_head.weight",
             "more_layers": "9 tensors are missing",
-            "small_vocabulary": "has token 102, and the model only 64",
+            "small_vocabulary": "has token 102, but the model only 64",
             "fills_masks": "BertForMaskedLM",
         }.items()
     ),

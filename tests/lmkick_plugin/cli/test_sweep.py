@@ -40,7 +40,7 @@ def test_a_sweep_ends_with_sentence_and_table(
     lines = said.strip().splitlines()
     assert lines[0].startswith("gptq 4 bits (500 kB, 25 % of dense) is the smallest run that keeps")
     assert lines[2].split()[:2] == ["run", "size"]
-    assert [line.split()[-1] for line in lines[4:6]] == ["keeps", "dense"]
+    assert [line.split()[-1] for line in lines[4:6]] == ["dense", "keeps"]
     assert lines[-1] == f"as a page: lmkick report {write.folder} -o report"
 
 

@@ -346,7 +346,7 @@ def test_prompts_that_do_not_fit_are_counted(
     answers = ask(pruned, [SENTENCE * 51, SENTENCE], whole=True)
     assert [answer["cut"] for answer in answers] == [True, False]
     assert pruned.truncated_prompts == {"task": 1}
-    assert "1 prompts did not fit the context of 512" in caplog.text
+    assert "1 prompts exceeded the context of 512" in caplog.text
     pruned.start_evaluation()
     ask(pruned, [SENTENCE * 51], whole=False)  # a text in windows loses nothing
     assert pruned.truncated_prompts == {}

@@ -436,7 +436,7 @@ def test_every_answer_goes_into_the_cache_as_it_comes() -> None:
 
 def test_an_answer_longer_than_the_context_is_refused() -> None:
     lm = evaluator(make("llama"))
-    with pytest.raises(SettingsError, match="at most 90 in the answer"):
+    with pytest.raises(SettingsError, match="at most 90 to score"):
         score(lm, [(("a", "b"), [1], [3] * 91)])
     with pytest.raises(SettingsError, match="merges with the last token of its prompt"):
         score(lm, [(("a", "b"), [1], [])])
@@ -479,8 +479,8 @@ def test_encoder_and_decoder_go_to_hf(caplog: pytest.LogCaptureFixture) -> None:
         score(lm, requests)
     assert answers == score(evaluator(model, HFLM, **settings), requests)
     assert [entry.message for entry in caplog.records].count(
-        "Log-likelihoods are computed as by lm-eval's hf model: the model is an encoder and a "
-        "decoder."
+        "Log-likelihoods are computed as by lm-eval's hf model: it is an encoder-decoder "
+        "model."
     ) == 1  # fmt: skip
 
 

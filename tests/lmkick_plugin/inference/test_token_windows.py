@@ -205,7 +205,7 @@ def test_tail_is_dropped() -> None:
 
 
 def test_text_too_short_for_a_window(model: KickLM) -> None:
-    with pytest.raises(SettingsError, match=r"has 50 tokens, too few for one window of 512"):
+    with pytest.raises(SettingsError, match=r"has 50 tokens, fewer than one window of 512"):
         ask(model, SENTENCE)
 
 
