@@ -229,7 +229,7 @@ def test_what_a_cluster_has_room_for(
         ({"gpus_per_cell": 2}, 5, ["0,1", "2,3"]),
         ({"workers": 2}, 0, [None, None]),
         ({}, 0, "sees no GPU"),
-        ({"workers": 4}, 2, "workers=4: there are 2 GPUs"),
+        ({"workers": 4}, 2, "workers=4: only 2 GPUs"),
         ({"gpus_per_cell": 4}, 2, "sees 2 GPUs"),
         ({"gpus_per_cell": 0.5}, 2, "whole GPUs"),
     ],
