@@ -167,7 +167,7 @@ def test_only_what_is_missing_is_run(
     run_sweep(small_sweep, progress=told.append)
     assert [each.task for each in told] == ["kickonly_perplexity"]
     # Other settings do not mix with these.
-    with pytest.raises(CommandError, match=r"another sweep: its limit is 3, and now 2"):
+    with pytest.raises(CommandError, match=r"another sweep: its limit is 3, now 2"):
         run_sweep({**small_sweep, "limit": 2}, progress=False)
     with pytest.raises(CommandError, match=r"another sweep: its model.dtype is None"):
         run_sweep({**small_sweep, "dtype": "bfloat16"}, progress=False)
