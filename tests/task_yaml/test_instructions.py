@@ -115,7 +115,7 @@ def test_scored_and_calibration_rows_come_from_one_copy(
         loaded_models.announce(model)
     lm = ScriptedLM()
     if elsewhere:
-        with pytest.raises(ValueError, match=f"{task} reads .* has read the Hub.*data_dir=DIR"):
+        with pytest.raises(ValueError, match=f"{task} reads .* read the Hub.*data_dir=DIR"):
             evaluate(lm, task, bootstrap_iters=0)
         assert lm.asked == []
         monkeypatch.setenv("LMKICK_DATA_DIR", str(tiny_data))  # which calibration sees too

@@ -266,7 +266,7 @@ def test_ranks_share_budget_and_concurrency(make_judge: MakeJudge) -> None:
     assert shared_judge(settings, 2) is shared_judge(settings, 2)
     assert shared_judge(settings, 2) is not shared_judge(settings)
     with serve(replies("9 8")) as server:
-        judge = make_judge(server.url, max_requests=4)
+        judge = make_judge(server.url, max_requests=4, concurrency=2)  # one worker each: in order
         half = type(judge)(judge.settings, share=2)
         assert sum(v.scores is not None for v in half.grade(items(3))) == 1
         assert len(server.requests) == 2
