@@ -31,8 +31,10 @@ __all__ = ["Recognised", "inspect_folder", "local_folder", "recognise", "recogni
 
 logger = logging.getLogger(__name__)
 
-#: An unpruned model has hardly any zeros among its matrices' weights.
+#: An unpruned model has hardly any zeros among its matrices' weights ...
 _PRUNED = 0.01
+#: ... unless they were rounded to a grid, whose zeros are up to about a third of 3 bits.
+_PRUNED_THOUGH_ROUNDED = 0.4
 #: What ``kick.json`` says of how the weights came about.
 _MADE = (
     *(name for name in RECIPE if name not in ("save_format", "dtype")),
@@ -57,6 +59,7 @@ class Recognised:
         bytes_on_disk: Size of its files of weights; None where they are not at hand.
         manifest: Its ``kick.json``.
         base: The dense model that it says it was made of, and the file that says so.
+        rounded: Whether weights stored dense are on a grid of few values, as after dequantization.
         notes: What could not be found out, and why.
     """
 
@@ -67,6 +70,7 @@ class Recognised:
     bytes_on_disk: int | None = None
     manifest: Manifest | None = None
     base: tuple[str, str] | None = None
+    rounded: bool = False
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -76,7 +80,17 @@ class Recognised:
             return True
         if self.manifest is not None:
             return self.manifest.record.get("compressor") not in (None, "none")
-        return self.zeros is not None and self.zeros.sparsity >= _PRUNED
+        return self._is_pruned
+
+    @property
+    def _is_pruned(self) -> bool:
+        """Whether the zeros alone tell of pruning."""
+        if self.zeros is None:
+            return False
+        if self.zeros.pattern is not None or self.scheme.storage != "dense":
+            return self.zeros.pattern is not None
+        least = _PRUNED_THOUGH_ROUNDED if self.rounded else _PRUNED
+        return self.zeros.sparsity >= least
 
     def facts(self) -> dict[str, Any]:
         """Facts about the checkpoint as plain values: ``checkpoint`` in the record."""
@@ -148,9 +162,7 @@ class Recognised:
             saved = self.manifest.record
             return {key: saved[key] for key in _MADE if saved.get(key) is not None}
         scheme, zeros = self.scheme, self.zeros
-        pruned = zeros is not None and (
-            zeros.pattern is not None or (scheme.storage == "dense" and zeros.sparsity >= _PRUNED)
-        )
+        pruned = self._is_pruned
         pattern = None
         if pruned or scheme.requested_sparsity is not None:
             pattern = (None if zeros is None else zeros.pattern) or "unstructured"
@@ -276,12 +288,14 @@ def recognise_model(
     Returns:
         What was found.
     """
-    from lmkick_plugin.record.quantized_weights import count_zeros, parameters
+    from lmkick_plugin.record.quantized_weights import are_rounded, count_zeros, parameters
 
     manifest = None if folder is None or scheme is not None else read_manifest(folder)
     zeros, note = count_zeros(model)
     size = sum(file.stat().st_size for file in weight_files(folder)) if folder else 0
+    few = scheme is None and zeros is not None and zeros.sparsity >= _PRUNED
     return Recognised(
+        rounded=few and are_rounded(model),
         scheme=scheme or read_scheme(None, folder),
         zeros=zeros,
         parameters=None if scheme is None else parameters(model),

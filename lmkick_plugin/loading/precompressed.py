@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ __all__ = [
     "loading_arguments",
     "without_repeated_config",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def check_gguf(pretrained: object, passed: Mapping[str, Any]) -> None:
@@ -242,6 +245,12 @@ def detect_compression(
         found = Recognised(scheme=read_scheme(stored), notes=(note,))
     else:
         found = recognise_model(model, folder=folder)
+        if found.rounded and found.zeros is not None and not found.is_compressed:
+            logger.warning(
+                "%.1f %% of the weights are zero and neighbours repeat, as in a dequantized "
+                "checkpoint: taken for the dense model.",
+                100 * found.zeros.sparsity,
+            )
     changed = passed.get("peft") or passed.get("delta")
     if found.manifest is not None and folder is not None and not changed:
         dtype = str(getattr(model, "dtype", "")).removeprefix("torch.")

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from compressors import SettingsError, UnsupportedModelError
+from compressors import RTN, SettingsError, UnsupportedModelError, compress_model
 from lmkick_plugin.checkpoints.manifest import MANIFEST, Manifest
 from lmkick_plugin.model import KickLM
 from lmkick_plugin.preflight import check_model_arguments
@@ -222,6 +222,24 @@ def test_pruned_by_anybody(
     assert kick["requested_sparsity"] is None
     assert kick["checkpoint"]["made_by"] is None
     assert kick["bytes_best_format"] < kick["bytes_dense"]
+
+
+def test_dequantized_weights_are_dense(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Rounding leaves zeros, as in a checkpoint made from a GGUF file; pruning more than those."""
+    model = make_tiny_llama()
+    compress_model(model, RTN(num_bits=4, group_size=32), progress=False)
+    assert (model.model.layers[0].mlp.up_proj.weight == 0).float().mean() > 0.05
+    for number, more in enumerate((0.0, 0.5)):
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear) and name != "lm_head":
+                module.weight.data.flatten()[: int(more * module.weight.numel())] = 0.0
+        folder = tmp_path / str(number)
+        model.save_pretrained(folder)
+        make_tiny_tokenizer().save_pretrained(folder)
+    kick = record(KickLM(pretrained=str(tmp_path / "0"), **CPU))
+    assert (kick["compressor"], kick["pattern"]) == ("none", None)
+    assert "as in a dequantized checkpoint" in caplog.text
+    assert record(KickLM(pretrained=str(tmp_path / "1"), **CPU))["compressor"] == "pruned"
 
 
 @pytest.mark.parametrize(
