@@ -133,7 +133,7 @@ def _matrices(model: Any) -> dict[str, Tensor]:
 
 
 def _lines(path: Path, model: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the file holds of this model, by case and side."""
+    """Lines of the file about this model, by case and side."""
     if not path.exists():
         return {}
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What compression takes from real models: one command, a sweep with its table at the end.
+"""Real models under every method: one command, a sweep with its table at the end.
 
     python -m benchmarks.real_models MODEL [MODEL ...] --data DIR --output DIR
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ten sampled answers to a question cost, with and without sharing their prompt.
+"""Cost of ten sampled answers per question, with and without a shared prompt.
 
     python -m benchmarks.sampled_answers MODEL --data ../shared/data
 

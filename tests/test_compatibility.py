@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What depends on other packages' versions. tools/compatibility.py runs it in more environments."""
+"""Behaviour that depends on other packages' versions; see tools/compatibility.py."""
 
 from __future__ import annotations
 

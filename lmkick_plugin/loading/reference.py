@@ -203,7 +203,7 @@ def check_reference(
 
     Raises:
         SettingsError: It cannot be read, or its tokenizer or vocabulary size differs.
-        UnsupportedModelError: It is no causal language model.
+        UnsupportedModelError: It is not a causal language model.
         NumericalError: It holds NaN or infinite weights.
     """
     from transformers import AutoConfig, AutoTokenizer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report says of facts that were asked in several ways: tables, sentences, a picture."""
+"""The report's section on recall: tables, sentences and a picture."""
 
 from __future__ import annotations
 
