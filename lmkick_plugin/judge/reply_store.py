@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS claims (
     key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL
 ) WITHOUT ROWID;
 """
-_LOCK_SECONDS = 30.0
+_LOCK_SECONDS, _LOCK_POLL = 30.0, 0.02
 _AT_WORK: set[str] = set()  # the stores of this process that may hold claims
 _Result = TypeVar("_Result")
 
@@ -248,7 +248,7 @@ class ReplyStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = _connect(str(self.path))
         try:
-            connection.execute("PRAGMA journal_mode = WAL")  # stays as it is on network disks
+            _use_write_ahead_log(connection)
             connection.execute("PRAGMA synchronous = FULL")
             connection.executescript(_SCHEMA)
         except BaseException:
@@ -267,6 +267,24 @@ def _connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(
         name, uri=uri, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
     )
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead mode; the file stays as it is on network disks.
+
+    SQLite's timeout does not cover the switch: of two processes that make it at once, one is
+    refused at once.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_LOCK_POLL)
+        else:
+            return
 
 
 def _is_alive(owner: str) -> bool:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,10 +138,20 @@ def test_two_processes_pay_each_reply_once(tmp_path: Path) -> None:
         pair = [_start(server.url, tmp_path / "r", 12, 3) for _ in range(2)]
         results = [process.communicate(timeout=60) for process in pair]
         (judged, sent), (judged_too, sent_too) = (map(int, out.split()) for out, _ in results)
-        assert judged == judged_too == 12
+        assert judged == judged_too == 12, results
         assert sent + sent_too == len(server.requests) == 24
         assert min(sent, sent_too) > 0, "both were at work"
         assert _stored(tmp_path / "r") == 24
+
+
+def test_a_new_store_waits_for_the_process_that_makes_it(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "r", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # before the switch to write-ahead mode
+    release = threading.Timer(0.3, other.execute, ["COMMIT"])
+    release.start()
+    assert ReplyStore(tmp_path / "r").claim("k", 60)
+    release.join()
+    other.close()
 
 
 def test_a_killed_process_loses_no_reply_that_arrived(
