@@ -24,7 +24,7 @@ _MODIFIERS = {
     "AutoRoundModifier": "autoround",
     "QuantizationModifier": "rtn",
 }
-_PRUNERS = ("sparsegpt", "wanda", "magnitude", "pruned")
+_PRUNED_BY = ("sparsegpt", "wanda", "magnitude", "pruned")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +214,7 @@ def _from_recipe(scheme: Scheme, path: Path) -> Scheme:
         method = scheme.method
     scheme = replace(scheme, method=method or scheme.method, made_by=tuple(steps))
     for step, settings in steps.items():
-        if _MODIFIERS.get(step) in _PRUNERS:
+        if _MODIFIERS.get(step) in _PRUNED_BY:
             scheme = replace(
                 scheme,
                 requested_sparsity=_share(settings.get("sparsity")),

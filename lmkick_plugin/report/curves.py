@@ -211,7 +211,7 @@ def _by_point(evidence: Evidence, level: Level, task: str) -> bool:
             p.statistics.dense,
             p.statistics.compressed,
             tolerance=evidence.settings.tolerance,
-            rule=p.statistics.direction or "at_least",
+            direction=p.statistics.direction or "at_least",
         )
         for p in known
     )

@@ -92,9 +92,13 @@ class Evidence:
         return run_verdict(
             self.statistics(cell),
             name=name or cell.label,
-            knowledge=[task for task in self.tasks if self.facts(cell, task).knowledge],
+            knowledge=self.knowledge(cell),
             tolerance=self.settings.tolerance,
         )
+
+    def knowledge(self, cell: Cell) -> list[str]:
+        """Tasks of a cell whose YAML says ``knowledge: true``."""
+        return [task for task in self.tasks if self.facts(cell, task).knowledge]
 
     def facts(self, cell: Cell, task: str) -> TaskFacts:
         """Facts about a task from a cell's results file; the defaults where it has no score."""

@@ -212,7 +212,7 @@ class _Maker:
     def knowledge_against_perplexity(self) -> Figure | None:
         """Knowledge and perplexity in one panel per pruner."""
         first = self.model.all[0]
-        tasks = [t for t in self.evidence.tasks if self.evidence.facts(first, t).knowledge]
+        tasks = self.evidence.knowledge(first)
         tasks += [t for t in self.evidence.tasks if self._metric(t).endswith("perplexity")][:1]
         return self.by_method(
             "knowledge-against-perplexity",

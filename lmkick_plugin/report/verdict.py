@@ -79,7 +79,7 @@ class Rule:
 
 
 def margin_of(
-    dense: FloatArray, compressed: FloatArray, tolerance: float, rule: MatchRule
+    dense: FloatArray, compressed: FloatArray, tolerance: float, direction: MatchRule
 ) -> FloatArray:
     """Distance inside the tolerance, below 0 where a score does not match.
 
@@ -87,12 +87,12 @@ def margin_of(
         dense: Scores of the dense model, of any shape.
         compressed: Scores of the compressed model.
         tolerance: e0.
-        rule: See `MatchRule`.
+        direction: See `MatchRule`.
 
     Returns:
         compressed - (1 - e0) dense; for perplexities dense / (1 - e0) - compressed.
     """
-    if rule == "at_least":
+    if direction == "at_least":
         return compressed - (1 - tolerance) * dense
     return dense / (1 - tolerance) - compressed
 
@@ -102,7 +102,7 @@ def matches(
     compressed: float,
     *,
     tolerance: float = DEFAULT_TOLERANCE,
-    rule: MatchRule = "at_least",
+    direction: MatchRule = "at_least",
 ) -> bool:
     """Whether a score lies within the tolerance of the dense one, as a point.
 
@@ -110,7 +110,7 @@ def matches(
         dense: The dense model's score.
         compressed: The compressed model's.
         tolerance: e0; the threshold is (1 - e0) x dense, for perplexities dense / (1 - e0).
-        rule: See `MatchRule`.
+        direction: See `MatchRule`.
 
     Returns:
         True at the threshold or better; False for a NaN.
@@ -119,7 +119,7 @@ def matches(
         StatisticsError: For a tolerance outside [0, 1).
     """
     tolerance = Rule(tolerance=tolerance).tolerance
-    margin = margin_of(np.asarray([dense]), np.asarray([compressed]), tolerance, rule)
+    margin = margin_of(np.asarray([dense]), np.asarray([compressed]), tolerance, direction)
     return bool(margin[0] >= -slack_of(dense))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from lmkick_plugin.report.claims.findings import Finding, Quantity, at_least, finding, missing
-from lmkick_plugin.report.claims.quantities import PRUNERS, mean_of, recovery_of, unstructured
+from lmkick_plugin.report.claims.quantities import PAPER_PRUNERS, mean_of, recovery_of, unstructured
 from lmkick_plugin.report.curves import level_name
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.models import Model
@@ -29,7 +29,7 @@ def unique_words_fall(evidence: Evidence, model: Model) -> Finding:
         dense model included, method by method.
     """
     parts = []
-    for method in PRUNERS:
+    for method in PAPER_PRUNERS:
         cells, pairings = [], []
         for cell in unstructured(model, methods=[method]):
             pairing = evidence.pairing(cell, _INSTRUCT, "unique_words")
@@ -65,7 +65,7 @@ def long_stories_fall_more(evidence: Evidence, model: Model) -> Finding:
         The finding. A run of which the record does not say that no story was cut is left out.
     """
     parts = []
-    for method in PRUNERS:
+    for method in PAPER_PRUNERS:
         gaps, used, cut = [], [], 0
         for cell in unstructured(model, methods=[method]):
             runs = [cell, *([model.dense] if model.dense else [])]

@@ -23,8 +23,8 @@ from lmkick_plugin.report.claims.quantities import (
     FREEBASEQA,
     MMLU,
     OPEN,
+    PAPER_PRUNERS,
     PERPLEXITY,
-    PRUNERS,
     by_level,
     mean_of,
     recovery_of,
@@ -63,7 +63,7 @@ def knowledge_before_perplexity(evidence: Evidence, model: Model) -> Finding:
         confirm nothing, and is left out where another level is complete.
     """
     needs = (
-        f"needs {', '.join(PRUNERS)} at one sparsity of at most 35 %, with {FREEBASEQA} and"
+        f"needs {', '.join(PAPER_PRUNERS)} at one sparsity of at most 35 %, with {FREEBASEQA} and"
         f" {PERPLEXITY}"
     )
     levels = {s: cells for s, cells in by_level(unstructured(model)).items() if s <= _MOST + 1e-9}
@@ -79,7 +79,7 @@ def knowledge_before_perplexity(evidence: Evidence, model: Model) -> Finding:
             else:
                 room = at_least(what, kept, cells=[cell], bound=_LEAST_KEPT, or_equal=True)
                 parts.append(room)
-        absent = [m for m in PRUNERS if m not in {cell.compressor for cell in cells}]
+        absent = [m for m in PAPER_PRUNERS if m not in {cell.compressor for cell in cells}]
         parts += [missing(f"{method} at {100 * s:g} % is missing") for method in absent]
         by_s[s] = parts
     complete = {s: p for s, p in by_s.items() if all(x.outcome != "not tested" for x in p)}
@@ -121,7 +121,7 @@ def eight_bits_match(evidence: Evidence, model: Model) -> Finding:
 def open_book_outlasts_closed(evidence: Evidence, model: Model) -> Finding:
     """Claim 4: the largest matching sparsity is higher open-book than closed-book."""
     parts = []
-    for method in PRUNERS:
+    for method in PAPER_PRUNERS:
         cells = unstructured(model, methods=[method])
         both = [c for c in cells if all(recovery_of(evidence, c, t) for t in (CLOSED, OPEN))]
         if not both:
@@ -220,7 +220,7 @@ def categories_differ(evidence: Evidence, model: Model) -> Finding:
     """Claim 7: humanities and social sciences fall more than STEM."""
     stem = "mmlu_kick_stem"
     parts = []
-    for method in PRUNERS:
+    for method in PAPER_PRUNERS:
         cells = unstructured(model, methods=[method])
         for category in ("humanities", "social_sciences"):
             gaps, used = [], []

@@ -28,11 +28,10 @@ __all__ = [
     "CLOSED",
     "CONTROLS",
     "FREEBASEQA",
-    "KNOWLEDGE",
     "MMLU",
     "OPEN",
+    "PAPER_PRUNERS",
     "PERPLEXITY",
-    "PRUNERS",
     "by_level",
     "knowledge_tasks",
     "mean_of",
@@ -48,11 +47,9 @@ MMLU = "kick_mmlu"
 CLOSED = "kick_triviaqa_closed"
 OPEN = "kick_triviaqa_open"
 PERPLEXITY = "kickonly_perplexity"
-KNOWLEDGE = (FREEBASEQA, MMLU, CLOSED, OPEN)
-"""The knowledge-intensive tasks."""
 
-PRUNERS = ("magnitude", "wanda", "sparsegpt")
-"""The paper's."""
+PAPER_PRUNERS = ("magnitude", "wanda", "sparsegpt")
+"""Those of LLM-KICK."""
 
 CONTROLS = frozenset(name for name, method in METHODS.items() if method.control)
 """Baselines; no claim is about them."""
@@ -123,12 +120,15 @@ def knowledge_tasks(evidence: Evidence, *cells: Cell) -> list[str]:
     """Knowledge tasks on which each of some runs has a recovery."""
     return [
         task
-        for task in KNOWLEDGE
-        if all(recovery_of(evidence, cell, task) is not None for cell in cells)
+        for task in evidence.tasks
+        if all(
+            evidence.facts(cell, task).knowledge and recovery_of(evidence, cell, task) is not None
+            for cell in cells
+        )
     ]
 
 
-def unstructured(model: Model, *, methods: Sequence[str] = PRUNERS) -> list[Cell]:
+def unstructured(model: Model, *, methods: Sequence[str] = PAPER_PRUNERS) -> list[Cell]:
     """Runs pruned without a pattern by some methods."""
     return [
         cell

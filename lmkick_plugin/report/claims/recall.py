@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from lmkick_plugin.report.claims.findings import Finding, Part, Quantity, at_least, finding
-from lmkick_plugin.report.claims.quantities import CONTROLS, PRUNERS, by_level, unstructured
+from lmkick_plugin.report.claims.quantities import CONTROLS, PAPER_PRUNERS, by_level, unstructured
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.recall import STATES, Recall
@@ -40,7 +40,7 @@ def most_are_out_of_reach(evidence: Evidence, model: Model) -> Finding:  # noqa:
             draws = np.asarray(found.draws[:, _OUT] / gone - 0.5, dtype=np.float64)
             share = Quantity(float(value) - 0.5, draws, found.said)
             parts.append(at_least(what, share, cells=[cell]))
-    return finding(parts, needs=f"needs a pruned run ({', '.join(PRUNERS)}) with {_NEEDS}")
+    return finding(parts, needs=f"needs a pruned run ({', '.join(PAPER_PRUNERS)}) with {_NEEDS}")
 
 
 def quantization_loses_fewer(evidence: Evidence, model: Model) -> Finding:  # noqa: ARG001

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims at equal size: large and sparse or small and dense, fewer bits or fewer weights."""
+"""Claims at equal size: large pruned against small dense models, quantization against pruning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from lmkick_plugin.report.claims.findings import (
 )
 from lmkick_plugin.report.claims.quantities import (
     CONTROLS,
-    KNOWLEDGE,
     knowledge_tasks,
     mean_recovery,
 )
@@ -44,7 +43,7 @@ def large_sparse_against_small_dense(evidence: Evidence, model: Model) -> Findin
     for large, small in size_pairs(evidence):
         if large not in model.cells:
             continue
-        for across in compare_across(evidence, large, small, KNOWLEDGE):
+        for across in compare_across(evidence, large, small, evidence.knowledge(large)):
             what = f"{across.task}: {small.label} minus {large.label}"
             if across.statistics is None:
                 parts.append(missing(f"{what}: {across.problem}"))

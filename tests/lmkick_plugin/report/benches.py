@@ -82,6 +82,7 @@ class Bench:
                     n=self.n,
                     file=cell.run.files[0].path,
                     group=False,
+                    facts=facts_of(task),
                 )
                 scores[cell.name].append(score)
             for (cell, _), values, own in zip(held, arrays[1:], draws[1:], strict=True):
@@ -104,6 +105,11 @@ class Bench:
             scores=scores,
             pairings=pairings,
             notes=(),
+            _index={
+                (name, score.task, (score.metric, score.filter)): score
+                for name, found in scores.items()
+                for score in found
+            },
         )
         return evidence, model
 

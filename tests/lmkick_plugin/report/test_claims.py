@@ -12,6 +12,9 @@ from scipy.stats import spearmanr
 from lmkick_plugin.report.claims import CLAIMS, Finding
 from lmkick_plugin.report.claims.divergence import spearman
 from lmkick_plugin.report.claims.findings import Quantity, all_of, any_of, at_least, finding, within
+from lmkick_plugin.report.claims.quantities import knowledge_tasks
+from lmkick_plugin.results.task_facts import TaskFacts
+from tests.lmkick_plugin.report import benches
 from tests.lmkick_plugin.report.benches import Bench
 
 FACTS, MMLU = "kick_freebaseqa", "kick_mmlu"
@@ -371,3 +374,12 @@ def test_spearman_is_scipys() -> None:
     for i in range(20):
         if len(set(first[i])) > 1:
             assert ours[i] == pytest.approx(spearmanr(first[i], second[i]).statistic)
+
+
+def test_knowledge_tasks_are_those_whose_metadata_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        benches, "facts_of", lambda task: TaskFacts(headline="acc", knowledge=task == "mine")
+    )
+    scores = {"mine": 0.6, "other": 0.5}
+    evidence, model = Bench(dense=scores).add("wanda", scores).build()
+    assert knowledge_tasks(evidence, *model.cells) == ["mine"]

@@ -27,9 +27,9 @@ from lmkick_plugin.report.verdict import (
 def test_matching_threshold_is_inclusive_in_both_directions() -> None:
     assert matches(0.80, 0.76)
     assert not matches(0.80, 0.7599)
-    assert matches(9.5, 10.0, rule="at_most")
-    assert not matches(9.5, 10.001, rule="at_most")
-    assert not matches(9.5, math.inf, rule="at_most")
+    assert matches(9.5, 10.0, direction="at_most")
+    assert not matches(9.5, 10.001, direction="at_most")
+    assert not matches(9.5, math.inf, direction="at_most")
     assert not matches(0.5, math.nan)
     assert matches(0.5, 0.25, tolerance=0.5)
 
