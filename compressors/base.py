@@ -64,7 +64,7 @@ class CompressedWeight:
 
 
 class Compressor(ABC):
-    """Frozen settings of a method, and its pure function of a weight."""
+    """A method: frozen settings, and a pure function of one weight matrix."""
 
     __slots__ = ()
 
@@ -100,7 +100,10 @@ class Compressor(ABC):
         return [self.compress(weight, stats) for weight in weights]
 
     def fallback(self) -> Compressor:
-        """Calibration-free method for a matrix whose input was (almost) never seen."""
+        """Method for a matrix whose input was (almost) never seen; needs no statistics.
+
+        :class:`.Pruner` falls back to magnitude, :class:`.Quantizer` to rounding to nearest.
+        """
         return self
 
 

@@ -16,10 +16,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from compressors.base import Compressor, is_integer, is_number
+from compressors.base import is_integer, is_number
 from compressors.errors import SettingsError, UnsupportedModelError
 
-__all__ = ["NM", "Pattern", "Pruner", "Unstructured", "keep_largest", "kth_smallest"]
+__all__ = ["NM", "Pattern", "Unstructured", "keep_largest", "kth_smallest"]
 
 # Above this M, counting pairs of a group costs more than selecting its M - N smallest scores.
 _LARGEST_PAIRWISE_M = 16
@@ -179,24 +179,6 @@ def _pairs(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor
 
 
 Pattern: TypeAlias = Unstructured | NM
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pruner(Compressor):
-    """Base of methods with a pattern."""
-
-    pattern: Pattern
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.pattern, Unstructured | NM):
-            raise SettingsError(
-                f"pattern={self.pattern!r}: expected Unstructured(sparsity), such as "
-                "Unstructured(0.5), or NM(n, m), such as NM(2, 4)"
-            )
-
-    def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""
-        self.pattern.check(name, in_features)
 
 
 def keep_largest(scores: Tensor, drop: int) -> Tensor:

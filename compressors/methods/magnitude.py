@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Magnitude pruning: drop the smallest weights of a matrix."""
+"""Magnitude pruning, and the settings that pruners share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,41 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from compressors.base import CompressedWeight, apply_mask, require_finite_weight
-from compressors.patterns import Pruner
+from compressors.base import CompressedWeight, Compressor, apply_mask, require_finite_weight
+from compressors.errors import SettingsError
+from compressors.patterns import NM, Pattern, Unstructured
 from compressors.statistics import NoStatistic, Statistic
 
-__all__ = ["Magnitude"]
+__all__ = ["Magnitude", "Pruner"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruner(Compressor):
+    """Base of methods with a pattern.
+
+    Args:
+        pattern: ``Unstructured(sparsity)`` or ``NM(n, m)``.
+
+    Raises:
+        SettingsError: If the pattern is neither.
+    """
+
+    pattern: Pattern
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pattern, Unstructured | NM):
+            raise SettingsError(
+                f"pattern={self.pattern!r}: expected Unstructured(sparsity), such as "
+                "Unstructured(0.5), or NM(n, m), such as NM(2, 4)"
+            )
+
+    def check(self, name: str, out_features: int, in_features: int) -> None:
+        """Raise :class:`UnsupportedModelError` if the pattern does not divide the matrix."""
+        self.pattern.check(name, in_features)
+
+    def fallback(self) -> Pruner:
+        """Magnitude pruning with the same pattern; itself if it needs no calibration."""
+        return self if self.statistic is NoStatistic else Magnitude(pattern=self.pattern)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

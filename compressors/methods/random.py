@@ -16,7 +16,7 @@ from compressors.base import (
     require_finite_weight,
 )
 from compressors.errors import SettingsError
-from compressors.patterns import Pruner
+from compressors.methods.magnitude import Pruner
 from compressors.statistics import NoStatistic, Statistic
 
 __all__ = ["Random"]

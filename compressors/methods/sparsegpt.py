@@ -11,10 +11,10 @@ from torch import Tensor
 
 from compressors.base import CompressedWeight, require_dampening
 from compressors.errors import SettingsError
-from compressors.methods.magnitude import Magnitude
+from compressors.methods.magnitude import Magnitude, Pruner
 from compressors.methods.rtn import RTN
 from compressors.obs.solver import Plan, solve
-from compressors.patterns import NM, Pruner
+from compressors.patterns import NM
 from compressors.statistics import Hessian, NoStatistic, Statistic
 
 __all__ = ["SparseGPT"]
@@ -104,7 +104,7 @@ class SparseGPT(Pruner):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MagnitudeAndRTN(Pruner):
-    """Joint compression of a matrix whose input was (almost) never seen.
+    """Joint compression without statistics: magnitude pruning, then rounding.
 
     Args:
         pattern: What magnitude pruning goes by.

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from compressors.base import CompressedWeight, apply_mask, require_finite_weight
 from compressors.errors import SettingsError
-from compressors.methods.magnitude import Magnitude
-from compressors.patterns import NM, Pruner
+from compressors.methods.magnitude import Pruner
+from compressors.patterns import NM
 from compressors.statistics import ColumnNorm
 
 __all__ = ["Wanda"]
@@ -76,10 +76,6 @@ class Wanda(Pruner):
         stats.require_tokens()
         norm = stats.norm
         return [self._prune(weight, norm) for weight in weights]
-
-    def fallback(self) -> Magnitude:
-        """Magnitude pruning with the same pattern."""
-        return Magnitude(pattern=self.pattern)
 
     def _prune(self, weight: Tensor, norm: Tensor) -> CompressedWeight:
         require_finite_weight(weight)

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressors import GPTQ, Compressor, SparseGPT
+from compressors import Compressor
 from compressors.blocks.find import Block, WeightMatrix, find_blocks
 from compressors.blocks.matrices import is_linear
 from compressors.errors import SettingsError, UnsupportedModelError
@@ -34,7 +34,7 @@ from compressors.methods.rtn import Quantizer
 from lmkick_plugin.checkpoints.packing import WORD
 from lmkick_plugin.recipe.formats import check_recipe
 
-__all__ = ["check_dtype", "check_model", "other_linears", "prepare"]
+__all__ = ["check_dtype", "check_model", "other_linears", "prepare", "quantizer_of"]
 
 #: Significant bits of float16 and of bfloat16.
 _FLOAT16_BITS, _BFLOAT16_BITS = 11, 8
@@ -55,7 +55,7 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
         SettingsError: The format cannot hold what the settings make, or its library is missing.
         UnsupportedModelError: It cannot hold this model's matrices.
     """
-    quantizer = compressor.quantize if isinstance(compressor, SparseGPT) else compressor
+    quantizer = quantizer_of(compressor)
     if not isinstance(quantizer, Quantizer):
         check_recipe(storage, bits=None, group_size=None)
         return compressor
@@ -65,8 +65,8 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
         group_size=quantizer.group_size,
         number_format=quantizer.number_format,
         symmetric=quantizer.symmetric,
-        act_order=isinstance(quantizer, GPTQ) and quantizer.act_order,
-        static_groups=isinstance(quantizer, GPTQ) and quantizer.static_groups,
+        act_order=getattr(quantizer, "act_order", False),
+        static_groups=getattr(quantizer, "static_groups", False),
         scales_columns=quantizer.scales_columns,
     )
     if storage == "dense":
@@ -76,10 +76,14 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
         storage, dtype, quantizer.grid.num_bits, quantizer.symmetric, quantizer.number_format
     )
     check_model(storage, model, quantizer.group_size, quantizer.number_format)
-    if isinstance(compressor, SparseGPT) and compressor.quantize is not None:
-        grid = replace(compressor.quantize, scale_dtype=scale_dtype)
-        return replace(compressor, quantize=grid)
-    return replace(quantizer, scale_dtype=scale_dtype)
+    rounded = replace(quantizer, scale_dtype=scale_dtype)
+    joint: Any = compressor
+    return rounded if quantizer is compressor else replace(joint, quantize=rounded)
+
+
+def quantizer_of(compressor: Compressor) -> object:
+    """The method itself, or its ``quantize`` if it prunes too (None: it prunes only)."""
+    return getattr(compressor, "quantize", compressor)
 
 
 def check_dtype(

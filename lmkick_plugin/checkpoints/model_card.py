@@ -11,6 +11,7 @@ from typing import Any
 
 import lmkick_plugin
 from lmkick_plugin import bundled
+from lmkick_plugin.recipe.methods import OWN_SETTINGS
 
 __all__ = ["model_card"]
 
@@ -24,6 +25,7 @@ _ROWS = {
     "num_bits": "bits of a weight",
     "group_size": "input columns per scale (-1: one scale per row)",
     "symmetric": "symmetric grid",
+    **{name: name for name in OWN_SETTINGS},  # of those without a label below
     "act_order": "columns by falling Hessian diagonal",
     "static_groups": "grids found beforehand",
     "dampening_frac": "damping of the Hessian",

@@ -17,9 +17,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from compressors import CompressionReport, Compressor, SparseGPT
+from compressors import CompressionReport, Compressor
 from compressors.blocks.find import find_blocks
 from compressors.errors import SettingsError
+from lmkick_plugin.checkpoints.format_fit import check_model, quantizer_of
 from lmkick_plugin.checkpoints.manifest import MANIFEST, Manifest, describe_file
 from lmkick_plugin.checkpoints.model_card import model_card
 from lmkick_plugin.files import check_space, new_folder
@@ -124,7 +125,7 @@ def check_room(model: nn.Module, folder: str | Path, storage: str, compressor: C
     total = sum(
         p.numel() * p.element_size() for p in {id(p): p for p in model.parameters()}.values()
     )
-    quantizer = compressor.quantize if isinstance(compressor, SparseGPT) else compressor
+    quantizer = quantizer_of(compressor)
     bits = getattr(quantizer, "num_bits", None)
     if storage != "dense" and bits is not None:
         for matrix in (matrix for block in find_blocks(model) for matrix in block.matrices):
@@ -139,7 +140,6 @@ def check_room(model: nn.Module, folder: str | Path, storage: str, compressor: C
 def _packed(
     model: Any, grids: Mapping[str, QuantizationGrid], storage: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    from lmkick_plugin.checkpoints.format_fit import check_model
     from lmkick_plugin.checkpoints.packed_tensors import pack_model, stated_group_size
 
     number_format = next((grid.number_format for grid in grids.values()), "int")

@@ -24,6 +24,7 @@ from lmkick_plugin.recipe.formats import FORMATS, check_recipe, read_quantize
 from lmkick_plugin.recipe.methods import (
     CALIBRATED,
     COMPRESSORS,
+    JOINT,
     METHODS,
     PRUNERS,
     QUANTIZERS,
@@ -299,8 +300,8 @@ def _refuse_secrets(arguments: Mapping[str, Any]) -> None:
 def _mismatch(name: str, value: object, compressor: str) -> str:
     if name == "bits" and compressor in PRUNERS:
         return (
-            f"bits={value!r} does not go with compressor={compressor}: only sparsegpt prunes and "
-            "quantizes in one pass. Use compressor=sparsegpt, or leave bits out."
+            f"bits={value!r} does not go with compressor={compressor}: only {', '.join(JOINT)} "
+            f"prunes and quantizes in one pass. Use compressor={JOINT[0]}, or leave bits out."
         )
     partners = [method for method in ARGUMENTS[name].goes_with if method != "none"]
     if not partners:
@@ -356,7 +357,7 @@ def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequen
         for name in ("group_size", "symmetric"):
             if name in settings:
                 raise SettingsError(
-                    f"{name}={settings[name]} goes with compressor=sparsegpt only when it also "
+                    f"{name}={settings[name]} goes with compressor={compressor} only when it also "
                     "quantizes. Add bits=4, or leave it out."
                 )
     _check_kept(compressor, settings)
@@ -386,6 +387,9 @@ def _check_kept(compressor: str, settings: Mapping[str, Any]) -> None:
             symmetric=settings.get("symmetric", _default(compressor, "symmetric")),
             act_order=settings.get("act_order", _default(compressor, "act_order")),
             static_groups=settings.get("static_groups", _default(compressor, "static_groups")),
-            scales_columns=compressor == "awq"
-            and (settings.get("grid_points", 20) > 1 or settings.get("duo_scaling", False)),
+            scales_columns=compressor in ARGUMENTS["grid_points"].goes_with
+            and (
+                settings.get("grid_points", _default(compressor, "grid_points")) > 1
+                or settings.get("duo_scaling", False)
+            ),
         )

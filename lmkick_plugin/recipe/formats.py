@@ -6,6 +6,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from compressors.errors import SettingsError
+from lmkick_plugin.recipe.methods import QUANTIZERS
 from lmkick_plugin.recipe.readers import read_choice
 
 __all__ = ["FORMATS", "QUANTIZE", "check_recipe", "read_quantize", "require_library"]
@@ -62,7 +63,7 @@ def check_recipe(
     if bits is None:
         raise SettingsError(
             f"save_format={storage} stores integers, but this recipe does not quantize. Add bits=4 "
-            f"to a method that does (rtn, gptq, awq, sparsegpt), or {_DENSE}."
+            f"to a method that does ({', '.join(QUANTIZERS)}), or {_DENSE}."
         )
     if scales_columns:
         raise SettingsError(

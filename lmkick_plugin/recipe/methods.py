@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
-    "CALIBRATED", "COMPRESSORS", "METHODS", "OWN_SETTINGS", "PRUNERS", "QUANTIZERS", "ROUNDERS",
-    "Method"
+    "CALIBRATED", "COMPRESSORS", "JOINT", "METHODS", "OWN_SETTINGS", "PRUNERS", "QUANTIZERS",
+    "ROUNDERS", "Method",
 ]  # fmt: skip
 
 
@@ -27,8 +27,8 @@ class Method:
         arguments: Its own arguments, and the settings of the class they map to.
         defaults: Its defaults of shared arguments, where they differ from the others'.
         color: Of its lines in figures, after Okabe and Ito: safe for colour-blind readers.
-        marker: Of its points, as matplotlib names it.
-        dash: Of its lines, as matplotlib names it.
+        marker: Of its points, as matplotlib names it; no two methods share one.
+        dash: Of its lines, likewise.
     """
 
     class_name: str
@@ -82,6 +82,8 @@ COMPRESSORS = ("none", *METHODS)
 """Values of the argument ``compressor``."""
 PRUNERS = tuple(name for name, method in METHODS.items() if method.prunes)
 QUANTIZERS = tuple(name for name, method in METHODS.items() if method.quantizes)
+JOINT = tuple(name for name in QUANTIZERS if name in PRUNERS)
+"""Methods that prune, and quantize in the same pass if ``bits`` is given."""
 ROUNDERS = tuple(name for name in QUANTIZERS if name not in PRUNERS)
 """Quantizers that do nothing else: ``number_format`` goes with them."""
 CALIBRATED = tuple(name for name, method in METHODS.items() if method.calibrated)

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+import compressors
 from compressors import (
     AWQ,
     GPTQ,
     NM,
     RTN,
+    Compressor,
     Magnitude,
     NumericalError,
     Random,
@@ -41,6 +43,15 @@ from tests.compressors.method_cases import (
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=label)
+
+
+def test_every_method_is_tested() -> None:
+    exported = {
+        value
+        for value in (getattr(compressors, name) for name in compressors.__all__)
+        if isinstance(value, type) and issubclass(value, Compressor) and value is not Compressor
+    }
+    assert {type(method) for method in METHODS} == exported
 
 
 def every_method_but(kind: type) -> pytest.MarkDecorator:

@@ -172,7 +172,7 @@ def test_shards_and_what_damages_them(
     flipped = bytearray(content)
     flipped[-3] ^= 1
     shards[-1].write_bytes(flipped)
-    with pytest.raises(SettingsError, match=r"other weights than its kick.json names"):
+    with pytest.raises(SettingsError, match=r"the weights do not match kick.json"):
         checkpoints.load(folder)
     shards[-1].write_bytes(content[:-10])
     with pytest.raises(SettingsError, match=rf"{shards[-1].name} has \d+ bytes, but kick.json"):
@@ -334,6 +334,12 @@ def test_the_card_names_a_base_model_of_the_hub_only() -> None:
     for name, named in (("Qwen/Qwen3-0.6B", True), ("kick-mini", False), ("/tmp", False)):
         card = model_card({**record, "base_model": name}, "dense", 1, custom_code=False)
         assert ("base_model:" in card) == named
+
+
+def test_the_card_lists_every_setting_of_the_method() -> None:
+    record = write._record(make_tiny_llama(), None)
+    card = model_card({**record, "compressor": "awq", "clip": False}, "dense", 1, custom_code=False)
+    assert "| clip | False |" in card
 
 
 def test_a_model_that_is_quantized_is_not_saved_again(tmp_path: Path) -> None:
