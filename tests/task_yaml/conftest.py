@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 TASK_FOLDER = Path(__file__).resolve().parents[2] / "task_yaml"
+TASKS = {
+    found[1]: path
+    for path in sorted(TASK_FOLDER.rglob("*.yaml"))
+    if (found := re.search(r"^task: (\w+)$", path.read_text(encoding="utf-8"), re.MULTILINE))
+}
+"""File of each task, groups left out."""
 SUBJECTS = sorted(subject for subjects in CATEGORIES.values() for subject in subjects)
 
 
