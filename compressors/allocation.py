@@ -33,6 +33,7 @@ from compressors.blocks.find import Block
 from compressors.blocks.forward import Passes, keep_hidden
 from compressors.blocks.input_hooks import collecting
 from compressors.blocks.offload import BlockMover
+from compressors.defaults import OWL_LAMBDA
 from compressors.errors import SettingsError
 from compressors.patterns import Unstructured
 from compressors.statistics import ColumnNorm
@@ -95,7 +96,7 @@ def owl(
     shares: Mapping[str, float],
     parameters: Mapping[str, int],
     sparsity: float,
-    owl_lambda: float = 0.08,
+    owl_lambda: float = OWL_LAMBDA,
 ) -> dict[str, float]:
     """Sparsity of each block by its outlier share.
 

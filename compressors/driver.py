@@ -30,6 +30,7 @@ from compressors.blocks.preconditions import (
     require_calibration,
 )
 from compressors.cache import CompressionCache, software
+from compressors.defaults import CACHE_GB, OWL_LAMBDA, OWL_THRESHOLD
 from compressors.errors import SettingsError
 from compressors.quantization_grid import QuantizationGrid
 from compressors.report import CompressionReport, LayerReport
@@ -52,11 +53,11 @@ def compress_model(
     batch_size: int | None = None,
     true_sequential: bool = False,
     allocation: str | Mapping[str, float] = "uniform",
-    owl_lambda: float = 0.08,
-    owl_threshold: float = 5.0,
+    owl_lambda: float = OWL_LAMBDA,
+    owl_threshold: float = OWL_THRESHOLD,
     resume_dir: str | Path | None = None,
     compress_cache: str | Path | None = None,
-    compress_cache_gb: float = 100,
+    compress_cache_gb: float = CACHE_GB,
     grids: dict[str, QuantizationGrid] | None = None,
     progress: bool = True,
 ) -> CompressionReport:

@@ -20,6 +20,7 @@ PLUGIN = [
 # Of compressors; calibration reads data sets, the rest above obs meets models.
 CORE = [
     *(
+        "defaults",
         "errors",
         "files",
         "number_formats",
@@ -124,7 +125,7 @@ def test_imports_run_one_way(repository: Path, package: str, order: list[str]) -
 def core_packages(repository: Path) -> dict[str, set[str]]:
     """Third-party packages that folders of compressors may import."""
     rules = {name: {"torch"} | (set() if name in MATHS else MODELS) for name in CORE}
-    rules["errors"] = rules["files"] = set()
+    rules["defaults"] = rules["errors"] = rules["files"] = set()
     rules["obs"] |= {"triton"}
     rules["calibration"] |= DATA
     rules[""] = set()

@@ -33,7 +33,6 @@ _STORIES = Source(
     ("article", "highlights"),
     HubFiles("abisee/cnn_dailymail", "3.0.0/train-00000-of-*"),
 )
-_EVIDENCE_CHARS = 6_000
 
 Item = tuple[str, str]  # what is asked, and the whole text
 
@@ -106,7 +105,7 @@ def _freebaseqa(data_dir: str | None) -> Iterator[Item]:
             answer = row["Parses"][0]["Answers"][0]["AnswersName"][0]
         except (IndexError, KeyError, TypeError):
             continue  # a question without an answer teaches nothing
-        yield asked, f"Please give answer to this question: {asked}\nThe answer is {answer}"
+        yield asked, freebaseqa.SOLVED.format(asked, answer)
 
 
 def _freebaseqa_scored(data_dir: str | None) -> Iterator[str]:
@@ -119,18 +118,16 @@ def _freebaseqa_scored(data_dir: str | None) -> Iterator[str]:
 def _triviaqa_closed(data_dir: str | None) -> Iterator[Item]:
     for row in load_rows(triviaqa.TRAIN, data_dir):
         asked = row["question"]
-        yield asked, f"Answer these questions:\n\nQ: {asked}\nA: {row['answer']['value']}"
+        solved = triviaqa.SOLVED.format(asked, row["answer"]["value"])
+        yield asked, f"Answer these questions:\n\n{solved}"
 
 
 def _triviaqa_open(data_dir: str | None) -> Iterator[Item]:
     for row in load_rows(_TRIVIAQA_OPEN, data_dir):
-        cut = triviaqa.evidence(row, _EVIDENCE_CHARS)
+        cut = triviaqa.evidence(row, triviaqa.EVIDENCE_CHARS)
         asked = row["question"]
-        yield (
-            asked,
-            f"{cut}\n\nBased on these texts, answer these questions:\n\nQ: {asked}\n"
-            f"A: {row['answer']['value']}",
-        )
+        solved = triviaqa.SOLVED.format(asked, row["answer"]["value"])
+        yield asked, f"{cut}\n\nBased on these texts, answer these questions:\n\n{solved}"
 
 
 def _triviaqa_scored(source: Source) -> Callable[[str | None], Iterator[str]]:

@@ -21,6 +21,7 @@ __all__ = [
     "EVAL",
     "RELEASED_QUESTIONS",
     "SHOTS",
+    "SOLVED",
     "TRAIN",
     "all_names",
     "first_answer",
@@ -44,6 +45,8 @@ SHOTS = replace(TRAIN, fields=(*_FIELDS, "Question-ID"))
 """The train split, for examples: these are chosen by their identifier."""
 
 RELEASED_QUESTIONS = 1_001
+SOLVED = "Please give answer to this question: {}\nThe answer is {}"
+"""A question with its answer, as in the task's prompt."""
 
 
 def load(*, data_dir: str | None = None, **_: Any) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def load(*, form: str, data_dir: str | None = None, **metadata: Any) -> dict[str
     if form == "choose":
         return {"validation": _with_choices(asked, _triviaqa(closed))}
     if form == "read":
-        limit = positive("evidence_chars", metadata.get("evidence_chars", 6_000))
+        limit = positive("evidence_chars", metadata.get("evidence_chars", triviaqa.EVIDENCE_CHARS))
         return {"validation": _with_evidence(asked, evidence, limit)}
     return {"validation": _plain(asked)}
 

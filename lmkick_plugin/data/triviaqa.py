@@ -17,7 +17,9 @@ from lmkick_plugin.data.sources import DataError, HubFiles, Origin, Source, loca
 
 __all__ = [
     "CLOSED",
+    "EVIDENCE_CHARS",
     "OPEN",
+    "SOLVED",
     "TRAIN",
     "each_once",
     "evidence",
@@ -51,6 +53,10 @@ TRAIN = Source(
     ("question", "question_id", "answer.value"),
     HubFiles(_REPOSITORY, "rc.nocontext/train-*"),
 )
+EVIDENCE_CHARS = 6_000
+"""Length of the evidence."""
+SOLVED = "Q: {}\nA: {}"
+"""A question with its answer, as in the tasks' prompts."""
 _RELEASED_CHARS = 3_072
 
 
@@ -96,7 +102,7 @@ def _question(row: Row, where: str) -> dict[str, Any]:
 
 
 def load_open(
-    *, data_dir: str | None = None, evidence_chars: object = 6_000, **_: Any
+    *, data_dir: str | None = None, evidence_chars: object = EVIDENCE_CHARS, **_: Any
 ) -> dict[str, Any]:
     """Validation questions with the first Wikipedia page, then the first search result.
 

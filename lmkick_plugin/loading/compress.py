@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from compressors.defaults import CACHE_GB
 from compressors.errors import SettingsError
 from lmkick_plugin.data.calibration import PreparedCalibration, prepare
 from lmkick_plugin.data.sources import data_directory
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Compression", "check_before_load"]
 
 logger = logging.getLogger(__name__)
-
-#: GB that a cache may take where nothing was said.
-_CACHE_GB = 100
 
 
 def check_before_load(recipe: Recipe, config: Any, passed: Mapping[str, Any]) -> None:
@@ -241,7 +239,7 @@ class Compression:
         settings: dict[str, Any] = {"resume_dir": recipe.resume_dir}
         if recipe.compress_cache is not None:
             settings["compress_cache"] = recipe.compress_cache
-            settings["compress_cache_gb"] = recipe.compress_cache_gb or _CACHE_GB
+            settings["compress_cache_gb"] = recipe.compress_cache_gb or CACHE_GB
         if main_process and _storage(recipe) not in (None, "dense"):
             settings["grids"] = {}
         return settings

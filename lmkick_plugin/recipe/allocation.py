@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compressors.defaults import OWL_LAMBDA, OWL_THRESHOLD
 from compressors.errors import SettingsError
 from lmkick_plugin.recipe.methods import METHODS
 from lmkick_plugin.recipe.readers import check_path, read_float, read_text, suggest
@@ -17,7 +18,7 @@ __all__ = [
     "read_not_negative", "read_sparsities",
 ]  # fmt: skip
 
-OWL_DEFAULTS = {"owl_lambda": 0.08, "owl_threshold": 5.0}
+OWL_DEFAULTS = {"owl_lambda": OWL_LAMBDA, "owl_threshold": OWL_THRESHOLD}
 """Arguments that go with ``allocation=owl`` alone."""
 _FILE = "file:"
 _CALIBRATION = ("calibration", "nsamples", "seqlen", "seed")

@@ -118,7 +118,6 @@ def build_record(
         "num_bits": recipe.bits,
         "group_size": recipe.group_size,
         "symmetric": recipe.symmetric,
-        "act_order": recipe.act_order,
         "calibration": recipe.calibration,
         "nsamples": nsamples,
         "seqlen": seqlen,

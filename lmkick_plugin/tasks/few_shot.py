@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from lm_eval.api.task import ConfigurableTask
 
+from lmkick_plugin.data import freebaseqa, triviaqa
 from lmkick_plugin.data.shots import freebaseqa_shots, triviaqa_shots
 
 __all__ = ["FreebaseQATask", "TriviaQATask"]
@@ -46,19 +47,19 @@ class FewShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no typ
     def _shots(self, count: int) -> str:
         data_dir = (self.config.metadata or {}).get("data_dir")
         found = type(self).load_shots(count, data_dir, self.eval_docs["question"])
-        return self.INTRO + "".join(self.FORM.format(*shot) for shot in found)
+        return self.INTRO + "".join(self.FORM.format(*shot) + "\n\n" for shot in found)
 
 
 class TriviaQATask(FewShotTask):
     """TriviaQA, with or without evidence; examples have none."""
 
     INTRO = "Answer these questions:\n\n"
-    FORM = "Q: {}\nA: {}\n\n"
+    FORM = triviaqa.SOLVED
     load_shots = staticmethod(triviaqa_shots)
 
 
 class FreebaseQATask(FewShotTask):
     """FreebaseQA."""
 
-    FORM = "Please give answer to this question: {}\nThe answer is {}\n\n"
+    FORM = freebaseqa.SOLVED
     load_shots = staticmethod(freebaseqa_shots)
