@@ -116,7 +116,7 @@ class ResumeStore:
                 f"{argument}={self._directory}: {error}; choose a writable folder"
             ) from error
         if before is not None:
-            _require_same(self._directory, before, identity)
+            _require_same(self._directory, before, identity, argument)
 
     def save(
         self,
@@ -232,7 +232,9 @@ def _read_header(path: Path) -> dict[str, str] | None:
     return header if isinstance(header, dict) else None
 
 
-def _require_same(directory: Path, before: Mapping[str, str], identity: Mapping[str, str]) -> None:
+def _require_same(
+    directory: Path, before: Mapping[str, str], identity: Mapping[str, str], argument: str
+) -> None:
     differing = [
         f"{meaning} ({_short(before.get(part))} there, {_short(identity.get(part))} now)"
         for part, meaning in _MEANING.items()
@@ -240,8 +242,8 @@ def _require_same(directory: Path, before: Mapping[str, str], identity: Mapping[
     ]
     if differing:
         raise SettingsError(
-            f"resume_dir={directory} belongs to another compression: {'; '.join(differing)} "
-            "differ; choose another resume_dir, or the model and settings of the first run"
+            f"{argument}={directory} belongs to another compression: {'; '.join(differing)} "
+            f"differ; choose another {argument}, or the model and settings of the first run"
         )
 
 

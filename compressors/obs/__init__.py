@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimal Brain Surgeon column pass, shared by SparseGPT and GPTQ."""
+"""OBS: the column pass (optimal brain surgeon) of SparseGPT and GPTQ."""

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from lmkick_plugin import bundled
-from lmkick_plugin.recipe.methods import METHODS, PRUNERS, QUANTIZERS
+from lmkick_plugin.recipe.methods import METHODS, PRUNERS, ROUNDERS
 from lmkick_plugin.terminal import CommandError
 
 __all__ = ["add_arguments", "configuration", "main"]
 
 _DESCRIPTION = """\
-Compress the embedded model in every way and show what each took from it: a dense model, three
-pruners at three sparsities and 2:4, and two quantizers at three bit widths, on all tasks that need
-no judge, with small limits. Nothing is downloaded, and no key is needed.
+Compress the embedded model in every way and show what each one costs: a dense model, three
+pruners at three sparsities and 2:4, and three quantizers at three bit widths, on all tasks that
+need no judge, with small limits. Nothing is downloaded, and no key is needed.
 
-An interrupted demo goes on where it was, and tries again what failed. The model and what it knows
+An interrupted demo resumes, and retries what failed. The model and its facts
 are made up (docs/mini.md): use your own with `lmkick sweep`.
 """
 
@@ -34,7 +34,7 @@ LIMIT = {
     "kickonly_divergence": 40,
     "default": 100,
 }
-ANSWERS = {
+MAX_GEN_TOKS = {
     "kick_freebaseqa": 8,
     "kick_triviaqa_closed": 8,
     "kick_triviaqa_open": 8,
@@ -53,8 +53,6 @@ TASKS = (
     "kickonly_perplexity",
     "kickonly_divergence",
 )
-_PRUNERS = [name for name in PRUNERS if not METHODS[name].control]
-_QUANTIZERS = [name for name in QUANTIZERS if name not in PRUNERS]
 _SPARSITIES, _PATTERN, _BITS = [0.2, 0.4, 0.6], "2:4", [8, 4, 3]
 _WORKERS = 2
 _CALIBRATION = {"calibration": "c4", "nsamples": 32, "seqlen": 256}
@@ -68,11 +66,13 @@ def configuration(output: Path, *, device: str | None = None) -> dict[str, Any]:
         device: Where to run; None leaves it to lm-eval.
     """
     recipes: list[dict[str, Any]] = []
-    for compressor in _PRUNERS:
+    for compressor in PRUNERS:
+        if METHODS[compressor].control:
+            continue
         text = _text(compressor)
         recipes.append({"compressor": compressor, "sparsity": _SPARSITIES, **text})
         recipes.append({"compressor": compressor, "pattern": _PATTERN, **text})
-    for compressor in _QUANTIZERS:
+    for compressor in ROUNDERS:
         recipes.append({"compressor": compressor, "bits": _BITS, **_text(compressor)})
     return {
         "models": [bundled.MODEL_NAME],
@@ -80,7 +80,7 @@ def configuration(output: Path, *, device: str | None = None) -> dict[str, Any]:
         "tasks": list(TASKS),
         "recipes": recipes,
         "limit": dict(LIMIT),
-        "max_gen_toks": dict(ANSWERS),
+        "max_gen_toks": dict(MAX_GEN_TOKS),
         # Of kickonly_divergence: articles one by one, where the whole text would be one document.
         # Of kickonly_perplexity: short windows, so that they lie in the 20 articles of a verdict.
         "metadata": {
