@@ -47,7 +47,7 @@ _LARGEST_E4M3, _LEAST_E4M3 = 448.0, 2.0**-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloatGrid(Grid):
-    """How weights are rounded to a floating-point format.
+    """Rounding of weights to a floating-point format.
 
     Args:
         number_format: A key of :data:`.FLOAT_FORMATS`; bits, groups and symmetry are its own.

@@ -33,7 +33,7 @@ LEAST_STORED_SCALE = 2.0**-17
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """How weights are rounded to integers.
+    """Rounding of weights to integers.
 
     Args:
         num_bits: Bits of a code, 2 to 8.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders written whole or not at all, and checks of targets and disk space."""
+"""Atomic folder writes, and checks of targets and disk space."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything we change in lm-eval at run time: what, for which versions, and when it goes.
+"""Run-time changes to lm-eval: what, for which versions, and when each can be removed.
 
 ``registration`` applies them; nothing here happens on import.
 """

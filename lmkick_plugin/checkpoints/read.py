@@ -66,7 +66,7 @@ def check_weights(
         return None
     if saved != sha256:
         raise SettingsError(
-            f"{folder} holds other weights than its {MANIFEST} names ({sha256[:12]} loaded, "
+            f"{folder}: the weights do not match {MANIFEST} ({sha256[:12]} loaded, "
             f"{str(saved)[:12]} saved): damaged or changed. Copy it again, save it again, or "
             f"delete {MANIFEST} to use it unchecked."
         )

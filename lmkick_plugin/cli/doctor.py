@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lmkick doctor``: is everything there that a run will need, before hours are spent on it?"""
+"""``lmkick doctor``: check versions, device, data and endpoint before a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Finding", "add_arguments", "examine", "main"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
         status: ``ok``, ``note`` (a run can do without) or ``FAIL``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``generate_until`` by continuous batching, with the answers of lm-eval's ``hf`` model.
+"""``generate_until`` by continuous batching, with the same answers as lm-eval's ``hf`` model.
 
 Prompts are encoded once, equal ones are answered once unless they are sampled, and all requests of
 a run go through one running batch, with any limits, stop strings and temperatures. What

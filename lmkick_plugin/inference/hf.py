@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class FastHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
-    """lm-eval's ``hf`` with equal answers, faster, and with counts of cut prompts.
+    """lm-eval's ``hf``, faster with equal answers, and with counts of cut prompts.
 
     Attributes:
         prefix_reuse: False leaves every answer to ``hf``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dense reference's logits, from hidden states that an earlier cell of a sweep left.
+"""A dense reference's logits, from hidden states that an earlier cell of a sweep stored.
 
 Logits of a text are too large to keep: 200 KB a position for a vocabulary of 49 thousand, 1 MB for
 Gemma's. The hidden states that enter the head are some KB, and the head makes the same logits of

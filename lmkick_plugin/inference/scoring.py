@@ -207,8 +207,8 @@ class Scorer:
         if context and not continuation:
             raise SettingsError(
                 f"Tokenizer {self._lm.tokenizer.name_or_path}: an answer merges with the last "
-                "token of its prompt, so it has no token to score. End the prompt before a blank "
-                "(target_delimiter), or give another tokenizer."
+                "token of its prompt, so it has no token to score. Let the prompt end without a "
+                "space and put it in target_delimiter, or give another tokenizer."
             )
         if not context or len(continuation) > self._lm.max_length:
             raise SettingsError(

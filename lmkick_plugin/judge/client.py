@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many prompts to one model, each asked once: replies come from the store, or are bought for it.
+"""Requests to one model, each sent once: replies come from the store or the endpoint.
 
 The first request goes alone: it finds out what the endpoint takes, and whether key and model are
 right. A process claims a request before sending it, so that two processes with the same items do

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to one OpenAI-compatible endpoint, in the form that it takes."""
+"""Requests to one OpenAI-compatible endpoint, with the fields that it accepts."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def open_client(limits: Limits, address: str, check: Check, *, retries: int) -> 
 
 
 class Sender:
-    """Sends requests with the fields that an endpoint takes.
+    """Sends requests with the fields that an endpoint accepts.
 
     Args:
         client: From :func:`open_client`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of an endpoint and how long each lasts; fields of a request that it takes."""
+"""Endpoint faults and how long each lasts; request fields that an endpoint accepts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOMENTARY = (408, 409, 425, 429)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a request brought no reply.
+    """Reason why a request has no reply.
 
     Attributes:
         reason: In words, without secrets.
@@ -50,7 +50,7 @@ class Fault:
 
 @dataclass(slots=True)
 class EndpointCapabilities:
-    """Fields of a chat completion that an endpoint takes; learnt from its refusals.
+    """Fields of a chat completion that an endpoint accepts; learnt from its refusals.
 
     Attributes:
         structured: It takes a JSON schema.

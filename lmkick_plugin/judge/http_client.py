@@ -29,7 +29,7 @@ _MOST_REDIRECTS = 3
 
 
 class FaultError(openai.OpenAIError):
-    """A fault that sending again cannot help: the ``openai`` client hands it on as it is."""
+    """Fault that a retry cannot cure; the ``openai`` client passes it on unchanged."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.reason)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A judge: items become prompts, and replies verdicts, within one budget and one store."""
+"""Judge: turns items into prompts and replies into verdicts, within one budget and store."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One request of an item: which template, and in which order the two answers stand in it."""
+    """One request of an item: its template, and the order of the two answers in it."""
 
     template: str
     texts: Mapping[str, str]

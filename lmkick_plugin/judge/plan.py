@@ -51,7 +51,7 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A model that a run will ask, and what its endpoint says of itself.
+    """A model that a run will query, and what its endpoint reports.
 
     Attributes:
         name: The setting that names the model.

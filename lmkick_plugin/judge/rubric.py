@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rubrics: what a judge is asked about a task's answers, and the metrics that its verdicts become.
+"""Rubrics: what a judge is asked about a task's answers, and the metrics from its verdicts.
 
 The same for a run that judges as it goes and for ``lmkick judge``, which judges logged answers.
 """

@@ -107,7 +107,7 @@ def endpoint_address(base_url: str | None, environment: Mapping[str, str] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeSettings:
-    """Which model judges, how, and what it may cost.
+    """The judge model, its settings and its budget.
 
     Attributes:
         model: The judge's name at its endpoint.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of one reply, and the verdict that the replies on one answer make."""
+"""Scores of one reply, and the verdict from all replies on one answer."""
 
 from __future__ import annotations
 

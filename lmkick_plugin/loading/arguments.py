@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the arguments of ``--model kick``, and check what needs no config of the model."""
+"""Read the arguments of ``--model kick``, and check those that need no model config."""
 
 from __future__ import annotations
 

@@ -398,9 +398,9 @@ def check_causal(config: Any, backend: str, passed: Mapping[str, Any]) -> None:
     named = [str(name) for name in getattr(config, "architectures", None) or ()]
     if named and all(_NOT_CAUSAL.search(name) for name in named):
         raise UnsupportedModelError(
-            f"The config names {', '.join(named)}: its weights were not trained to continue text, "
-            "whatever is_decoder says. Choose a causal model, or correct architectures in "
-            "config.json if they were since."
+            f"The config names {', '.join(named)}: this architecture is not a causal LM, "
+            "regardless of is_decoder. Choose a causal model. If it was later trained as one, fix "
+            "architectures in config.json."
         )
 
 

@@ -219,7 +219,7 @@ def check_reference(
         ) from error
     sizes = [_vocabulary(each) for each in (config, other_config)]
     if other.get_vocab() != tokenizer.get_vocab() or _cut(other) != _cut(tokenizer):
-        reason = "its tokenizer is another one"
+        reason = "its tokenizer differs from the evaluated model's"
     elif sizes[0] != sizes[1]:
         reason = f"it scores {sizes[1]} tokens and the evaluated model {sizes[0]}"
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means that lm-eval's ``mean`` cannot take, with its closed-form standard error.
+"""Means that lm-eval's ``mean`` cannot compute, with its closed-form standard error.
 
 lm-eval 0.4.12 and 0.4.13 call an aggregation with the list of values, look up its standard error,
 and call that with the same list; they know the standard error of their own ``mean`` alone. So an

@@ -195,7 +195,7 @@ def read_batch_size(name: str, value: object) -> int | str:
     except SettingsError as error:
         raise SettingsError(
             f"{name}={_shown(value)}: expected a whole number of at least 1, auto, or auto:4 "
-            "(looked for four times)."
+            "(batch size re-detected four times)."
         ) from error
 
 

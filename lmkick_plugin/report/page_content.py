@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything a report says, in words and formatted numbers: shared by the page and report.md."""
+"""Content of a report as text and formatted numbers, shared by the page and report.md."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class RunPart:
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """A published claim and what became of it: *confirmed*, *refuted*, *open*, *not tested*."""
+    """A published claim and its finding: *confirmed*, *refuted*, *open*, *not tested*."""
 
     claim: Claim
     finding: Finding
@@ -99,7 +99,7 @@ class ClaimRow:
 
 @dataclass(frozen=True)
 class ModelContent:
-    """Everything said of one model."""
+    """Content on one model."""
 
     model: Model
     anchor: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""States of facts that were asked in several ways, and what became of those that dense said.
+"""States of facts asked in several ways, and the changes of those that the dense model said.
 
 - *said*: the answer stands in the first line of a greedy closed-book answer;
 - *out of reach*: not said, but chosen among four answers, reached by one of ten samples, or said
@@ -64,7 +64,7 @@ def state_of(asked: Asked) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recall:
-    """What became of facts from one run to another.
+    """Changes of facts' states from one run to another.
 
     Attributes:
         source: Where the facts are from.

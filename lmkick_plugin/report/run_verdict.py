@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict on a run: every task of it together, and the sentence that says so.
+"""The verdict on a run over all its tasks, and the sentence that states it.
 
 *keeps* where the run matches on every task; *loses* where it fails on one after Holm's correction
 over its tasks; else *cannot tell*. Headline metrics only. Tasks without a verdict (dense at chance,

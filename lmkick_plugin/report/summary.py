@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answer to "which of these can I ship, and what would it cost?": a sentence and a table.
+"""Which run to ship and what it loses: a sentence and a table.
 
 Page, ``report.md``, ``cells.csv`` and what `lmkick sweep` prints all take it from here.
 """

@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"(?:0|[1-9]\d?)(?:\.\d+)?(?:\s*/\s*10)?")
 
 
 class _AmbiguousError(ValueError):
-    """A key stands twice in one object: which of the two counts is anybody's guess."""
+    """A key that occurs twice in one object: it is not known which value counts."""
 
 
 def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the scores out of a judge's reply, or say that there are none.
+"""Scores of a judge's reply, or the reason why it has none.
 
 A wrong score is worse than none: it enters a mean unseen, while an unjudged item is counted and
 shown. So where a reply allows two readings the answer is None. In order of trust:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A judge's reply as lines of its own words: quotations, echoes and markup taken off.
+"""A judge's reply as lines of its own words: without quotations, echoes and markup.
 
 Everything here reads a reply once, line by line: time is linear in its length.
 """

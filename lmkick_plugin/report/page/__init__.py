@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as one HTML file that needs nothing else.
+"""The report as one self-contained HTML file.
 
 All strings from results are data: the template escapes them, and a content security policy lets the
 page run its own style and script (by their hashes) and load nothing.

@@ -400,7 +400,7 @@ def test_a_reference_of_other_tokens_is_refused_before_weights_are_loaded(
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
     said = {
-        "tokenizer": "tokenizer is another one",
+        "tokenizer": "its tokenizer differs from",
         "vocabulary": "scores 160 tokens and the evaluated model 128",
         "nothing there": "cannot be read",
     }
