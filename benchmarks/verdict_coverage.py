@@ -3,12 +3,14 @@
 
     python -m benchmarks.verdict_coverage            # minutes on one core
     python -m benchmarks.verdict_coverage --experiments 500 --resamples 500
+    python -m benchmarks.verdict_coverage --added 0.5 1
 
 Pairs of models of known accuracy answer the same items; the rule judges every experiment. It passes
 where, for every n of 20 or more, P(match) is at most .065 at a true recovery of .95 and .02 at
 .90 in every world, and the interval of the difference covers the truth in at least 93 % of the
 experiments of all worlds together. Beside it stands the rule that was used before: percentile
-intervals over resampled items.
+intervals over resampled items. ``--added`` shows instead, without simulation, what other amounts
+added to each cell of right/wrong by right/wrong would give.
 """
 
 from __future__ import annotations
@@ -310,6 +312,71 @@ def worlds() -> Iterator[tuple[str, int, Sequence[float]]]:
         yield "graded", n, (0.25, 0.5)
 
 
+def matching_tables(n: int, added: float, most_won: int) -> Counts:
+    """Every 2 x 2 table of n items that matches, with ``added`` in each cell.
+
+    The margin of a draw is below 0 where p11 / (p10 + p01) < ((2 - e0) B - 1) / e0 with
+    B = p10 / (p10 + p01). The two are independent under a Dirichlet distribution: the share of such
+    draws is the mean of a Beta distribution function over quantiles of B.
+
+    Args:
+        n: Items.
+        added: To each cell.
+        most_won: Items won in the tables that are looked at.
+
+    Returns:
+        int64 [tables, 4], cells in the order of `World.cells`.
+    """
+    from scipy.special import betainc, betaincinv
+
+    shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    found: list[tuple[int, int, int, int]] = []
+    for won in range(most_won + 1):
+        for lost in range(n - won + 1):
+            right = np.arange(n - won - lost + 1)
+            never = betainc(lost + added, won + added, 1 / (2 - TOLERANCE))  # share of odds below 0
+            drawn = betaincinv(lost + added, won + added, never + (1 - never) * shares)
+            odds = ((2 - TOLERANCE) * drawn - 1) / TOLERANCE
+            below = betainc(right[:, None] + added, lost + won + 2 * added, odds / (1 + odds))
+            good = right[((1 - never) * below.mean(axis=1) <= 0.025) & (right + lost > 0)]
+            found += [(int(r), lost, won, n - int(r) - lost - won) for r in good]
+    return np.asarray(found, dtype=np.int64).reshape(-1, 4)
+
+
+def share_of(tables: Counts, world: World) -> float:
+    """Probability that the answers of a world make one of these tables."""
+    from scipy.special import gammaln, xlogy
+
+    logs = gammaln(world.n + 1) - gammaln(tables + 1).sum(axis=1)
+    return float(np.exp(logs + xlogy(tables, world.cells).sum(axis=1)).sum())
+
+
+def amounts(added: Sequence[float]) -> None:
+    """Print P(match) and power with other amounts added to each cell."""
+    print(f"| {' | '.join(_AMOUNTS_HEADER)} |\n{'| --- ' * len(_AMOUNTS_HEADER)}|")
+    for amount in added:
+        cells = [f"{amount:g}"]
+        for kind, n, most_won in (("lost", 100, 0), ("lost", 200, 0), ("churn", 100, 15)):
+            tables = matching_tables(n, amount, most_won)
+            rates = {
+                r: [share_of(tables, World(kind=kind, n=n, dense=d, recovery=r)) for d in _FINE]
+                for r in (0.90, 0.95, 1.0)
+            }
+            if (kind, n) == ("lost", 100):
+                cells.append(str(tables[tables[:, 1] == 0, 0].min()))
+            cells += [f"{max(rates[0.90]):.3f}", f"{max(rates[0.95]):.3f}"]
+            cells.append(f"{np.mean(rates[1.0]):.2f}")
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+_AMOUNTS_HEADER = (
+    "added to each cell", "right answers that match where none of 100 is lost",
+    *(f"{world}{what}" for world in ("lost, n = 100: ", "lost, n = 200: ", "churn, n = 100: ")
+      for what in ("P(match) at .90", "at .95", "mean power at 1.0")),
+)  # fmt: skip
+_FINE = np.arange(5, 96, 2) / 100  # accuracies of the dense model
+_QUANTILES = 100
+
 _HEADER = (
     "worlds", "n", "P(match) at .90", "at .95", "at 1.0", "P(fail) at .975 and 1.0", "coverage",
     "lowest", "", "old rule: P(match) at .90", "at .95", "coverage",
@@ -323,8 +390,13 @@ def main() -> int:
     parser.add_argument("--experiments", type=int, default=2_000)
     parser.add_argument("--resamples", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--added", type=float, nargs="+", metavar="ITEMS")
     args = parser.parse_args()
     started = time.process_time()
+    if args.added:
+        amounts(args.added)
+        print(f"\n{time.process_time() - started:.0f} s of processor time")
+        return 0
     print(f"| {' | '.join(_HEADER)} |\n{'| --- ' * len(_HEADER)}|")
     good = True
     for kind, n, dense in worlds():

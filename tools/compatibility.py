@@ -93,7 +93,9 @@ def run(name: str, end: float) -> bool:
         print(f"compatibility {name}: NOT RUN, {what} not installed: {lines[-1]}", flush=True)
         return True
     installed = time.monotonic()
+    # A test has as long as all together: on a busy machine LIMIT ends it, which is no failure.
     command = [str(python), "-m", "pytest", "--quiet", "-rs", "-p", "no:cacheprovider"]
+    command.append(f"--timeout={LIMIT}")
     variables = {"GPTQMODEL_CPU_WORKERS": "2", "TORCHDYNAMO_DISABLE": "1"}
     try:
         done = subprocess.run(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from compressors.files import csv_text
+from lmkick_plugin.report.formatting import speed
 from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.recall import Recall
 from lmkick_plugin.report.run_verdict import RunVerdict
@@ -148,6 +149,11 @@ class Comparison:
         lines = [
             f"{letter}: {plain(run.label)}  ({plain(run.source)})"
             for letter, run in (("A", self.dense), ("B", self.compressed))
+        ]
+        lines += [
+            f"{letter}: decode {found}, measured with the run"
+            for letter, run in (("A", self.dense), ("B", self.compressed))
+            if (found := speed(run.record.get("profile"), "decode", ends=True))
         ]
         rows = [row for row in self.rows if row.name in self.shown]
         cells = [_cells(row, sum(group in self.shown for group in row.groups)) for row in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Literal
 
 from lmkick_plugin.report.paired_statistics import PairedStatistics
 
@@ -17,6 +18,7 @@ __all__ = [
     "plural",
     "recovery_of",
     "size",
+    "speed",
     "task_name",
     "visible",
     "with_names",
@@ -155,3 +157,19 @@ def size(count: float | None) -> str:
             shown = count / factor
             return f"{shown:.{2 if shown < 9.995 else 1 if shown < 99.95 else 0}f} {unit}"
     return f"{count:.0f} B"
+
+
+def speed(profile: object, name: Literal["decode", "prefill"], *, ends: bool = False) -> str:
+    """Measured tokens per second of a record's ``profile``; empty where there are none.
+
+    >>> speed({"decode": {"median": 41.6, "low": 40, "high": 43.2}}, "decode", ends=True)
+    '42 tokens/s [40, 43]'
+    """
+    spread = profile.get(name) if isinstance(profile, dict) else None
+    if not isinstance(spread, dict):
+        return ""
+    found = [spread.get(end) for end in ("median", "low", "high")]
+    if not all(isinstance(end, int | float) for end in found):
+        return ""
+    median, low, high = (f"{end:,.0f}" for end in found)
+    return f"{median} tokens/s" + (f" [{low}, {high}]" if ends else "")

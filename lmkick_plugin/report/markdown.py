@@ -16,7 +16,7 @@ from lmkick_plugin.report.formatting import (
 )
 from lmkick_plugin.report.page_content import Content, ModelContent, RunPart
 from lmkick_plugin.report.recall_section import RecallSection
-from lmkick_plugin.report.summary import COLUMNS, Summary
+from lmkick_plugin.report.summary import Summary
 from lmkick_plugin.terminal import plain
 
 __all__ = ["escaped", "render_markdown", "table"]
@@ -82,7 +82,7 @@ def _first_screen(summary: Summary, *, several: bool) -> list[str]:
     parts.append(f"**{escaped(summary.sentence)}**")
     if summary.command:
         parts.append("\n".join(("```bash", summary.command.replace("`", "'"), "```")))
-    return [*parts, table(COLUMNS, [line.shown() for line in summary.lines])]
+    return [*parts, table(*summary.table())]
 
 
 def _model(part: ModelContent, *, several: bool) -> list[str]:

@@ -23,6 +23,7 @@ from lmkick_plugin.report.formatting import (
     percent,
     recovery_of,
     size,
+    speed,
     task_name,
     with_names,
 )
@@ -307,17 +308,10 @@ def _measured(profile: object) -> list[tuple[str, str]]:
     """Speed and memory, where a sweep measured them (``profile: true``)."""
     if not isinstance(profile, dict):
         return []
-    facts = []
-    for name in ("decode", "prefill"):
-        spread = profile.get(name)
-        ends = (
-            [spread.get(end) for end in ("median", "low", "high")]
-            if isinstance(spread, dict)
-            else []
-        )
-        if ends and all(isinstance(end, int | float) for end in ends):
-            median, low, high = ends
-            facts.append((name, f"{median:,.0f} tokens/s [{low:,.0f}, {high:,.0f}]"))
+    facts: list[tuple[str, str]] = [
+        ("decode", speed(profile, "decode", ends=True)),
+        ("prefill", speed(profile, "prefill", ends=True)),
+    ]
     for field, name in (("memory_bytes", "weights in memory"), ("peak_bytes", "peak memory")):
         if isinstance(profile.get(field), int | float):
             facts.append((name, size(profile[field])))

@@ -18,6 +18,7 @@ from lmkick_plugin.report.formatting import (
     plural,
     recovery_of,
     size,
+    speed,
     task_name,
 )
 from lmkick_plugin.report.models import Cell, Model
@@ -32,7 +33,8 @@ COLUMNS = (
     "verdict",
 )  # fmt: skip
 """Of the table. *Worst task*: the one that decides the verdict. *To settle*: items that would
-settle it, where it is open. *Open* counts tasks that are inconclusive or have too few items."""
+settle it, where it is open. *Open* counts tasks that are inconclusive or have too few items.
+Where a sweep measured speed (``profile: true``), *decode* follows *of dense*."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,11 @@ class RunLine:
     def to_settle(self) -> str:
         """Items that would settle that task; empty where it is settled."""
         return "" if self.worst is None else self.worst[1].settling_briefly
+
+    @property
+    def decode(self) -> str:
+        """New tokens per second; empty where they were not measured."""
+        return speed(self.cell.record.get("profile"), "decode")
 
     @property
     def knowledge(self) -> tuple[str, str]:
@@ -123,9 +130,24 @@ class Summary:
     knowledge: tuple[str, ...]
     command: str
 
+    @property
+    def measured(self) -> bool:
+        """Whether the speed of any run is known."""
+        return any(line.decode for line in self.lines)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and lines as text."""
+        header, rows = list(COLUMNS), [line.shown() for line in self.lines]
+        if self.measured:
+            place = COLUMNS.index("of dense") + 1
+            header.insert(place, "decode")
+            for row, line in zip(rows, self.lines, strict=True):
+                row.insert(place, line.decode or NOTHING)
+        return header, rows
+
     def text(self) -> str:
         """Sentence and table in plain text."""
-        table = render_table(list(COLUMNS), [line.shown() for line in self.lines])
+        table = render_table(*self.table())
         command = f"\n{self.command}" if self.command else ""
         return f"{plain(self.sentence)}{command}\n\n{table}"
 

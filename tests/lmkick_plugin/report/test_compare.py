@@ -535,3 +535,15 @@ def test_arguments_are_checked(arguments: list[str], capsys: pytest.CaptureFixtu
         cli.main(["compare", "a", "b", *arguments])
     assert caught.value.code == 2
     assert arguments[0] in capsys.readouterr().err
+
+
+def test_measured_speed_stands_above_the_table(write: Writer) -> None:
+    spread = {"median": 41.6, "low": 40.0, "high": 43.2}
+    measured = {"compressor": "none", "profile": {"decode": spread}}
+    runs = [
+        load_run(str(write(name, {"quiz": quiz(RIGHT, WRONG)}, record=record)))
+        for name, record in (("a", measured), ("b", {"compressor": "wanda"}))
+    ]
+    text = compare_runs(*runs).to_text()
+    assert "A: decode 42 tokens/s [40, 43], measured with the run\n" in text
+    assert "B: decode" not in text

@@ -348,6 +348,11 @@ def test_measured_speed_stands_with_its_run(write: Writer, tmp_path: Path) -> No
     write("b", items, record=record("gptq", num_bits=4, profile="broken"))
     evidence = gather(collect([write.folder]), Settings(resamples=100))
     (part,) = build(evidence, tmp_path).models
+    header, rows = part.summary.table()
+    assert [row[header.index("decode")] for row in rows] == ["42 tokens/s", NOTHING]
+    page = write_report([write.folder], tmp_path / "out", resamples=100).read_text()
+    assert 'data-v="41.6">42 tokens/s</td>' in page
+    assert "| 42 tokens/s |" in (tmp_path / "out" / "report.md").read_text()
     facts = {run.line.cell.compressor: dict(run.facts) for run in part.runs}
     assert facts["none"]["decode"] == "42 tokens/s [40, 43]"
     assert facts["none"]["weights in memory"] == "2.50 MB"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import verdict_coverage
+from benchmarks import verdict_changes, verdict_coverage
 from lmkick_plugin.report.bootstrap import StatisticsError
 from lmkick_plugin.report.paired_statistics import Metric, paired_statistics
 from lmkick_plugin.report.verdict import (
@@ -22,6 +22,8 @@ from lmkick_plugin.report.verdict import (
     recovery,
     verdict_of,
 )
+from tests.lmkick_plugin.report.worlds import quiz, record
+from tests.lmkick_plugin.run_files import Writer
 
 
 def test_matching_threshold_is_inclusive_in_both_directions() -> None:
@@ -162,3 +164,35 @@ def test_the_simulation_draws_as_the_product_does(kind: str) -> None:
     expected = np.percentile(compressed[0] - dense[0], [2.5, 97.5])
     assert found.clusters == 60
     assert found.interval == pytest.approx(tuple(expected), abs=0.006)
+
+
+def test_the_exact_rate_is_the_simulated_one() -> None:
+    world = verdict_coverage.World(kind="lost", n=100, dense=0.65, recovery=0.95)
+    tables = verdict_coverage.matching_tables(100, 1.0, 0)
+    exact = verdict_coverage.share_of(tables, world)
+    simulated = verdict_coverage.simulate(world, experiments=4_000, resamples=2_000, seed=0)
+    assert exact == pytest.approx(simulated.match, abs=0.01)
+    assert 0.02 < exact < 0.065, "not at an end"
+
+
+def test_half_an_item_in_each_cell_is_too_little() -> None:
+    """Control: with 2.4 lost items expected, a match would be wrong too often."""
+    world = verdict_coverage.World(kind="lost", n=100, dense=0.49, recovery=0.95)
+    tables = verdict_coverage.matching_tables(100, 0.5, 0)
+    assert verdict_coverage.share_of(tables, world) > verdict_coverage.MOST_MATCH[0.95]
+
+
+def test_changed_verdicts_are_counted_by_their_reason(
+    write: Writer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"few": 10, "many": 400, "lost": 400}
+    for name, kick in (("dense", record()), ("wanda", record("wanda", requested_sparsity=0.5))):
+        tasks = {task: quiz("contains", 0.8, n=n) for task, n in sizes.items()}
+        if name == "wanda":
+            tasks["lost"] = quiz("contains", 0.4, n=400)
+        write(name, tasks, record=kick, directions={"contains": True})
+    monkeypatch.setattr("sys.argv", ["verdict_changes", str(write.folder)])
+    verdict_changes.main()
+    shown = capsys.readouterr().out
+    assert "| 2 match | 1 | 1 | - | - | - |" in shown
+    assert "| 1 fail | 1 | - | - | - | - |" in shown
