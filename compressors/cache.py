@@ -62,7 +62,7 @@ class CacheEntry:
             return replace(CompressionReport(layers=rows, **content), from_cache=True)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             _log.warning("%s is damaged (%s): its blocks are read and reported again", path, error)
             return None
 
@@ -160,8 +160,9 @@ class CompressionCache:
             if not any(folder.glob("block_*.safetensors")):
                 return
             stated = None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             stated = None
+        stated = stated if isinstance(stated, dict) else None
         if stated == dict(identity):
             return
         differing = [key for key in identity if not stated or stated.get(key) != identity[key]]

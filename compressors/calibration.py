@@ -325,16 +325,19 @@ def _read_jsonl(path: Path) -> list[str]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SettingsError(
                 f"{path}, line {number}: not JSON ({error}); the file must hold one JSON object a "
                 "line, with the field text"
             ) from error
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(text, str):
-            fields = sorted(row) if isinstance(row, dict) else type(row).__name__
+            if not isinstance(row, dict):
+                found = type(row).__name__
+            else:
+                found = f"text={text!r:.40}" if "text" in row else f"{sorted(row)}"[:200]
             raise SettingsError(
-                f"{path}, line {number}: no string field 'text' (it has {fields}); rename the "
+                f"{path}, line {number}: no string field 'text' (it has {found}); rename the "
                 "field that holds the text"
             )
         texts.append(text)

@@ -16,21 +16,61 @@ from typing import Any
 from compressors.errors import SettingsError
 from compressors.files import remove_leftovers, unfinished
 
-__all__ = ["check_folder", "check_space", "check_target", "new_folder", "parse_json"]
+__all__ = [
+    "check_file",
+    "check_folder",
+    "check_space",
+    "check_target",
+    "new_folder",
+    "parse_json",
+    "read_settings",
+]
 
 _log = logging.getLogger(__name__)
 
 
-def parse_json(text: str | bytes) -> Any:
+_LARGEST = 1 << 24  # bytes of a file of settings; /dev/zero has no end
+
+
+def read_settings(path: Path) -> bytes:
+    """Contents of a file of settings, which is small.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is larger than 16 MB.
+    """
+    with path.open("rb") as file:
+        found = file.read(_LARGEST + 1)
+    if len(found) > _LARGEST:
+        raise ValueError("larger than 16 MB")
+    return found
+
+
+def parse_json(text: str | bytes, *, once: bool = False) -> Any:
     """Parse JSON from an untrusted file.
+
+    Args:
+        text: The file's contents.
+        once: Refuse a name that stands twice in an object; the first would be dropped.
 
     Raises:
         ValueError: Not JSON, nested too deeply, or with an integer that no float can hold.
     """
     try:
-        return json.loads(text, parse_int=_bounded_int)
+        return json.loads(
+            text, parse_int=_bounded_int, object_pairs_hook=_names_once if once else None
+        )
     except RecursionError as error:
         raise json.JSONDecodeError("nested too deeply", "", 0) from error
+
+
+def _names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise json.JSONDecodeError(f"{name[:60]!r} stands twice", "", 0)
+        found[name] = value
+    return found
 
 
 def _bounded_int(digits: str) -> int:
@@ -76,6 +116,21 @@ def check_folder(name: str, folder: str | Path) -> Path:
             f"{name}={str(folder)[:100]!r}: not writable ({cause}). Choose another folder."
         ) from error
     return path
+
+
+def check_file(name: str, file: Path) -> None:
+    """Refuse a file that cannot be written.
+
+    Args:
+        name: The argument, for messages.
+        file: The file; an existing one will be replaced.
+
+    Raises:
+        SettingsError: A folder, or as :func:`check_folder` for its folder.
+    """
+    if file.is_dir():
+        raise SettingsError(f"{name}={file} is a folder. Give a file.")
+    check_folder(name, file.parent)
 
 
 def check_target(folder: str | Path, name: str = "save_compressed") -> Path:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from lmkick_plugin import bundled
 from lmkick_plugin.data.sources import data_directory
-from lmkick_plugin.files import check_folder
+from lmkick_plugin.files import check_folder, parse_json, read_settings
 from lmkick_plugin.recipe.readers import (
     check_path,
     is_unset,
@@ -26,6 +27,7 @@ from lmkick_plugin.recipe.readers import (
 from lmkick_plugin.terminal import CommandError
 
 __all__ = [
+    "OUR_PREFIXES",
     "check_data_dir",
     "check_model",
     "check_model_arguments",
@@ -38,7 +40,7 @@ __all__ = [
 ]
 
 # No task of lm-eval's starts like this.
-_OUR_PREFIXES = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
+OUR_PREFIXES = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
 # Options of lm-eval that hold name=value pairs.
 _PAIRS = ("--model_args", "-a", "--metadata", "--gen_kwargs")
 
@@ -52,7 +54,7 @@ def takes_part(options: argparse.Namespace) -> bool:
     settings = _settings(options)
     return (
         settings.get("model") == "kick"
-        or any(name.lower().lstrip("*?[").startswith(_OUR_PREFIXES) for name in _names(settings))
+        or any(name.lower().lstrip("*?[").startswith(OUR_PREFIXES) for name in _names(settings))
         or "judge_" in str(settings.get("metadata"))
     )
 
@@ -102,6 +104,7 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
         include_path=settings.get("include_path"),
         task_metadata=task_metadata,
         judged=not settings.get("predict_only"),
+        samples=_samples(settings.get("samples")),
     )
 
 
@@ -110,6 +113,9 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     from lmkick_plugin.recipe.yaml_file import read_yaml
 
     settings: dict[str, Any] = {}
+    for name in ("output_path", "batch_size", "device", "tasks", "use_cache", "samples"):
+        if getattr(options, name, None) == "":
+            raise CommandError(f"--{name}: the value is empty. Give one, or leave --{name} out")
     config = getattr(options, "config", None)
     if config is not None:
         path = Path(check_path("--config", config))
@@ -145,9 +151,12 @@ def _check_values(settings: Mapping[str, Any]) -> None:
     readers: dict[str, Any] = {
         "batch_size": read_batch_size,
         "device": read_device,
+        "fewshot_as_multiturn": read_bool,
+        "hf_hub_log_args": _read_hub_arguments,
         "limit": read_amount,
         "log_samples": read_bool,
-        "use_cache": check_path,
+        "seed": _read_seeds,
+        "use_cache": _read_cache,
     }
     for name, low in {"max_batch_size": 1, "num_fewshot": 0}.items():
         readers[name] = lambda place, value, low=low: read_int(place, value, low=low)
@@ -163,6 +172,60 @@ def _check_values(settings: Mapping[str, Any]) -> None:
         "output_path"
     ):
         raise CommandError("--log_samples and --predict_only need --output_path FOLDER")
+
+
+def _read_seeds(name: str, value: Any) -> None:
+    for seed in value if isinstance(value, list | tuple) else [value]:
+        if seed is not None:
+            read_int(name, seed, low=0, high=2**32 - 1)
+
+
+def _read_cache(name: str, value: Any) -> None:
+    check_folder(name, Path(check_path(name, value)).parent)
+
+
+def _read_hub_arguments(name: str, value: Any) -> None:
+    from lm_eval.loggers import EvaluationTracker
+
+    known = inspect.signature(EvaluationTracker.__init__).parameters
+    for argument in _mapping(value):
+        if argument not in known:
+            hint = suggest(argument, known)
+            raise CommandError(f"{name}: {argument} is not an argument. {hint}".rstrip())
+
+
+def _samples(value: Any) -> dict[str, list[int]]:
+    """Read ``--samples`` as lm-eval does: JSON, or a file of it."""
+    if not value:
+        return {}
+    try:
+        if isinstance(value, str) and not value.lstrip().startswith("{"):
+            value = read_settings(Path(check_path("--samples", value)))
+        found = value if isinstance(value, Mapping) else parse_json(value)
+        return {
+            str(name): [read_int("--samples", number, low=0) for number in numbers]
+            for name, numbers in found.items()
+        }
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise CommandError(
+            "--samples: expected numbers of documents by task, such as "
+            f"'{{\"kick_freebaseqa\": [0, 5]}}', or a file of that; received {value!r:.100} "
+            f"({error})"
+        ) from error
+
+
+def _check_samples(samples: Mapping[str, Sequence[int]], tasks: Mapping[str, Any]) -> None:
+    """Refuse documents that a task of ours does not have."""
+    for name, numbers in samples.items():
+        if name not in tasks:
+            hint = suggest(name, tasks)
+            raise CommandError(f"--samples: {name!r:.60} is not among --tasks. {hint}".rstrip())
+        count = len(tasks[name].eval_docs)
+        if numbers and max(numbers) >= count:
+            raise CommandError(
+                f"--samples: {name} has {count} documents, 0 to {count - 1}; {max(numbers)} was "
+                "asked for"
+            )
 
 
 def check_repeated(arguments: Sequence[str], options: Sequence[str] = _PAIRS) -> None:
@@ -354,6 +417,7 @@ def check_tasks(
     include_path: str | None = None,
     task_metadata: Mapping[str, Any] | None = None,
     judged: bool = True,
+    samples: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Load our own tasks among ``names``, which checks their data; others are left to lm-eval.
 
@@ -364,6 +428,7 @@ def check_tasks(
         include_path: as after ``--include_path``; a task there replaces ours of the same name.
         task_metadata: what lm-eval will hand to the tasks, ``data_dir`` among it.
         judged: whether answers will be judged, if a judge is configured.
+        samples: the documents to evaluate, by task, as after ``--samples``.
 
     """
     from lm_eval.tasks import TaskManager
@@ -376,20 +441,24 @@ def check_tasks(
         include_defaults=False,
         metadata=dict(task_metadata or {}),
     )
-    ours = []
+    ours, others = [], False
     for name in names:
         if not name:
             raise CommandError(f"--tasks {','.join(names)}: a name is empty. Is a comma too many?")
         matches = manager.match_tasks([name])
-        if not matches and name.lower().startswith(_OUR_PREFIXES):
+        if not matches and name.lower().startswith(OUR_PREFIXES):
             hint = suggest(name, manager.all_tasks)
             raise CommandError(f"no task {name!r}. {hint}`lmkick ls tasks` lists them")
         for match in matches:
             path = manager.task_index[match].yaml_path
             if path is not None and path.is_relative_to(TASK_FOLDER) and match not in ours:
                 ours.append(match)
+        others = others or not matches or not set(matches) <= set(ours)
     try:
-        for task in manager.load(ours)["tasks"].values():
+        tasks = manager.load(ours)["tasks"]
+        if samples and not others:
+            _check_samples(samples, tasks)
+        for task in tasks.values():
             check_judge = getattr(task, "check_judge", None)
             if judged and check_judge is not None:
                 check_judge()

@@ -3,16 +3,25 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from compressors.errors import LmkickError
 
-__all__ = ["CommandError", "emit", "plain", "render_table"]
+__all__ = ["CommandError", "emit", "plain", "read_path", "render_table"]
 
 
 class CommandError(LmkickError):
     """Error of a command, shown without a traceback; exit status 2."""
+
+
+def read_path(text: str) -> Path:
+    """Path of an option, for argparse; an empty text is not the working directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty. Give one, or leave the option out")
+    return Path(text)
 
 
 def plain(text: object, *, limit: int | None = None) -> str:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+
+from lmkick_plugin.files import parse_json
 
 __all__ = ["stated_base"]
 
@@ -31,7 +32,7 @@ def stated_base(folder: Path) -> tuple[str, str] | None:
     if name is not None:
         return name, "README.md"
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        config = parse_json((folder / "config.json").read_bytes())
         name = _hub_name(config.get("_name_or_path"))
     except (OSError, ValueError, AttributeError):
         return None
@@ -44,7 +45,7 @@ def _of_card(path: Path) -> str | None:
     try:
         header = _CARD.match(path.read_text(encoding="utf-8"))
         stated = yaml.safe_load(header[1]) if header is not None else None
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     if not isinstance(stated, dict):
         return None

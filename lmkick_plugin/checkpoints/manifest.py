@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import SettingsError
+from lmkick_plugin.files import parse_json
 
 __all__ = ["MANIFEST", "Manifest", "SavedFile", "describe_file", "read_manifest"]
 
@@ -107,7 +108,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     """
     path = Path(folder) / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -124,7 +125,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
             for name, file in content["files"].items()
         }
         return Manifest(str(content["storage"]), dict(content["record"]), files)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SettingsError(
             f"{path} is not a {MANIFEST} of lmkick: {error!r}. {_remedy()}"
         ) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin.files import parse_json
 from lmkick_plugin.recipe.readers import suggest
 
 __all__ = ["Scheme", "read_scheme"]
@@ -237,7 +238,7 @@ def _modifiers(content: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressors.errors import SettingsError
+from lmkick_plugin.files import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +120,7 @@ def weight_files(folder: Path) -> list[Path]:
         if not path.is_file():
             continue
         try:
-            names = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
+            names = sorted(set(parse_json(path.read_bytes())["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise _damaged(path, f"not an index of weights ({error!r})") from error
         if not names or any(Path(str(name)).name != name for name in names):

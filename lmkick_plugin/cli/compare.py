@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compressors.files import write_atomically
+from lmkick_plugin.files import check_file
 from lmkick_plugin.report.compare import compare_runs
 from lmkick_plugin.report.comparison_table import Comparison
 from lmkick_plugin.report.verdict import DEFAULT_RESAMPLES, DEFAULT_TOLERANCE, Rule
 from lmkick_plugin.results.runs import load_run
-from lmkick_plugin.terminal import emit
+from lmkick_plugin.terminal import emit, read_path
 
 __all__ = ["add_arguments", "main"]
 
@@ -57,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_RESAMPLES,
         help="of the bootstrap (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument("--json", type=read_path, metavar="FILE", help="write everything there")
+    parser.add_argument("--csv", type=read_path, metavar="FILE", help="write the table there")
 
 
 def _names(text: str) -> list[str]:
@@ -84,6 +85,9 @@ def main(args: argparse.Namespace) -> int:
         (args.json, Comparison.to_json),
         (args.csv, Comparison.to_csv),
     ]
+    for name, path in (("--json", args.json), ("--csv", args.csv)):
+        if path is not None:
+            check_file(name, path)
     comparison = compare_runs(
         load_run(args.dense),
         load_run(args.compressed),

@@ -90,6 +90,8 @@ def main(args: argparse.Namespace) -> int:
     """
     from compressors.errors import SettingsError
 
+    if not args.output.strip():
+        raise CommandError("--output: the value is empty. Give the new folder")
     arguments = _model_arguments(args)
     try:
         check_target(args.output)

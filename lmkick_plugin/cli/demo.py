@@ -11,7 +11,7 @@ from typing import Any
 
 from lmkick_plugin import bundled
 from lmkick_plugin.recipe.methods import METHODS, PRUNERS, ROUNDERS
-from lmkick_plugin.terminal import CommandError
+from lmkick_plugin.terminal import CommandError, read_path
 
 __all__ = ["add_arguments", "configuration", "main"]
 
@@ -117,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "--output", type=Path, default=Path("results/demo"), metavar="DIR",
+        "--output", type=read_path, default=Path("results/demo"), metavar="DIR",
         help="folder of results and report (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda:0, ... (default: as lm-eval chooses)")

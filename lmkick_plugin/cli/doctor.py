@@ -165,12 +165,16 @@ def _device(args: argparse.Namespace) -> Iterator[Finding]:
 
 def _data(args: argparse.Namespace) -> Iterator[Finding]:
     from lmkick_plugin.data.sources import data_directory
-    from lmkick_plugin.preflight import check_data_dir, check_tasks
+    from lmkick_plugin.preflight import OUR_PREFIXES, check_data_dir, check_tasks
 
     check_data_dir(args.data_dir)
     folder = data_directory(args.data_dir)
     yield from _hub_data() if folder is None else _local_data(folder)
     names = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    ours = {name for name in names if name.startswith(OUR_PREFIXES)}
+    if others := [name for name in names if name not in ours]:
+        yield Finding("note", "tasks", f"{', '.join(others)}: not tasks of lmkick, not checked")
+    names = [name for name in names if name in ours]
     if names:
         metadata = {} if folder is None else {"data_dir": str(folder)}
         check_tasks(names, task_metadata=metadata, judged=False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from lmkick_plugin.cli.report import labels_of, metrics_of
+from lmkick_plugin.files import check_folder
 from lmkick_plugin.report.evidence import Settings, gather
 from lmkick_plugin.report.export import write_leaderboard
 from lmkick_plugin.report.models import collect
-from lmkick_plugin.terminal import emit, plain
+from lmkick_plugin.terminal import emit, plain, read_path
 
 __all__ = ["add_arguments", "main"]
 
@@ -27,10 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " versions, recipe, hash of the weights), and a table in Markdown for a model card."
     )
     parser.add_argument(
-        "results", nargs="+", type=Path, metavar="RESULTS", help="result folders or results files"
+        "results",
+        nargs="+",
+        type=read_path,
+        metavar="RESULTS",
+        help="result folders or results files",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to"
+        "-o", "--output", type=read_path, required=True, metavar="DIR", help="folder to write to"
     )
     parser.add_argument(
         "--format", choices=["leaderboard"], default="leaderboard", help="what to write"
@@ -52,6 +56,7 @@ def main(args: argparse.Namespace) -> int:
     Returns:
         Exit status: 0, or 2 where there is nothing to export or it cannot be written.
     """
+    check_folder("--output", args.output)
     collection = collect(args.results, labels=labels_of(args.label))
     evidence = gather(collection, Settings(metrics=metrics_of(args.metric)), progress=True)
     for line in [*(f"skipped {s}" for s in collection.skipped), *evidence.notes]:

@@ -12,6 +12,7 @@ from compressors.errors import SettingsError
 from lmkick_plugin.judge.check import CheckSettings, load_experts
 from lmkick_plugin.judge.logged_answers import find_logged, find_runs
 from lmkick_plugin.judge.plan import JudgePlan
+from lmkick_plugin.judge.prompts import Prompts
 from lmkick_plugin.judge.rejudge import content_table, judge_jobs, prepare
 from lmkick_plugin.judge.settings import JudgeSettings
 from lmkick_plugin.recipe.readers import read_int
@@ -67,9 +68,12 @@ def main(args: argparse.Namespace) -> int:
     given = given_settings(args)
     patterns = [name.strip() for name in args.tasks.split(",") if name.strip()]
     try:
+        plan = JudgePlan.read(given)
+        if plan is not None:
+            Prompts.load(plan.settings.prompt)
+        check = _check_settings(args, given)
         runs = find_runs(args.results)
         jobs = prepare(find_logged(runs, patterns), runs, given, judging=not args.content)
-        check = _check_settings(args, given)
     except ValueError as error:
         raise CommandError(str(error)) from error
     for note in dict.fromkeys(note for run in runs for note in run.notes):

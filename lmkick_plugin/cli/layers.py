@@ -14,7 +14,7 @@ from pathlib import Path
 from compressors.files import csv_text, write_atomically
 from lmkick_plugin.results.results_file import ResultsError, ResultsFile, fallbacks
 from lmkick_plugin.results.runs import find_results
-from lmkick_plugin.terminal import emit, render_table
+from lmkick_plugin.terminal import CommandError, emit, plain, read_path, render_table
 
 __all__ = ["add_arguments", "main", "write_layer_table"]
 
@@ -35,14 +35,14 @@ def write_layer_table(results: ResultsFile) -> Path:
         ResultsError: The results hold no table (dense, or another ``--model``).
     """
     target = results.path.with_name(f"layers_{results.stamp or results.path.stem}.csv")
-    write_atomically(target, csv_text(csv.reader(_lines(results))))
+    write_atomically(target, csv_text(_table(results)))
     return target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``lmkick layers`` takes."""
     parser.add_argument(
-        "results", metavar="RESULTS", type=Path, help="results file, or a folder with several"
+        "results", metavar="RESULTS", type=read_path, help="results file, or a folder with several"
     )
     parser.add_argument(
         "--worst", type=int, default=10, metavar="N", help="matrices to print (10); 0 prints none"
@@ -58,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
     Returns:
         0, or 2 after a message where nothing could be unpacked.
     """
+    if args.worst < 0:
+        raise CommandError(f"--worst {args.worst}: expected 0 or more.")
     files = _files(args.results)
     for file in files:
         emit(f"{file.label}: {write_layer_table(file)}")
@@ -96,10 +98,26 @@ def _lines(file: ResultsFile) -> list[str]:
     return [str(line) for line in lines]
 
 
+def _table(file: ResultsFile) -> list[list[str]]:
+    try:
+        return list(csv.reader(_lines(file)))
+    except csv.Error as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: ResultsFile, error: Exception) -> ResultsError:
+    reason = plain(error, limit=80)
+    return ResultsError(f"{file.path}: its table of layers is damaged ({reason}); run it again")
+
+
 def _worst(file: ResultsFile, count: int) -> str:
     """The matrices with the largest relative output error; the first ones where none is known."""
-    rows = list(csv.DictReader(_lines(file)))
-    rows.sort(key=lambda row: -float(row.get("error") or 0))
+    header, *cells = _table(file)
+    rows = [dict(zip(header, row, strict=False)) for row in cells]
+    try:
+        rows.sort(key=lambda row: -float(row.get("error") or 0))
+    except ValueError as error:
+        raise _damaged(file, error) from error
     columns = [name for name in _SHOWN if any(row.get(name) for row in rows)]
     return render_table(
         columns, [[row.get(name) or "" for name in columns] for row in rows[:count]]

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressors.files import write_atomically
-from lmkick_plugin.terminal import CommandError, emit, plain, render_table
+from lmkick_plugin.terminal import CommandError, emit, plain, read_path, render_table
 
 if TYPE_CHECKING:
     from lmkick_plugin.profile.measure import Profile, Spread
 
 __all__ = ["add_arguments", "main"]
+
+_LARGEST = 1_000_000  # prompts, tokens of one, and runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model_args", default="", metavar="NAME=VALUE,...", help="more, such as quantize=bnb-int8"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--json", type=read_path, metavar="FILE", help="write everything there")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -58,15 +60,17 @@ def main(args: argparse.Namespace) -> int:
         LmkickError: The model cannot be loaded, or a size is out of range.
     """
     for name in ("batch_size", "prompt_tokens", "repeats"):
+        if getattr(args, name) > _LARGEST:
+            raise CommandError(f"--{name} {getattr(args, name)}: expected at most {_LARGEST:,}.")
         if getattr(args, name) < 1:
             raise CommandError(f"--{name} {getattr(args, name)}: expected at least 1.")
     if args.new_tokens < 2:
         raise CommandError(f"--new_tokens {args.new_tokens}: expected at least 2.")
-    from lmkick_plugin.files import check_folder
+    from lmkick_plugin.files import check_file
     from lmkick_plugin.preflight import check_model_arguments
 
     if args.json is not None:
-        check_folder("--json", args.json.parent)
+        check_file("--json", args.json)
     arguments, note = _arguments(args)
     check_model_arguments(arguments)
 
@@ -100,6 +104,8 @@ def _arguments(args: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
     from lm_eval.utils import simple_parse_args_string
 
     given: dict[str, Any] = dict(simple_parse_args_string(args.model_args))
+    if "pretrained" in given:
+        raise CommandError("--model_args names pretrained, which has its own argument")
     given["dtype"] = args.dtype
     if args.device is not None:
         given["device"] = args.device

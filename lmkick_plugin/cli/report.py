@@ -6,12 +6,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lmkick_plugin.files import check_folder
 from lmkick_plugin.report.summary import summaries_text
 from lmkick_plugin.report.task_pairings import Settings
 from lmkick_plugin.report.verdict import DEFAULT_RESAMPLES, DEFAULT_TOLERANCE
 from lmkick_plugin.report.writing import write
 from lmkick_plugin.results.results_file import ResultsError
-from lmkick_plugin.terminal import emit, plain
+from lmkick_plugin.terminal import emit, plain, read_path
 
 __all__ = ["add_arguments", "labels_of", "main", "metrics_of"]
 
@@ -28,10 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " model."
     )
     parser.add_argument(
-        "results", nargs="+", type=Path, metavar="RESULTS", help="result folders or results files"
+        "results",
+        nargs="+",
+        type=read_path,
+        metavar="RESULTS",
+        help="result folders or results files",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the report"
+        "-o", "--output", type=read_path, required=True, metavar="DIR", help="folder of the report"
     )
     parser.add_argument(
         "--label",
@@ -81,7 +86,7 @@ def labels_of(given: list[str]) -> dict[Path, str]:
     labels: dict[Path, str] = {}
     for text in given:
         places = [i for i, c in enumerate(text) if c == "="]
-        if not places:
+        if not places or not text[: places[0]].strip():
             raise ResultsError(f"--label {plain(text)}: write FOLDER=LABEL")
         there = [i for i in places if Path(text[:i]).exists()]
         cut = there[-1] if there else places[0]
@@ -125,6 +130,7 @@ def main(args: argparse.Namespace) -> int:
         seed=args.seed,
         metrics=metrics_of(args.metric),
     )
+    check_folder("--output", args.output)
     page, summaries = write(
         args.results, args.output, labels=labels_of(args.label), settings=settings, progress=True
     )

@@ -40,7 +40,10 @@ def main(command: str, arguments: Sequence[str]) -> int:
     register()
     with _process_arguments(["lmkick", command, *arguments]):  # lm-eval parses sys.argv
         harness = HarnessCLI()
-        options = harness.parse_args()
+        try:
+            options = harness.parse_args()
+        except ValueError as error:  # JSON among the options
+            raise CommandError(f"an option cannot be read: {error}") from error
         if command == "run":
             options.func = getattr(options.func, "__wrapped__", options.func)  # checked here
             _checked(harness.execute, options)

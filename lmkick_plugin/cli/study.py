@@ -8,7 +8,7 @@ from typing import Any
 
 from compressors.files import write_atomically
 from lmkick_plugin.cli.sweep import run_config
-from lmkick_plugin.terminal import emit
+from lmkick_plugin.terminal import CommandError, emit
 
 __all__ = ["add_arguments", "main"]
 
@@ -109,4 +109,6 @@ def main(args: argparse.Namespace) -> int:
 def _mapping(text: str) -> dict[str, Any]:
     from lm_eval.utils import simple_parse_args_string
 
+    if bare := [pair for pair in text.split(",") if pair.strip() and "=" not in pair]:
+        raise CommandError(f"expected name=value,name=value; received {bare[0]!r:.60}")
     return dict(simple_parse_args_string(text))

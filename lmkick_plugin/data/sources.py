@@ -128,7 +128,7 @@ class WebFile:
             if self.field is None:
                 rows = [row for _, row in read_json_lines(path)]
             else:
-                rows = json.loads(path.read_text(encoding="utf-8"))[self.field]
+                rows = parse_json(path.read_bytes())[self.field]
         except (ValueError, KeyError, TypeError) as error:
             raise FetchError(f"unexpected content, {error!r}, in {again}") from error
         if len(rows) != self.rows:

@@ -8,7 +8,6 @@ scored are judged once. All replies are kept in the store like any other.
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import re
 import statistics
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import SettingsError
+from lmkick_plugin.files import parse_json
 from lmkick_plugin.judge.agreement import Agreement, Retest, agreement, retest
 from lmkick_plugin.judge.judge import shared_judge
 from lmkick_plugin.judge.judge_documents import Subject, judge_all
@@ -88,8 +88,8 @@ def load_experts(path: Path | str) -> list[ExpertScore]:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    found.append(_expert(json.loads(line), f"--experts {path}, line {number}"))
-    except (OSError, ValueError, RecursionError) as error:
+                    found.append(_expert(parse_json(line), f"--experts {path}, line {number}"))
+    except (OSError, ValueError) as error:
         if isinstance(error, SettingsError):
             raise
         raise SettingsError(

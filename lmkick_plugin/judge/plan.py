@@ -42,6 +42,8 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
         SettingsError: A setting is unknown, wrong or a key, or what judging needs is missing.
     """
     plan = JudgePlan.read(metadata)
+    if plan is not None:
+        api_key()
     if plan is not None and metadata.get("judge_model"):
         Prompts.load(plan.settings.prompt)
         missing = missing_requirement(plan.settings.base_url)

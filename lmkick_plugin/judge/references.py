@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compressors.errors import SettingsError
+from lmkick_plugin.files import parse_json
 
 __all__ = ["IDENTITIES", "TEXTS", "Reference", "Turns", "load_answers", "read_reference"]
 
@@ -92,7 +93,7 @@ def load_answers(path: Path | str) -> dict[str, Turns]:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
-                identity, turns = _read_row(json.loads(line), f"{path}, line {number}")
+                identity, turns = _read_row(parse_json(line), f"{path}, line {number}")
                 if answers.setdefault(identity, turns) != turns:
                     raise SettingsError(
                         f"{path}, line {number}: a second, different answer to {identity}."

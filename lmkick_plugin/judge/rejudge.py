@@ -21,6 +21,7 @@ from typing import Any
 
 from compressors.files import write_atomically
 from lmkick_plugin import __version__
+from lmkick_plugin.files import parse_json
 from lmkick_plugin.judge.check import CheckSettings, check_task
 from lmkick_plugin.judge.judge import shared_judge
 from lmkick_plugin.judge.judge_documents import Subject, judge_all
@@ -222,7 +223,7 @@ def _header(logged: Logged, plan: JudgePlan) -> dict[str, Any]:
 def _with_earlier_tasks(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     """Keep what an earlier call with other ``--tasks`` wrote to the same file."""
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = parse_json(path.read_bytes())
         same = all(
             earlier[name] == header[name] for name in header if name not in ("tasks", "date")
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pickle
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 from compressors.errors import LmkickError, SettingsError
 from lmkick_plugin import bundled
+from lmkick_plugin.files import parse_json
 from lmkick_plugin.recipe.arguments import ARGUMENTS, Recipe
 from lmkick_plugin.recipe.readers import check_path, is_unset, suggest
 
@@ -139,9 +141,9 @@ def check_placement(passed: Mapping[str, Any]) -> None:
     for name in ("dtype", "softmax_dtype", "mixed_precision_dtype"):
         dtype = passed.get(name)
         none = dtype == "auto" if name == "dtype" else is_unset(dtype)
-        if not isinstance(dtype, str) or none:
+        if none or dtype is None or isinstance(dtype, torch.dtype):
             continue
-        found = getattr(torch, dtype, None)
+        found = getattr(torch, str(dtype), None)
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise SettingsError(
                 f"{name}={dtype}: not a floating dtype. Use "
@@ -177,28 +179,43 @@ def check_device(device: str) -> None:
 
 
 def check_adapter(passed: Mapping[str, Any]) -> None:
-    """Refuse an adapter folder without an adapter, before weights are loaded.
+    """Refuse a folder without an adapter or delta weights, before weights are loaded.
 
     Args:
         passed: Arguments left over by :func:`lmkick_plugin.recipe.arguments.parse_arguments`.
 
     Raises:
-        SettingsError: The folder is not there, or holds no adapter.
+        SettingsError: The folder is not there, or holds none.
     """
-    name = passed.get("peft")
-    if is_unset(name):
-        return
-    path = Path(str(name))
-    if path.is_dir() and not (path / "adapter_config.json").is_file():
-        problem = "the folder holds no adapter_config.json"
-    elif _is_path(str(name)) and not path.is_dir():
-        problem = "no such folder"
-    else:
-        return
-    raise SettingsError(
-        f"peft={name}: {problem}. Give a folder with adapter_config.json and weights, or an "
-        "adapter of the Hub as OWNER/NAME."
-    )
+    for argument, config in (("peft", "adapter_config.json"), ("delta", "config.json")):
+        name = passed.get(argument)
+        if is_unset(name):
+            continue
+        path = Path(str(name))
+        if not path.is_dir():
+            problem = "no such folder" if _is_path(str(name)) else None
+        elif not (path / config).is_file():
+            problem = f"the folder holds no {config}"
+        else:
+            problem = _adapter_problem(path / config) if argument == "peft" else None
+        if problem is not None:
+            raise SettingsError(
+                f"{argument}={name}: {problem}. Give a folder with {config} and weights, or a "
+                "model of the Hub as OWNER/NAME."
+            )
+
+
+def _adapter_problem(path: Path) -> str | None:
+    """Why an adapter's config cannot be one; None where nothing speaks against it."""
+    try:
+        kind = parse_json(path.read_bytes())["peft_type"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return f"{path.name} cannot be read ({_short(error)})"
+    if not isinstance(kind, str):
+        return f"peft_type in {path.name} is {kind!r:.40}"
+    if not any(path.with_name(f"adapter_model.{end}").is_file() for end in ("safetensors", "bin")):
+        return "the folder holds no adapter_model.safetensors"
+    return None
 
 
 def _is_path(name: str) -> bool:
@@ -285,6 +302,18 @@ def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[s
     if tokenizer.eos_token_id is None:
         raise SettingsError(f"The tokenizer of {name} names no EOS token. {remedy}")
     size = getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
+    layers = getattr(getattr(config, "text_config", None) or config, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers < 1:
+        raise SettingsError(
+            f"num_hidden_layers={layers} in the config of {name}: a model without layers. Correct "
+            "config.json."
+        )
+    prefix = passed.get("prefix_token_id")
+    if size is not None and not is_unset(prefix) and int(str(prefix)) >= size:
+        raise SettingsError(
+            f"prefix_token_id={prefix}: the model has tokens 0 to {size - 1}. Give one of them, "
+            "or leave it out."
+        )
     if size is None or passed.get("peft"):  # lm-eval grows the embeddings for an adapter
         return
     # Added tokens beyond the model's appear in no plain text, unless they begin, end or pad one.
@@ -357,7 +386,7 @@ def readable_weights(pretrained: object) -> Iterator[None]:
     except (
         # transformers and peft raise anything for a file of other contents.
         *(OSError, ValueError, LookupError, RuntimeError, SafetensorError),
-        *(TypeError, AttributeError, ImportError),
+        *(TypeError, AttributeError, ImportError, EOFError, pickle.UnpicklingError),
     ) as error:
         if "out of memory" in str(error).lower():
             raise

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from compressors.defaults import OWL_LAMBDA, OWL_THRESHOLD
 from compressors.errors import SettingsError
+from lmkick_plugin.files import parse_json, read_settings
 from lmkick_plugin.recipe.methods import METHODS
 from lmkick_plugin.recipe.readers import check_path, read_float, read_text, suggest
 
@@ -52,9 +52,12 @@ def read_sparsities(path: str) -> dict[str, float]:
         SettingsError: It cannot be read, or a sparsity is outside [0, 1).
     """
     try:
-        content: Any = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        content: Any = parse_json(read_settings(Path(path).expanduser()), once=True)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"allocation=file:{path} cannot be read: {error}") from error
+        raise SettingsError(
+            f"allocation=file:{path} cannot be read ({error}). Give JSON, such as "
+            '{"model.layers.0": 0.6}.'
+        ) from error
     if not isinstance(content, dict) or not content:
         raise SettingsError(
             f"allocation=file:{path}: expected an object of block names and sparsities, such as "
@@ -64,8 +67,8 @@ def read_sparsities(path: str) -> dict[str, float]:
         number = not isinstance(value, bool) and isinstance(value, int | float)
         if not number or not 0 <= value < 1:
             raise SettingsError(
-                f"allocation=file:{path}: {block} asks for {value!r}. Give a sparsity from 0 to "
-                "below 1."
+                f"allocation=file:{path}: {block!r:.60} asks for {value!r:.40}. Give a "
+                "sparsity from 0 to below 1."
             )
     return {block: float(value) for block, value in content.items()}
 

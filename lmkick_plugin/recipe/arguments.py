@@ -133,6 +133,11 @@ def _read_new_folder(name: str, value: object) -> str:
     return text
 
 
+def _read_place(name: str, value: Any) -> Any:
+    """A name or path; objects, such as a loaded model, pass."""
+    return check_path(name, value) if isinstance(value, str) else value
+
+
 def _with(argument: str) -> tuple[str, ...]:
     """Methods with an argument of their own."""
     return tuple(name for name, method in METHODS.items() if argument in method.arguments)
@@ -190,6 +195,13 @@ _PASSED: dict[str, Callable[[str, Any], Any]] = {
             "disable_mmap", "use_kernels", "allow_all_kernels",
         ),
         read_bool,
+    ),
+    **dict.fromkeys(
+        (
+            "pretrained", "tokenizer", "peft", "delta", "subfolder", "gguf_file", "cache_dir",
+            "offload_folder",
+        ),
+        _read_place,
     ),
     "batch_size": read_batch_size,
     "max_batch_size": partial(read_int, low=1),

@@ -209,15 +209,28 @@ def read_amount(name: str, value: object) -> int | float:
     return int(number) if number >= 1 else number
 
 
+#: Generation settings that are misspelt in earnest; transformers has more.
+_GENERATION = (
+    "diversity_penalty", "do_sample", "early_stopping", "epsilon_cutoff", "eta_cutoff",
+    "length_penalty", "max_gen_toks", "max_length", "max_new_tokens", "max_time", "min_length",
+    "min_new_tokens", "min_p", "no_repeat_ngram_size", "num_beams", "num_return_sequences",
+    "penalty_alpha", "repetition_penalty", "temperature", "top_h", "top_k", "top_p", "typical_p",
+    "until", "use_cache",
+)  # fmt: skip
+
+
 def read_generation(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """Read generation settings; those of length and sampling are checked.
 
     Raises:
-        SettingsError: One is out of range.
+        SettingsError: One is out of range, or its name is misspelt.
     """
     found = dict(value)
     for key, part in value.items():
         place = f"{name} {key}"
+        close = difflib.get_close_matches(str(key).lower(), _GENERATION, n=1, cutoff=0.85)
+        if close and key not in _GENERATION:
+            raise SettingsError(f"{place}: no such setting. Did you mean {close[0]!r}?")
         if is_unset(part):
             continue
         if key in (
@@ -228,6 +241,10 @@ def read_generation(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
             "num_return_sequences",
         ):
             found[key] = read_int(place, part, low=1)
+        elif key == "until":
+            texts = part if isinstance(part, list | tuple) else [part]
+            if not all(isinstance(text, str) for text in texts):
+                raise SettingsError(f"{place}={_shown(part)}: expected text, or a list of texts.")
         elif key in ("do_sample", "early_stopping"):
             found[key] = read_bool(place, part)
         elif key in ("temperature", "top_k") and read_float(place, part) < 0:

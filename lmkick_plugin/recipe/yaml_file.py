@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from compressors.errors import SettingsError
+from lmkick_plugin.files import read_settings
 
 __all__ = ["read_yaml"]
 
@@ -91,7 +92,7 @@ def read_yaml(path: Path, expected: str = "models, tasks, recipes and output") -
         SettingsError: It cannot be read, is not YAML (with the line), or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_settings(path).decode("utf-8")
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
         raise SettingsError(f"{path}: cannot be read: {cause}. Give a YAML file.") from error

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin.files import parse_json
 from lmkick_plugin.results.runs import is_hidden
 from lmkick_plugin.terminal import plain
 
@@ -30,8 +30,8 @@ def failed_cells(folder: Path) -> list[str]:
         if is_hidden(path.relative_to(folder)):
             continue
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            data = parse_json(path.read_bytes())
+        except (OSError, ValueError):
             continue
         if not isinstance(data, dict) or not isinstance(data.get("cell"), str):
             continue

@@ -47,6 +47,7 @@ Verdict: TypeAlias = Literal["match", "fail", "inconclusive", "too few"]
 
 DEFAULT_TOLERANCE = 0.05
 DEFAULT_RESAMPLES = 10_000
+_MOST_RESAMPLES = 10_000_000  # hours
 FEWEST = 20
 """Clusters below which no verdict is given."""
 
@@ -76,6 +77,12 @@ class Rule:
             raise StatisticsError(f"tolerance must be in [0, 1), got {self.tolerance}")
         if self.resamples < 1:
             raise StatisticsError(f"resamples must be at least 1, got {self.resamples}")
+        if self.resamples > _MOST_RESAMPLES:
+            raise StatisticsError(
+                f"resamples must be at most {_MOST_RESAMPLES:,}, got {self.resamples}"
+            )
+        if self.seed < 0:
+            raise StatisticsError(f"seed must be at least 0, got {self.seed}")
 
 
 def margin_of(

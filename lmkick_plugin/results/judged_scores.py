@@ -7,13 +7,13 @@ Where several judgings of a task are there, the newest counts.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin.files import parse_json
 from lmkick_plugin.results.samples import Sample
 from lmkick_plugin.terminal import plain
 
@@ -57,10 +57,10 @@ def read_judged(results: Path, stamp: str) -> tuple[dict[str, JudgedTask], list[
     notes = []
     for path in sorted(results.parent.glob(f"judged_{stamp}_by_*.json")):
         try:
-            data = json.loads(path.read_bytes())
+            data = parse_json(path.read_bytes())
             tasks = {str(name): _task(data, entry) for name, entry in data["tasks"].items()}
             found.append((str(data.get("date", "")), path, tasks))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             reason = plain(error, limit=80)
             notes.append(f"{path}: not what lmkick judge writes ({reason}), left out; judge again")
     judged: dict[str, JudgedTask] = {}

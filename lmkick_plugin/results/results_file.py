@@ -81,6 +81,10 @@ class ResultsFile:
         Raises:
             ResultsError: If it cannot be read, is not complete JSON, or is something else.
         """
+        if path.exists() and not path.is_file():  # a device has no end
+            raise ResultsError(
+                f"{path}: not a file. Give a folder of results, or a file of one run"
+            )
         try:
             data = parse_json(path.read_bytes())
         except OSError as error:
@@ -92,6 +96,9 @@ class ResultsFile:
             ) from error
         if not isinstance(data, dict) or not isinstance(data.get("results"), dict):
             raise ResultsError(f"{path}: not lm-eval's results (no mapping called 'results')")
+        problem = _record_problem(data) or _group_problem(data)
+        if problem is not None:
+            raise ResultsError(f"{path}: {plain(problem)}; run the evaluation again")
         name = NAME.match(path.name)
         stamp = name["stamp"] if name else ""
         judged, notes = read_judged(path, stamp)
@@ -241,6 +248,46 @@ class ResultsFile:
             found = self.judged[task]
             return {name: with_judged(items, found) for name, items in by_filter.items()}
         return by_filter
+
+
+# Types of the record's fields that are looked into.
+_TYPES = {
+    "base_model": str, "compressor": str, "pattern": str, "earlier": list, "layers": list,
+    "layer_summary": dict,
+}  # fmt: skip
+
+
+def _record_problem(data: Mapping[str, Any]) -> str | None:
+    """What no record of lmkick's holds; None where nothing is wrong."""
+    config = data.get("config")
+    record = config.get("kick") if isinstance(config, dict) else None
+    steps = [] if record is None else [record]
+    if isinstance(record, dict) and isinstance(record.get("earlier"), list):
+        steps += record["earlier"]
+    for step in steps:
+        if not isinstance(step, dict):
+            return f"expected a mapping as its record of the model, found {step!r:.40}"
+        for name, kind in _TYPES.items():
+            if not isinstance(step.get(name), kind | None):
+                return f"{name} of the model's record is {step[name]!r:.40}"
+    return None
+
+
+def _group_problem(data: Mapping[str, Any]) -> str | None:
+    """A group that holds itself; None where there is none."""
+    stated = data.get("group_subtasks")
+    groups = stated if isinstance(stated, dict) else {}
+    for group in groups:
+        waiting, seen = [group], set[str]()
+        while waiting:
+            names = groups.get(waiting.pop())
+            for name in map(str, names if isinstance(names, list) else ()):
+                if name == group:
+                    return f"its group {group!r:.60} holds itself"
+                if name not in seen:
+                    seen.add(name)
+                    waiting.append(name)
+    return None
 
 
 @lru_cache(maxsize=2)

@@ -96,7 +96,9 @@ class Ledger:
         facts = {name: data[name] for name in _FACTS if data.get(name) is not None}
         tasks, error = data["tasks"], data.get("error")
         whole = all(isinstance(facts[name], _FACTS[name]) for name in facts) and all(
-            isinstance(entry, dict) and isinstance(entry.get("seconds", 0), int | float)
+            isinstance(entry, dict)
+            and isinstance(entry.get("seconds", 0), int | float)
+            and isinstance(entry.get("settings"), dict | None)
             for entry in tasks.values()
         )
         if (

@@ -93,6 +93,15 @@ def make_models(root: Path, good: Path) -> None:
 
         return write
 
+    def pickled(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(b"\x80\x02garbage")
+
+    copy("pickled", pickled)
+    copy("deep_record", lambda folder: (folder / "kick.json").write_text("[" * 100_000))
+    copy("deep_index", index("[" * 100_000))
+    copy("zero_layers", config(num_hidden_layers=0))
+    copy("minus_layers", config(num_hidden_layers=-1))
     copy("no_context", config(max_position_embeddings=1))
     copy("small_vocabulary", config(vocab_size=64))
 
@@ -150,6 +159,18 @@ def make_results(root: Path) -> None:
         "digits": whole.replace(f"{score}1.0", score + "9" * 400),
         "many_digits": whole.replace(f"{score}1.0", score + "9" * 5000),
         "deep": "[" * 100_000,
+        "group_cycle": json.dumps({**data, "group_subtasks": {"t": ["u"], "u": ["t"]}}),
+        **{
+            name: json.dumps({**data, "config": {"model": "kick", "kick": record}})
+            for name, record in {
+                "record_list": [1],
+                "record_earlier": {"base_model": "m", "earlier": 5},
+                "record_step": {"base_model": "m", "earlier": [7]},
+                "record_name": {"base_model": 7},
+                "layers_text": {"base_model": "m", "layers": ["name,error", "a,many"]},
+                "layers_long": {"base_model": "m", "layers": ["name", '"' + "a" * 200_000 + '"']},
+            }.items()
+        },
     }  # fmt: skip
     for name, text in faults.items():
         folder = root / "runs" / name
@@ -182,8 +203,40 @@ def make_texts(root: Path) -> None:
     lines(texts / "surrogate.jsonl", '{"text": "' + "word \\ud800 " * 400 + '"}')
     lines(texts / "null.jsonl", {"text": None})
     lines(texts / "no_field.jsonl", {"words": "a"})
+    lines(texts / "number.jsonl", {"text": 7})
+    lines(texts / "deep.jsonl", "[" * 100_000)
     lines(texts / "half.jsonl", "{")
     lines(texts / "digits.jsonl", '{"text": ' + "9" * 5000 + "}")
+
+
+def make_settings(root: Path) -> None:
+    """Files that arguments name: sparsities of blocks, prompts, experts' scores, adapters."""
+    block = '{"model.layers.0": '
+    folders = {
+        "allocations": {
+            "digits.json": block + "9" * 400 + "}", "deep.json": "[" * 100_000,
+            "long.json": json.dumps({"b" * 900: 2}), "twice.json": f"{block}0.1, {block[1:]}0.9}}",
+            "list.json": "[1]",
+        },
+        "prompts": {
+            "list.yaml": "[1]", "unknown.yaml": "{par: a}", "lacks.yaml": "{pair: hello}",
+            "number.yaml": "{pair: 7}", "half.yaml": "{",
+        },
+        "experts": {
+            "half.jsonl": "{", "fields.jsonl": '{"a": 1}', "empty.jsonl": "",
+            "digits.jsonl": '{"id": "1", "score": ' + "9" * 400 + "}", "deep.jsonl": "[" * 100_000,
+        },
+    }  # fmt: skip
+    for name, text in {
+        "half": "{", "list": "[]", "number": '{"peft_type": 7}', "no_weights":
+        '{"peft_type": "LORA"}',
+    }.items():  # fmt: skip
+        (root / "peft" / name).mkdir(parents=True)
+        (root / "peft" / name / "adapter_config.json").write_text(text)
+    for folder, files in folders.items():
+        (root / folder).mkdir()
+        for name, text in files.items():
+            (root / folder / name).write_text(text + "\n")
 
 
 def make_yaml(root: Path, model: Path) -> None:
@@ -239,6 +292,9 @@ def make_yaml(root: Path, model: Path) -> None:
         },
         "grid": good + f"recipes: [{{compressor: magnitude, sparsity: {[0.5] * 200}, "
         f"owl_lambda: {[0.1] * 200}}}]\n",
+        "allocation": good + "recipes: [{compressor: magnitude, sparsity: 0.5, allocation: 'file:"
+        f"{root / 'allocations' / 'deep.json'}'}}]\n",
+        "gen_misspelt": good + "gen_kwargs: {temprature: 1}\n",
         "recipe_text": good + "recipes: [[1]]\n",
         "seed_negative": good + recipe.replace("TEXT", "c4") + ", seed: -1}]\n",
     }

@@ -32,6 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path
     places.make_data(folder)
     places.make_models(folder, tiny_model_dir)
     places.make_results(folder)
+    places.make_settings(folder)
     places.make_texts(folder)
     places.make_yaml(folder, tiny_model_dir)
     (folder / "file").write_text("in the way")
@@ -96,6 +97,7 @@ STUDY = (
     "study seeds --tasks kick_freebaseqa --output {root}/study --device cpu --metadata "
     "data_dir={root}/data --model_args pretrained={model},compressor=wanda,sparsity=0.5,"
 )
+JUDGE = "judge {root}/runs/run --judge_model m --judge_base_url http://127.0.0.1:9/v1 "
 CALIBRATED = "calibration={root}/texts/good.txt,nsamples=2,seqlen=32"
 CASES = [
     # --- run: where results go
@@ -129,6 +131,22 @@ CASES = [
     (GOOD + " --gen_kwargs temperature=-1", "--gen_kwargs temperature"),
     (GOOD + " --gen_kwargs do_sample=maybe", "--gen_kwargs do_sample='maybe': expected true"),
     (GOOD + " --gen_kwargs top_p=2", "--gen_kwargs top_p"),
+    (GOOD + " --gen_kwargs temprature=1", "Did you mean 'temperature'"),
+    (GOOD + " --gen_kwargs until=7", "expected text, or a list"),
+    (GOOD + " --seed -1", "--seed=-1: expected a whole number from 0"),
+    (GOOD + " --samples {root}/nowhere.json", "--samples: expected .*No such file"),
+    (GOOD + " --samples /dev/zero", "--samples: .*larger than"),
+    (GOOD + " --samples '{\"kick_freebaseqa\": [99999]}'", "has 40 documents, 0 to 39"),
+    (GOOD + " --samples '{\"kick_freebaseqa\": [-1]}'", "--samples=-1"),
+    (GOOD + " --samples '{\"kick_freebaseqa\": 3}'", "--samples: expected"),
+    (GOOD + " --samples '{\"kick_freebase\": [1]}'", "Did you mean 'kick_freebaseqa'"),
+    # --- run: nothing, and JSON that is none
+    (GOOD + " --output_path ''", "--output_path: the value is empty"),
+    (GOOD + " --batch_size ''", "--batch_size: the value is empty"),
+    (GOOD + " --device ''", "--device: the value is empty"),
+    (GOOD + " --metadata {", "an option cannot be read: Invalid JSON"),
+    (GOOD + " --hf_hub_log_args hub_result_org=a", "Did you mean 'hub_results_org'"),
+    (GOOD + " --use_cache {root}/file/x", "--use_cache=.*file is a file"),
     # --- run: tasks
     (GOOD + " --tasks kick_freebaseqa,", "comma too many"),
     (GOOD + " --tasks ,", "comma too many"),
@@ -165,6 +183,9 @@ CASES = [
     (PRUNE + "sparcity=0.5", "Did you mean 'sparsity'"),
     (PRUNE + "bits=4,sparsity=0.5", "does not go with"),
     (GOOD + ",no_such=1", "Unknown model argument no_such"),
+    (GOOD + ",prefix_token_id=99999999", "the model has tokens 0 to 127"),
+    (GOOD + ",softmax_dtype=7", "softmax_dtype=7: not a floating dtype"),
+    (GOOD + ",mixed_precision_dtype=16", "mixed_precision_dtype=16: not a floating dtype"),
     # --- run: recipe
     (PRUNE + "sparsity=1.5", "sparsity=1.5"),
     (PRUNE + "sparsity=" + "9" * 400, "sparsity"),
@@ -182,6 +203,13 @@ CASES = [
     (PRUNE + "sparsity=0.5,compress_cache={root}/file", "compress_cache.*file"),
     (PRUNE + "sparsity=0.5,save_compressed={root}/data", "not empty"),
     (PRUNE + "sparsity=0.5,save_compressed={root}/{long}", "too long"),
+    (PRUNE + "sparsity=0.5,allocation=file:{root}/allocations/digits.json", "400 digits"),
+    (PRUNE + "sparsity=0.5,allocation=file:{root}/allocations/deep.json", "nested too deeply"),
+    (PRUNE + "sparsity=0.5,allocation=file:{root}/allocations/long.json", "asks for 2"),
+    (PRUNE + "sparsity=0.5,allocation=file:{root}/allocations/twice.json", "stands twice"),
+    (PRUNE + "sparsity=0.5,allocation=file:{root}/allocations/list.json", "expected an object"),
+    (PRUNE + "sparsity=0.5,allocation=file:{root}/allocations", "directory"),
+    (PRUNE + "sparsity=0.5,allocation=file:/dev/zero", "larger than"),
     # --- run: calibration
     (WANDA + "calibration={root}/nowhere.txt", "nowhere.txt"),
     (WANDA + "calibration={root}/texts/empty.txt", "empty.txt"),
@@ -193,6 +221,8 @@ CASES = [
     (WANDA + "calibration={root}/texts/no_field.jsonl", "no_field.jsonl"),
     (WANDA + "calibration={root}/texts/half.jsonl", "half.jsonl"),
     (WANDA + "calibration={root}/texts/digits.jsonl", "digits.jsonl"),
+    (WANDA + "calibration={root}/texts/number.jsonl", "it has text=7"),
+    (WANDA + "calibration={root}/texts/deep.jsonl", "deep.jsonl, line 1: not JSON"),
     (WANDA + "calibration={root}/{long}", "too long"),
     (WANDA + "calibration=task:nothing", "no training text"),
     (WANDA.replace("nsamples=2", "nsamples=1e9") + "calibration={root}/texts/good.txt", "At most"),
@@ -223,6 +253,11 @@ CASES = [
             "fills_masks": "BertForMaskedLM",
             "classifies": "LlamaForSequenceClassification",
             "endless_layers": "num_hidden_layers=1000000000000",
+            "zero_layers": "num_hidden_layers=0",
+            "minus_layers": "num_hidden_layers=-1",
+            "pickled": "weights cannot be loaded",
+            "deep_record": "kick.json cannot be read: nested too deeply",
+            "deep_index": "index.json: not an index of weights",
             "empty_index": "names of files",
             "index_elsewhere": "names of files",
         }.items()
@@ -238,7 +273,22 @@ CASES = [
     (KICK + "--model_args pretrained={root}/file", "file"),
     (KICK + "--model_args pretrained={root}/nowhere", "no such folder"),
     (KICK + "--model_args pretrained=", "pretrained"),
-    (KICK + "--model_args pretrained={long}{long}", "too long"),
+    (KICK + "--model_args pretrained={long}", "pretrained='x.*too long"),
+    (KICK + "--model_args pretrained={long}{long}", "pretrained='x.*too long"),
+    (GOOD + ",tokenizer={long}", "tokenizer='x.*too long"),
+    (GOOD + ",peft={long}", "peft='x.*too long"),
+    (GOOD + ",reference={long}", "reference='x.*too long"),
+    *(
+        (GOOD + f",peft={{root}}/peft/{name}", words)
+        for name, words in {
+            "half": "adapter_config.json cannot be read",
+            "list": "adapter_config.json cannot be read",
+            "number": "peft_type in adapter_config.json is 7",
+            "no_weights": "holds no adapter_model.safetensors",
+        }.items()
+    ),
+    (GOOD + ",delta={root}/nowhere", "delta=.*no such folder"),
+    (GOOD + ",delta={root}/models/no_config", "delta=.*holds no config.json"),
     (KICK + "--model_args nonsense", "name=value|key=value"),
     (KICK + '--model_args \'{"pretrained": "a\\u0000b"}\'', "NUL"),
     (GOOD + ",reference={root}/nowhere", "reference"),
@@ -307,6 +357,11 @@ CASES = [
     (COMPRESS + "--sparsity 0.5 --format gptq", "save_format=gptq"),
     (COMPRESS + "--sparsty 0.5", "sparsty"),
     (COMPRESS + "--sparsity 0.5 --resume-dir {root}/file", "resume_dir"),
+    (COMPRESS + "--sparsity 0.5 --output ''", "--output: the value is empty"),
+    (COMPRESS + "--allocation file:{root}/allocations/deep.json", "nested too deeply"),
+    (COMPRESS + "--sparsity 0.5 --pretrained {root}/models/pickled", "weights cannot be loaded"),
+    (COMPRESS + "--sparsity 0.5 --pretrained {root}/models/zero_layers", "num_hidden_layers=0"),
+    (COMPRESS + "--sparsity 0.5 --pretrained {long}", "pretrained='x.*too long"),
     # --- sweep
     *(
         (f"sweep {{root}}/yaml/{name}.yaml", words)
@@ -354,6 +409,8 @@ CASES = [
             "fills_masks": "BertForMaskedLM",
             "empty_index": "index.json",
             "grid": "span 40,000 cells",
+            "allocation": "nested too deeply",
+            "gen_misspelt": "Did you mean 'temperature'",
             "recipe_text": "recipes",
             "seed_negative": "seed",
             "folder": "cannot be read",
@@ -370,6 +427,7 @@ CASES = [
     ("sweep {root}/yaml/good.yaml --data-dir {root}/nowhere", "no such"),
     ("sweep {root}/yaml/good.yaml --data-dir {root}/no_parses", "Parses"),
     ("sweep {root}/yaml/good.yaml --output {root}/file", "file is a file"),
+    ("sweep /dev/zero", "larger than"),
     # --- study
     (STUDY + "calibration={root}/nowhere.txt", "no such file"),
     (STUDY + "calibration=c4 --seeds 3", "no spread"),
@@ -395,6 +453,8 @@ CASES = [
     (STUDY + CALIBRATED + ",reference={root}/models/nan", "lm_head.weight"),
     (STUDY + CALIBRATED + ",reference={root}/models/small_vocabulary", "it scores 64 tokens"),
     (STUDY + "trust_remote_code=maybe", "trust_remote_code='maybe'"),
+    (STUDY + CALIBRATED + " --metadata nonsense", "name=value"),
+    (STUDY + CALIBRATED + " --metadata {", "name=value"),
     # --- results
     *(
         (f"{command} {{root}}/runs/{name}{more}", words)
@@ -414,7 +474,12 @@ CASES = [
             "digits": "digits|no lm-eval results|not a whole",
             "deep": "not a whole JSON|no lm-eval results",
             "bytes": "not a whole JSON|no lm-eval results",
-            "folder": "no lm-eval results|cannot be read|directory",
+            "folder": "no lm-eval results|cannot be read|directory|not a file",
+            "group_cycle": "group 't' holds itself|no lm-eval results",
+            "record_list": "found \\[1\\]|no lm-eval results",
+            "record_earlier": "earlier of the model's record is 5|no lm-eval results",
+            "record_step": "found 7|no lm-eval results",
+            "record_name": "base_model of the model's record is 7|no lm-eval results",
             "nothing": "no lm-eval results",
             "nowhere": "nowhere",
         }.items()
@@ -429,6 +494,18 @@ CASES = [
     ("compare {root}/runs/run {root}/runs/run2 --tolerance nan", "tolerance"),
     ("compare {root}/runs/run {root}/runs/run2 --tolerance -1", "tolerance"),
     ("compare {root}/runs/run {root}/runs/run2 --resamples 0", "resamples"),
+    ("compare {root}/runs/run {root}/runs/run2 --resamples 999999999999", "at most 10,000,000"),
+    ("compare {root}/runs/run {root}/runs/run2 --json {root}/runs", "--json=.* is a folder"),
+    ("compare {root}/runs/run {root}/runs/run2 --json ''", "--json: the path is empty"),
+    ("compare {root}/runs/run {root}/runs/run2 --csv /proc/x.csv", "--csv=.*not writable"),
+    ("compare /dev/zero {root}/runs/run", "not a file"),
+    ("report {root}/runs/run -o ''", "the path is empty"),
+    ("report {root}/runs/run -o {root}/page --seed -1", "seed must be at least 0"),
+    ("report {root}/runs/run -o {root}/page --resamples 99999999999", "at most 10,000,000"),
+    ("report {root}/runs/run -o {root}/page --label =x", "FOLDER=LABEL"),
+    ("report {root}/runs/run -o {root}/link", "dangling link"),
+    ("export {root}/runs/run -o ''", "the path is empty"),
+    ("export {root}/runs/run -o {root}/link", "dangling link"),
     ("report {root}/runs/run -o {root}/file", "file"),
     ("report {root}/runs/run -o {root}/{long}", "too long"),
     ("report {root}/runs/run -o /proc/nothing", "proc|nothing"),
@@ -441,6 +518,9 @@ CASES = [
     ("export {root}/runs/run -o {root}/rows --metric t", "TASK=METRIC"),
     ("layers {root}/runs/run", "no table of layers|holds a table"),
     ("layers {root}/runs/run --worst many", "worst"),
+    ("layers {root}/runs/run --worst -3", "--worst -3: expected 0 or more"),
+    ("layers {root}/runs/layers_text", "table of layers is damaged"),
+    ("layers {root}/runs/layers_long", "table of layers is damaged"),
     # --- judge, doctor, profile
     *(
         (f"judge {{root}}/runs/{name} --judge_model m", words)
@@ -454,6 +534,30 @@ CASES = [
     ),
     ("judge {root}/runs/run --judge_model m", "no task with answers to judge"),
     ("judge {root}/runs/run --judge_modle m", "judge_modle"),
+    *(
+        (JUDGE + options, words)
+        for options, words in {
+            "--judge_prompt {root}/prompts/list.yaml": "expected a mapping",
+            "--judge_prompt {root}/prompts/unknown.yaml": "Did you mean 'pair'",
+            "--judge_prompt {root}/prompts/lacks.yaml": "lacks {answer_1}",
+            "--judge_prompt {root}/prompts/number.yaml": "expected text",
+            "--judge_prompt {root}/prompts/half.yaml": "cannot be read",
+            "--judge_prompt /dev/zero": "larger than",
+            "--check --experts {root}/experts/half.jsonl": "half.jsonl",
+            "--check --experts {root}/experts/fields.jsonl": "expected an identity",
+            "--check --experts {root}/experts/empty.jsonl": "no scores",
+            "--check --experts {root}/experts/digits.jsonl": "400 digits",
+            "--check --experts {root}/experts/deep.jsonl": "nested too deeply",
+            "--experts {root}/experts/half.jsonl": "goes with --check",
+            "--check --items 1": "--items",
+            "--check --repeats many": "--repeats",
+            "--judge_base_url http://h:99999/v1": "port",
+            "--judge_reference magic:x": "judge_reference",
+            "--judge_temperature nan": "judge_temperature",
+            "--judge_concurrency 0": "judge_concurrency",
+            "--judge_order up": "judge_order",
+        }.items()
+    ),
     ("profile {root}/nowhere", "nowhere"),
     ("profile {root}/models/nothing", "no lm-eval results"),
     ("profile {model} --device gpu", "Did you mean 'cuda'"),
@@ -462,6 +566,13 @@ CASES = [
     ("profile {model} --new_tokens 1", "new_tokens"),
     ("profile {model} --model_args trust_remote_code=maybe", "expected true or false"),
     ("profile {model} --json {root}/file/x.json", "file"),
+    ("profile {model} --json {root}/runs", "--json=.* is a folder"),
+    ("profile {model} --prompt_tokens 100000000", "expected at most 1,000,000"),
+    ("profile {model} --batch_size 1000000000", "expected at most 1,000,000"),
+    ("profile {model} --model_args pretrained=x", "names pretrained"),
+    ("demo --device gpu", "Did you mean 'cuda'"),
+    ("demo --output {root}/file", "file is a file"),
+    ("demo --output ''", "the path is empty"),
 ]
 
 
@@ -483,6 +594,20 @@ def test_one_clear_line(
     assert "LMKICK_TRACEBACK" not in message, message  # not foreseen
     assert "Traceback" not in said
     assert len(message) < 700, message
+    assert loads == []
+
+
+def test_a_key_that_no_header_holds_stops_any_run(
+    root: Path, tiny_model_dir: Path, loads: list[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("LMKICK_JUDGE_MODEL", "m")
+    monkeypatch.setenv("LMKICK_JUDGE_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("LMKICK_JUDGE_API_KEY", "sk-secret\nx")
+    assert cli.main(run(GOOD, root, tiny_model_dir)) == 2
+    said = capsys.readouterr().err
+    assert "LMKICK_JUDGE_API_KEY holds a space, line break" in said
+    assert "sk-secret" not in said
     assert loads == []
 
 
