@@ -67,7 +67,7 @@ def read_sparsities(path: str) -> dict[str, float]:
         number = not isinstance(value, bool) and isinstance(value, int | float)
         if not number or not 0 <= value < 1:
             raise SettingsError(
-                f"allocation=file:{path}: {block!r:.60} asks for {value!r:.40}. Give a "
+                f"allocation=file:{path}: {block:.60} asks for {value!r:.40}. Give a "
                 "sparsity from 0 to below 1."
             )
     return {block: float(value) for block, value in content.items()}
