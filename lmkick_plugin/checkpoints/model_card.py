@@ -12,6 +12,7 @@ from typing import Any
 import lmkick_plugin
 from lmkick_plugin import bundled
 from lmkick_plugin.recipe.methods import OWN_SETTINGS
+from lmkick_plugin.record.fields import calibration_text
 
 __all__ = ["model_card"]
 
@@ -88,10 +89,11 @@ def model_card(record: Mapping[str, Any], storage: str, size: int, custom_code: 
         "| recipe | |",
         "| --- | --- |",
     ]
+    recipe = {**record, "calibration": calibration_text(record) or None}
     lines += [
-        f"| {label} | {_plain(record[key])} |"
+        f"| {label} | {_plain(recipe[key])} |"
         for key, label in _ROWS.items()
-        if record.get(key) is not None
+        if recipe.get(key) is not None
     ]
     lines += ["", "| size | |", "| --- | --- |"]
     lines += [

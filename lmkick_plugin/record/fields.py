@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
 from lmkick_plugin.recipe.methods import OWN_SETTINGS
 
-__all__ = ["RECIPE", "RECORD_FIELDS"]
+__all__ = ["RECIPE", "RECORD_FIELDS", "calibration_text"]
 
 # Whether a field identifies model and recipe; the others say what came out, where and how fast.
 _FIELDS = {
@@ -59,3 +63,21 @@ RECORD_FIELDS = tuple(_FIELDS)
 
 RECIPE = tuple(name for name, identifies in _FIELDS.items() if identifies)
 """Fields that identify a model and recipe."""
+
+
+def calibration_text(record: Mapping[str, Any]) -> str:
+    """Name of a record's calibration text, with the local files that were read under that name.
+
+    >>> file = {"source": "c4", "origin": "data_dir", "file": "/data/web_text/train.jsonl"}
+    >>> calibration_text({"calibration": "c4", "calibration_sources": [file]})
+    'c4 (read from web_text/train.jsonl)'
+    """
+    name = str(record.get("calibration") or "")
+    sources = record.get("calibration_sources")
+    files = [
+        "/".join(PurePath(str(one["file"])).parts[-2:])
+        for one in (sources if isinstance(sources, list | tuple) else ())
+        if isinstance(one, Mapping) and one.get("file") and one.get("origin") != "hub"
+    ]
+    files = [file for file in dict.fromkeys(files) if not name.endswith(file)]
+    return f"{name} (read from {', '.join(files)})" if name and files else name

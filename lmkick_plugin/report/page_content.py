@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lmkick_plugin import __version__
+from lmkick_plugin.record.fields import calibration_text
 from lmkick_plugin.report.banner import banner
 from lmkick_plugin.report.claims import Claim, Finding, evaluate
 from lmkick_plugin.report.curves import Matching, curves_of, matching
@@ -284,7 +285,7 @@ def _facts(cell: Cell) -> list[tuple[str, str]]:
     """The recipe and sizes of a run, with their names."""
     record, bits = cell.record, cell.bits_per_weight
     samples, length = cell.number("nsamples"), cell.number("seqlen")
-    calibration = plain(record.get("calibration") or "", limit=60)
+    calibration = plain(calibration_text(record), limit=120)
     if calibration and samples and length:
         calibration += f", {samples:g} samples of {length:g} tokens"
     versions = record.get("versions")

@@ -340,12 +340,14 @@ def test_each_method_is_drawn_in_its_own_look(write: Writer, tmp_path: Path) -> 
                 assert (looks[name].color, looks[name].marker) == (row.color, row.marker)
 
 
-def test_measured_speed_stands_with_its_run(write: Writer, tmp_path: Path) -> None:
+def test_speed_and_the_text_as_read_stand_with_a_run(write: Writer, tmp_path: Path) -> None:
     spread = {"median": 41.6, "low": 40.0, "high": 43.2}
     measured = {"decode": spread, "prefill": "broken", "memory_bytes": 2_500_000, "device": "cpu"}
     items = {"t": quiz("contains", 0.5)}
     write("a", items, record=record(profile=measured))
-    write("b", items, record=record("gptq", num_bits=4, profile="broken"))
+    text = {"source": "c4", "origin": "data_dir", "file": "/some/web_text/train.jsonl"}
+    quantized = record("gptq", num_bits=4, profile="broken", calibration_sources=[text])
+    write("b", items, record=quantized)
     evidence = gather(collect([write.folder]), Settings(resamples=100))
     (part,) = build(evidence, tmp_path).models
     header, rows = part.summary.table()
@@ -358,6 +360,7 @@ def test_measured_speed_stands_with_its_run(write: Writer, tmp_path: Path) -> No
     assert facts["none"]["weights in memory"] == "2.50 MB"
     assert "prefill" not in facts["none"]
     assert "decode" not in facts["gptq"]
+    assert facts["gptq"]["calibration"].startswith("c4 (read from web_text/train.jsonl)")
 
 
 def test_a_level_without_a_verdict_has_a_mark_of_its_own(write: Writer, tmp_path: Path) -> None:
