@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compressors.files import write_atomically
+from compressors.files import remove_leftovers, write_atomically
 from lmkick_plugin.files import parse_json
 from lmkick_plugin.terminal import CommandError, plain
 
@@ -73,6 +73,8 @@ class Ledger:
         Raises:
             CommandError: The folder holds a cell of the same name with other weights.
         """
+        if folder.is_dir():  # of a run killed at its last write, after which there is none
+            remove_leftovers(folder)
         try:
             found = cls.parse(folder, (folder / NAME).read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

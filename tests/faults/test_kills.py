@@ -118,7 +118,7 @@ AT = [
     (r"/samples_", 1, SWEEP, "results_*.json"),
     (r"/results_", 1, SWEEP, "results_*.json"),  # cell.json names it already
     (r"/cell\.json$", 1, SWEEP, "results_*.json"),
-    (r"/cell\.json$", 3, SWEEP, "results_*.json"),
+    (r"/cell\.json$", 2, SWEEP, "results_*.json"),
     (r"/results_", 2, STUDY, "results_*.json"),
     (r"/block_0001", 1, MAGNITUDE + "--resume-dir {out}/resume", "model.safetensors"),
     (r"/block_0001", 1, MAGNITUDE + "--compress-cache {out}/cache", "model.safetensors"),
