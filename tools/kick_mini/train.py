@@ -5,7 +5,7 @@
 
 Every step draws its documents from the seed and its own number, so a run that was killed and
 started again with the same command sees what it would have seen; its state is written every few
-minutes. About 40 minutes on two processor cores (not measured on a GPU); weights differ between
+minutes. One to two hours on one processor core (not measured on a GPU); weights differ between
 processors in the last bits, and so, after thousands of steps, in more than those.
 """
 
@@ -59,7 +59,7 @@ class Settings:
         seed: Source of all chance.
     """
 
-    tokens: int = 13_000_000
+    tokens: int = 13_500_000
     batch_tokens: int = 2_048
     length: int = 256
     learning_rate: float = 1.5e-3

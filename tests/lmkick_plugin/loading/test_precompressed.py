@@ -301,7 +301,7 @@ def test_our_own_record_is_restored(pruned: Callable[..., Path]) -> None:
     assert record(other)["bytes_best_format"] != 1  # not the weights that were saved
     changed = Manifest("dense", recipe | {"weights_sha256": "0" * 64}, {})
     (folder / MANIFEST).write_text(changed.to_json(), encoding="utf-8")
-    with pytest.raises(SettingsError, match=r"holds other weights than its kick\.json"):
+    with pytest.raises(SettingsError, match=r"the weights do not match kick\.json"):
         KickLM(pretrained=str(folder), **CPU)
 
 
