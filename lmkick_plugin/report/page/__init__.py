@@ -33,6 +33,8 @@ __all__ = ["render_page"]
 
 # A number stays on a line with its unit, and both ends of an interval.
 _TOGETHER = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B)(?!\w))|(?<=\d,) (?=[^\s\]]+\])")
+# A recovery with its interval and the comma after it, else what is left.
+_WHOLE = re.compile(r"\S[^\]]*(?:\],?|$)")
 
 
 def render_page(content: Content, drawings: Sequence[Drawing]) -> str:
@@ -62,6 +64,9 @@ def render_page(content: Content, drawings: Sequence[Drawing]) -> str:
     )
     environment.filters["tight"] = lambda text: Markup(
         _TOGETHER.sub("&nbsp;", str(escape(plain(text))))
+    )
+    environment.filters["unbroken"] = lambda text: Markup(
+        _WHOLE.sub(r'<span class="nowrap">\g<0></span>', str(text))
     )
     environment.filters["by_task"] = lambda rows: [
         (task, [found for _, found in members])

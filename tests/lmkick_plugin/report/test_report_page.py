@@ -489,6 +489,22 @@ def test_answers_are_shown_with_what_cannot_be_seen(
     assert complaints(browser) == []
 
 
+def test_a_recovery_above_chance_fits_and_breaks_after_its_comma_only(
+    browser: Chrome, write: Writer, tmp_path: Path
+) -> None:
+    configs = {"t": {"task": "t", "metadata": {"version": 1.0, "floors": {"acc": 0.25}}}}
+    for name, kick, share in (("a", record(), 0.6), ("b", record("wanda"), 0.59)):
+        write(name, {"t": quiz("acc", share)}, record=kick, configs=configs)
+    made = write_report([write.folder], tmp_path / "out", resamples=100)
+    whole = re.compile(r'<span class="nowrap">[\d.]+&nbsp;% \[[\d.]+,&nbsp;[\d.]+\](,?)</span>')
+    assert whole.findall(made.read_text())[:2] == [",", ""]
+    for width in (DESKTOP, PHONE):
+        look(browser, made, width=width)
+        assert browser.execute_script("return document.body.innerText").count("above chance")
+        assert browser.execute_script(OVERLAPS) == []
+        assert browser.execute_script(TOO_WIDE) == []
+
+
 def test_names_of_300_characters_fit(browser: Chrome, write: Writer, tmp_path: Path) -> None:
     long = "organisation/" + "a-very-long-name_" * 17
     for name, kick in (("a", record(base=long)), ("b", record("wanda" * 60, base=long))):
