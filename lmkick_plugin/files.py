@@ -134,7 +134,7 @@ def check_file(name: str, file: Path) -> None:
 
 
 def check_target(folder: str | Path, name: str = "save_compressed") -> Path:
-    """Refuse a target folder that is not empty, or cannot be created; changes nothing.
+    """Refuse a target folder that is not empty or cannot be created; changes only leftovers.
 
     Args:
         folder: The folder.

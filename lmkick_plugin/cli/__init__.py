@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _line(error: Exception) -> str:
     """One line for an error; of one that is not ours or the system's, where it was raised."""
     if isinstance(error, LmkickError):
-        return plain(error)
+        return plain(_joined(str(error)))
     if isinstance(error, OSError):
         name = error.filename2 or error.filename
         where = f" ({name})" if name and error.strerror else ""
@@ -99,6 +99,14 @@ def _line(error: Exception) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
     return plain(f"{error} ({place}). LMKICK_TRACEBACK=1 shows the traceback", limit=600)
+
+
+def _joined(message: str) -> str:
+    """A message of several lines as one."""
+    said = ""
+    for line in message.splitlines():
+        said += (" " if said.endswith((":", ".", ";", ",")) else "; ") + line.strip()
+    return said.removeprefix("; ")
 
 
 def _parser() -> argparse.ArgumentParser:

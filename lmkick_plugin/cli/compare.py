@@ -79,7 +79,10 @@ def main(args: argparse.Namespace) -> int:
         args: As declared by `add_arguments`.
 
     Returns:
-        Exit status: 0, or 2 where the runs cannot be compared or a file cannot be written.
+        Exit status 0.
+
+    Raises:
+        LmkickError: The runs cannot be compared, or a file cannot be written.
     """
     outputs: list[tuple[Path | None, Callable[[Comparison], str]]] = [
         (args.json, Comparison.to_json),

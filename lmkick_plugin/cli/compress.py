@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="the new folder (save_compressed)")
     parser.add_argument("--format", default="dense", choices=FORMATS, help="default: dense")
     parser.add_argument("--compressor", required=True, choices=COMPRESSORS[1:])
-    recipe = parser.add_argument_group("recipe", "as for --model kick; README.md has their table")
+    recipe = parser.add_argument_group(
+        "recipe", "as for --model kick; docs/compress.md has their table"
+    )
     for name, argument in ARGUMENTS.items():
         partners = [method for method in argument.goes_with if method != "none"]
         evaluating = "none" in argument.goes_with and name != "data_dir"
@@ -106,6 +108,7 @@ def main(args: argparse.Namespace) -> int:
     import torch
     from lm_eval.utils import setup_logging
 
+    from lmkick_plugin.loading.quantize_on_load import loading_needs
     from lmkick_plugin.model import KickLM
 
     setup_logging()
@@ -113,7 +116,11 @@ def main(args: argparse.Namespace) -> int:
     arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     record = KickLM(**arguments).get_model_info()["kick"]
     print(f"saved in {args.output} ({args.format}): {_outcome(record)}")
-    print(f"to evaluate it: lm_eval run --model kick --model_args pretrained={args.output} ...")
+    needs = loading_needs(args.format)
+    where = f", which needs {needs}" if needs else ""
+    print(
+        f"to evaluate it{where}: lm_eval run --model kick --model_args pretrained={args.output} ..."
+    )
     return 0
 
 

@@ -54,7 +54,10 @@ def main(args: argparse.Namespace) -> int:
         args: As declared by `add_arguments`.
 
     Returns:
-        Exit status: 0, or 2 where there is nothing to export or it cannot be written.
+        Exit status 0.
+
+    Raises:
+        LmkickError: There is nothing to export, or it cannot be written.
     """
     check_folder("--output", args.output)
     collection = collect(args.results, labels=labels_of(args.label))

@@ -42,7 +42,10 @@ def write_layer_table(results: ResultsFile) -> Path:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``lmkick layers`` takes."""
     parser.add_argument(
-        "results", metavar="RESULTS", type=read_path, help="results file, or a folder with several"
+        "results",
+        metavar="RESULTS",
+        type=read_path,
+        help="results file, or a folder with several: one table for each model's weights",
     )
     parser.add_argument(
         "--worst", type=int, default=10, metavar="N", help="matrices to print (10); 0 prints none"
@@ -56,7 +59,10 @@ def main(args: argparse.Namespace) -> int:
         args: As declared by :func:`add_arguments`.
 
     Returns:
-        0, or 2 after a message where nothing could be unpacked.
+        Exit status 0.
+
+    Raises:
+        LmkickError: Nothing could be unpacked.
     """
     if args.worst < 0:
         raise CommandError(f"--worst {args.worst}: expected 0 or more.")
@@ -79,13 +85,17 @@ def _files(path: Path) -> list[ResultsFile]:
         print(f"lmkick layers: skipped {problem}", file=sys.stderr)
     if not found:
         raise ResultsError(problems[0] if problems else f"{path}: no lm-eval results in it")
-    files = [file for file in found if file.record.get("layers")]
+    files: dict[str, ResultsFile] = {}
+    for file in found:
+        if file.record.get("layers"):
+            # Evaluations of the same weights hold the same table: the newest stands for them.
+            files.setdefault(str(file.record.get("weights_sha256") or file.path), file)
     if not files:
         raise ResultsError(
             f"{path}: none of its {len(found)} results files holds a table of layers. Give the"
             " results of a run of --model kick with a compressor."
         )
-    return files
+    return list(files.values())
 
 
 def _lines(file: ResultsFile) -> list[str]:

@@ -122,7 +122,10 @@ def main(args: argparse.Namespace) -> int:
         args: As declared by `add_arguments`.
 
     Returns:
-        Exit status: 0, or 2 where there is nothing to report or it cannot be written.
+        Exit status 0.
+
+    Raises:
+        LmkickError: There is nothing to report, or it cannot be written.
     """
     settings = Settings(
         tolerance=args.tolerance,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Support check for greedy decoding equal to ``generate``: requests and models.
+"""Support check for greedy decoding and sampling equal to ``generate``: requests and models.
 
 transformers is asked itself: ``generate`` prepares everything for a prompt of one token, and hands
 over what it would decode with, just before it would.

@@ -16,7 +16,8 @@ from lmkick_plugin.checkpoints.quantization_config import Scheme
 from lmkick_plugin.recipe.formats import QUANTIZE
 
 __all__ = [
-    "check_can_load", "check_quantize", "load_time_scheme", "quantization_config",
+    "check_can_load", "check_quantize", "load_time_scheme", "loading_needs",
+    "quantization_config",
 ]  # fmt: skip
 
 #: What transformers needs to load a format: modules, and the extra that has them.
@@ -28,6 +29,14 @@ _NEEDS = {
     "torchao": (("torchao",), "torchao"),
     "gguf": (("gguf",), "gguf"),
 }
+
+
+def loading_needs(storage: str) -> str:
+    """What has to be installed to load a format, and where; empty where everything is."""
+    modules, extra = _NEEDS.get(storage, ((), ""))
+    if all(find_spec(module) for module in modules):
+        return ""
+    return f"lmkick[{extra}]{_apart(extra)}"
 
 
 def check_can_load(storage: str, *, device: str) -> None:
@@ -128,7 +137,12 @@ def load_time_scheme(kind: str) -> Scheme:
 
 
 def _install(extra: str) -> str:
-    return f"Install it: pip install 'lmkick[{extra}]'."
+    return f"Install it{_apart(extra)}: pip install 'lmkick[{extra}]'."
+
+
+def _apart(extra: str) -> str:
+    """Where an extra cannot share lmkick's environment: gptqmodel pins another numpy."""
+    return " in an environment of its own" if extra == "gptq" else ""
 
 
 def _has_gpu(device: str) -> bool:

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from lmkick_plugin.terminal import plain
 __all__ = ["Run", "find_results", "group_runs", "is_hidden", "load_run"]
 
 _ALIASES = {"sparsity": "requested_sparsity", "bits": "num_bits", "pretrained": "model_name"}
+_SHORT = {"requested_sparsity": "sparsity", "num_bits": "bits"}
+_TELLING = ("compressor", "num_bits", "pattern", "requested_sparsity")  # named before others
+_MOST = 5  # runs that are offered
+_LONGEST = 4  # terms of a selector that is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,8 @@ def group_runs(
         repeated = sorted({task for task in tasks if tasks.count(task) > 1})
         if repeated:
             said.append(
-                f"{members[0].label}: {len(members)} evaluations share {len(repeated)} tasks "
+                f"{members[0].label}: {len(members)} evaluations share {len(repeated)} "
+                f"task{'' if len(repeated) == 1 else 's'} "
                 f"({plain(', '.join(repeated), limit=60)}); the newest of each counts"
             )
         hashes = {str(file.record.get("weights_sha256")) for file in members}
@@ -174,12 +180,13 @@ def load_run(spec: str) -> Run:
     runs = group_runs(chosen, source=spec, notes=[f"skipped {problem}" for problem in problems])
     if len(runs) == 1:
         return runs[0]
-    listed = "\n".join(f"  {line}" for line in _choices(path, runs or group_runs(files, source="")))
+    every = group_runs(files, source="")
+    listed = _choices(runs or every, every)
     if not runs:
         raise ResultsError(
-            f"{plain(spec)}: no run in {path} matches {plain(selector)}. Its runs:\n{listed}"
+            f"{plain(spec)}: no run in {path} matches {plain(selector)}. Its runs: {listed}"
         )
-    raise ResultsError(f"{plain(spec)}: {len(runs)} runs; choose one:\n{listed}")
+    raise ResultsError(f"{plain(spec)}: {len(runs)} runs; choose one: {listed}")
 
 
 def _selected(file: ResultsFile, selector: str, files: Sequence[ResultsFile]) -> bool:
@@ -210,17 +217,35 @@ def _means(wanted: str, actual: object, *, prefix: bool) -> bool:
     return wanted.casefold() == str(actual).casefold()
 
 
-def _choices(folder: Path, runs: Sequence[Run]) -> list[str]:
-    """One line per run: its selector and label."""
-    identities = [dict(run.files[0].identity) for run in runs]
+def _choices(runs: Sequence[Run], every: Sequence[Run]) -> str:
+    """What chooses each of the first runs among every run of the folder, and how many more."""
+    shown = [
+        f"@{selector}" if (selector := _shortest(run, every)) else str(run.files[0].path)
+        for run in runs[:_MOST]
+    ]
+    more = [f"and {len(runs) - _MOST} more"] if len(runs) > _MOST else []
+    return plain("; ".join([*shown, *more]))
+
+
+def _shortest(run: Run, every: Sequence[Run]) -> str:
+    """The selector with the fewest terms that no other run answers to; empty where none does."""
+    identities = [dict(one.files[0].identity) for one in every]
     keys = sorted({key for identity in identities for key in identity})
     differing = [k for k in keys if len({identity.get(k) for identity in identities}) > 1]
-    lines = []
-    for run in runs:
-        file = run.files[0]
-        values = {key: file.facts.get(key) for key in differing}
-        terms = [f"{key}={'none' if value is None else value}" for key, value in values.items()]
-        writable = terms and folder.is_dir() and not any("," in term for term in terms)
-        how = f"{folder}@{','.join(terms)}" if writable else str(file.path)
-        lines.append(plain(f"{how}  ({run.label}, {file.path.name})"))
-    return lines
+    differing.sort(key=lambda key: (key not in _TELLING, key))
+    facts = run.files[0].facts
+    terms = {key: _written(facts.get(key)) for key in differing}
+    usable = [key for key in differing if not {",", "@"} & {*terms[key]}]
+    others = [one.files[0].facts for one in every if one.files[0].identity != run.files[0].identity]
+    for count in range(1, min(len(usable), _LONGEST) + 1):
+        for chosen in combinations(usable, count):
+            if not any(
+                all(_means(terms[key], other.get(key), prefix=False) for key in chosen)
+                for other in others
+            ):
+                return ",".join(f"{_SHORT.get(key, key)}={terms[key]}" for key in chosen)
+    return ""
+
+
+def _written(value: object) -> str:
+    return "none" if value is None else str(value)

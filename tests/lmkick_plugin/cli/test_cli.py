@@ -193,6 +193,21 @@ def test_what_lmkick_itself_refuses_later_needs_no_traceback(
     assert capsys.readouterr().err.splitlines()[-1] == f"lmkick run: {error}"
 
 
+def test_a_message_of_several_lines_is_one(
+    run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lm_eval._cli import HarnessCLI
+
+    def execute(self: object, options: argparse.Namespace) -> None:
+        raise SettingsError("a and b cannot be compared:\n  no item\n  another prompt")
+
+    monkeypatch.setattr(HarnessCLI, "execute", execute)
+    monkeypatch.setattr("lm_eval.utils.setup_logging", lambda: None)
+    assert cli.main(run) == 2
+    said = "lmkick run: a and b cannot be compared: no item; another prompt"
+    assert capsys.readouterr().err.splitlines()[-1] == said
+
+
 def test_an_unexpected_error_says_where_and_shows_its_traceback_on_request(
     run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

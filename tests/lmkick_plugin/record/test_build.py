@@ -181,7 +181,10 @@ def test_table_is_unpacked_beside_the_results(
     written = {"config": {"model": "kick", "kick": kick}, "results": {}}
     results = tmp_path / "results_2025-01-01T00-00-00.000001.json"
     results.write_text(json.dumps(written))
+    # An older evaluation of the same weights holds the same table.
+    results.with_name("results_2024-01-01T00-00-00.000001.json").write_text(json.dumps(written))
     assert main(["layers", str(tmp_path), "--worst", "2"]) == 0
+    assert len([*tmp_path.glob("layers_*.csv")]) == 1
     with (tmp_path / "layers_2025-01-01T00-00-00.000001.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows][-1] == "model.layers.1.mlp.down_proj"
