@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressors.files import write_atomically
+from lmkick_plugin.report.formatting import plural
 from lmkick_plugin.terminal import CommandError, emit, plain, read_path, render_table
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "main"]
 
+# Of a run's arguments, those that say what is loaded.
+_IDENTITY = (
+    "quantize", "revision", "peft", "subfolder", "gguf_file", "delta", "tokenizer",
+    "trust_remote_code",
+)  # fmt: skip
 _LARGEST = 1_000_000  # prompts, tokens of one, and runs
 
 
@@ -134,7 +140,7 @@ def _of_results(selector: str) -> tuple[str, str | None, dict[str, Any]]:
     saved = arguments.get("save_compressed")
     if isinstance(saved, str) and Path(saved).is_dir():
         return saved, f"the folder that the run saved: {saved}", {}
-    kept = {name: arguments[name] for name in ("quantize", "revision", "peft") if name in arguments}
+    kept = {name: arguments[name] for name in _IDENTITY if name in arguments}
     note = None
     if arguments.get("compressor", "none") != "none":
         note = (
@@ -167,11 +173,11 @@ def _text(model: str, found: Profile, note: str | None) -> str:
         ["weights in memory", *once(found.memory_bytes)],
         ["weights on disk", *once(found.disk_bytes)],
     ]
-    threads = "" if found.threads is None else f", {found.threads} threads"
+    threads = "" if found.threads is None else f", {plural(found.threads, 'thread')}"
     lines = [
         f"{plain(model)}: {found.storage}, {found.dtype}, {plain(found.device)}{threads}",
         f"batch of {found.batch_size}, {found.prompt_tokens} prompt and {found.new_tokens} new "
-        f"tokens, {found.repeats} repeats after a warm-up",
+        f"tokens, {plural(found.repeats, 'repeat')} after a warm-up",
         *([f"measured: {plain(note)}"] if note else []),
         "",
         render_table(["", "median", "lowest", "highest"], rows),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
+from lmkick_plugin.recipe.readers import suggest
 from lmkick_plugin.report import notes as notes_on
 from lmkick_plugin.report.comparison_table import Comparison, Row
 from lmkick_plugin.report.item_pairs import MismatchError
@@ -155,8 +156,11 @@ def _common_tasks(
     for pattern in patterns:
         names = [*common, *children]
         if not fnmatch.filter(names, pattern):
+            members = {name for group in children.values() for name in group}
+            shared = ", ".join(name for name in names if name not in members)
             raise ResultsError(
-                f"--tasks {plain(pattern)}: not in both runs; they share {plain(', '.join(names))}"
+                f"--tasks {plain(pattern)}: not in both runs. {plain(suggest(pattern, names))}"
+                f"They share {plain(shared, limit=300)}"
             )
     if patterns:
         kept = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from compressors.files import csv_text
-from lmkick_plugin.report.formatting import speed
+from lmkick_plugin.report.formatting import plural, speed
 from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.recall import Recall
 from lmkick_plugin.report.run_verdict import RunVerdict
@@ -166,7 +166,7 @@ class Comparison:
         hidden = {row.name for row in self.rows} - self.shown
         notes = [f"note: {plain(note)}" for note in self.notes]
         if hidden:
-            notes.append(f"note: {len(hidden)} members of groups not shown: --tasks NAME")
+            notes.append(f"note: {plural(len(hidden), 'member')} of groups not shown: --tasks NAME")
         said = textwrap.wrap(plain(self.verdict.sentence), 100)
         table = render_table(_HEADER, cells, text_columns=2)
         recall = [line for one in self.recall for line in ("", one.to_text())]

@@ -225,9 +225,10 @@ def _card(evidence: Evidence) -> str:
             rows = [_card_row(evidence, model.dense, cell, task) for task in evidence.tasks]
             known = [row for row in rows if row is not None]
             if known:
+                sentence = evidence.verdict(cell, "this model").sentence
                 parts += [
                     f"## {escaped(cell.label)}",
-                    escaped(evidence.verdict(cell, "This model").sentence),
+                    escaped(sentence[:1].upper() + sentence[1:]),
                     table(_CARD, known),
                     *(
                         escaped(" ".join([f"Facts of {one.source}.", *one.remarks()]))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from compressors.errors import LmkickError
+from lmkick_plugin.report.formatting import plural
 from lmkick_plugin.results.results_file import ResultsFile
 from lmkick_plugin.results.samples import Sample
 from lmkick_plugin.terminal import plain
@@ -103,8 +104,8 @@ def _differences(
         limits = [file.mapping("config").get("limit") for file in (dense, compressed)]
         cause = f"; limit {limits[0]} against {limits[1]}" if limits[0] != limits[1] else ""
         lines.append(
-            f"data: {only_first} items only in the first, {only_second} only in the second,"
-            f" {len(pairs)} in both{cause}"
+            f"data: {plural(only_first, 'item')} only in the first,"
+            f" {only_second} only in the second, {len(pairs)} in both{cause}"
         )
     counts = {
         "reference answers": sum(a.target != b.target for a, b in pairs),

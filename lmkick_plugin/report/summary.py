@@ -247,10 +247,11 @@ def _answer(
         )
     else:
         chosen = max(unlost, key=lambda line: (len(line.tasks_with("match")), _mean(line)))
+        matched = len(chosen.tasks_with("match"))
+        how = f"comes closest, it matches on {plural(matched, 'task')} and loses on none"
         said = (
-            f"No run is shown to keep {bound} on all tasks: {_named(chosen)} comes closest, it"
-            f" matches on {plural(len(chosen.tasks_with('match')), 'task')} and loses on none;"
-            f" {_still_open(chosen)}"
+            f"No run is shown to keep {bound} on all tasks: {_named(chosen)}"
+            f" {how if matched else 'loses on none, and matches on none'}; {_still_open(chosen)}"
         )
     others = f"; {_others(judged, chosen)}" if unlost else ""
     return f"{said}{others}.{_unknown(judged, knowledge)}", chosen

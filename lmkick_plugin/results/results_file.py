@@ -89,7 +89,12 @@ class ResultsFile:
             data = parse_json(path.read_bytes())
         except OSError as error:
             raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
+            if path.suffix != ".json":
+                raise ResultsError(
+                    f"{path}: not a results file. Give the results_*.json file of a run, or its "
+                    "folder"
+                ) from error
             raise ResultsError(
                 f"{path}: not a whole JSON file ({plain(error, limit=80)}); run the evaluation "
                 "again"

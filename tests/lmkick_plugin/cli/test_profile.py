@@ -75,6 +75,12 @@ def test_wrong_arguments(
     assert words in capsys.readouterr().err
 
 
+def test_results_name_the_whole_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"pretrained": "kick-mini", "subfolder": "absent"}
+    assert main(["profile", str(results(tmp_path / "run", given)), *SIZES]) == 2
+    assert "Unrecognized model" in capsys.readouterr().err  # there is none in that subfolder
+
+
 def test_results_of_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", str(results(tmp_path / "run", {})), *SIZES]) == 2
     assert "do not say which model" in capsys.readouterr().err

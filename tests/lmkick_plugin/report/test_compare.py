@@ -72,7 +72,7 @@ def test_repeated_documents_go_together_in_their_order(pair: Pair) -> None:
     assert found.n == 2
     assert found.flips is not None
     assert (found.flips.right_to_wrong, found.flips.wrong_to_right) == (1, 1)
-    with pytest.raises(MismatchError, match="1 items only in the first, 0 only in the second"):
+    with pytest.raises(MismatchError, match="1 item only in the first, 0 only in the second"):
         compare_runs(*pair(twice(RIGHT, WRONG), twice(RIGHT)))
 
 
@@ -124,7 +124,7 @@ def test_other_data_and_a_limit(pair: Pair, write: Writer) -> None:
     assert "limit None against 1" in said
     other = quiz(RIGHT, RIGHT, WRONG)
     other[2] = choice_item(2, RIGHT, text="a new question")
-    assert "1 items only in the first, 1 only in the second, 2 in both" in refused(
+    assert "1 item only in the first, 1 only in the second, 2 in both" in refused(
         *pair(quiz(RIGHT, RIGHT, WRONG), other)
     )
 
@@ -189,7 +189,7 @@ def test_every_task_that_differs_is_named(write: Writer) -> None:
     a = load_run(str(write("a", {n: quiz(RIGHT, WRONG) for n in [*names, "same"]})))
     b = load_run(str(write("b", {n: quiz(RIGHT) for n in names} | {"same": quiz(RIGHT, WRONG)})))
     said = refused(a, b)
-    assert said.count("items only in the first") == 20
+    assert said.count("1 item only in the first") == 20
     assert said.endswith("and 10 more")
     kept = compare_runs(a, b, tasks=["same"])
     assert {row.name for row in kept.rows} == {"same"}
@@ -217,9 +217,17 @@ def test_no_common_task(write: Writer) -> None:
 def test_unknown_names(pair: Pair) -> None:
     a, b = pair(quiz(RIGHT), quiz(RIGHT))
     assert "no metric f1; the runs have acc, acc_greedy" in refused(a, b, metrics=["f1"])
-    assert "--tasks nothing*: not in both runs; they share quiz" in refused(
+    assert "--tasks nothing*: not in both runs. They share quiz" in refused(
         a, b, tasks=["nothing*"]
     )
+
+
+def test_a_misspelt_group_is_corrected_and_members_are_not_listed(write: Writer) -> None:
+    tasks = {"kick_mmlu_law": quiz(RIGHT), "kick_mmlu_art": quiz(RIGHT)}
+    runs = [load_run(str(write(n, tasks, groups={"kick_mmlu": [*tasks]}))) for n in ("a", "b")]
+    said = refused(*runs, tasks=["kick_mmlo"])
+    assert "Did you mean 'kick_mmlu'? They share kick_mmlu" in said
+    assert "kick_mmlu_law" not in said
 
 
 @pytest.mark.parametrize("options", [{"tolerance": 1.5}, {"resamples": 0}])
@@ -407,7 +415,7 @@ def test_groups_are_pooled_over_items_and_say_when_lm_eval_averages_otherwise(
 
 def test_a_group_with_a_task_left_out_has_no_row(write: Writer) -> None:
     tasks = {"one": quiz(RIGHT), "three": quiz(WRONG, WRONG, RIGHT)}
-    groups = {"all": ["one", "three"], "loop": ["all", "loop"]}
+    groups = {"all": ["one", "three"]}
     a = load_run(str(write("a", tasks, groups=groups)))
     assert "all" in {row.name for row in compare_runs(a, a).rows}
     assert {row.name for row in compare_runs(a, a, tasks=["one"]).rows} == {"one"}

@@ -192,6 +192,18 @@ def test_nothing_is_named_where_dense_is_at_its_floor_everywhere(write: Writer) 
     assert [line.word for line in found.lines] == ["dense", "cannot tell"]
 
 
+@pytest.mark.parametrize(("share", "closest"), [(0.76, False), (0.8, True)])
+def test_a_run_comes_closest_only_where_it_matches(
+    write: Writer, share: float, closest: bool
+) -> None:
+    for name, kick, kept in (("dense", record(), 0.8), ("four", record("rtn", num_bits=4), share)):
+        tasks = {"a": quiz("contains", kept), "b": quiz("contains", 0.7, n=10)}
+        write(name, tasks, record=kick, directions={"contains": True})
+    sentence = summary_of(write).sentence
+    assert ("comes closest, it matches on 1 task" in sentence) is closest
+    assert ("matches on none" in sentence) is not closest
+
+
 def test_where_all_lose_the_best_is_named_without_praise(write: Writer) -> None:
     run(write, "dense", record(), kick_freebaseqa=0.8)
     run(write, "two", record("rtn", num_bits=2), kick_freebaseqa=0.1)

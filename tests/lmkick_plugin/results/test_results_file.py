@@ -195,6 +195,12 @@ def test_half_written_files_are_named_and_skipped(folder: Path) -> None:
         load_run(str(path))
 
 
+def test_a_table_is_no_results_file(tmp_path: Path) -> None:
+    (tmp_path / "cells.csv").write_text("model,task\n")
+    with pytest.raises(ResultsError, match=r"cells.csv: not a results file. Give the results_"):
+        load_run(str(tmp_path / "cells.csv"))
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"results": 3}', "3", ""])
 def test_files_that_are_something_else(tmp_path: Path, text: str) -> None:
     path = tmp_path / f"results_{STAMP}.json"
