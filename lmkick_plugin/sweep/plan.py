@@ -131,10 +131,14 @@ class SweepPlan:
         table = render_table(["cell", "state", "tasks", "about", "bytes"], rows, text_columns=2)
         left = len(self.to_do)
         failed = sum(bool(planned.failed) for planned in self.cells)
+        cells, tasks = (
+            f"{len(found)} {noun}{'' if len(found) == 1 else 's'}"
+            for found, noun in ((self.cells, "cell"), (self.tasks, "task"))
+        )
         lines = [
             table,
             "",
-            f"{len(self.cells)} cells of {len(self.tasks)} tasks below {self.config.output}: "
+            f"{cells} of {tasks} below {self.config.output}: "
             f"{len(self.cells) - left} done, {left} to do" + (self._estimate() if left else ""),
             f"tasks: {' '.join(self.tasks)}",
         ]

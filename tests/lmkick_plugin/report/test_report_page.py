@@ -501,6 +501,7 @@ def test_a_recovery_above_chance_fits_and_breaks_after_its_comma_only(
     for width in (DESKTOP, PHONE):
         look(browser, made, width=width)
         assert browser.execute_script("return document.body.innerText").count("above chance")
+        assert browser.execute_script("return innerWidth") == width
         assert browser.execute_script(OVERLAPS) == []
         assert browser.execute_script(TOO_WIDE) == []
 
