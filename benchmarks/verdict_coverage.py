@@ -38,6 +38,7 @@ RECOVERIES = (0.90, 0.95, 0.975, 1.0)
 DENSE = (0.05, 0.25, 0.5, 0.8, 0.95)
 SIZES = (20, 100, 1_000, 14_000)
 GRADED = (3, 6, 10, 20, 50, 100)
+LUMPY = (20, 50, 100)
 LARGEST = 4  # items of a cluster
 _BATCH = 4_000_000  # numbers held at a time
 
@@ -54,7 +55,8 @@ class World:
 
     Attributes:
         kind: ``lost`` (nothing is won), ``churn`` (3 % of the items are won), ``clusters``
-            (the same in clusters of 1 to 4 items that mostly go together), ``graded``.
+            (the same in clusters of 1 to 4 items that mostly go together), ``graded`` (every item
+            changes a little), ``lumpy`` (graded; a few items lose all).
         n: Independent clusters; items where each is its own.
         dense: Accuracy of the dense model, or its mean graded score.
         recovery: Of the compressed model.
@@ -76,7 +78,12 @@ class World:
     def difference(self) -> float:
         """True compressed - dense."""
         _, lost, won, _ = self.cells
-        return float(won - lost) if self.kind != "graded" else self.dense * (self.recovery - 1)
+        return self.dense * (self.recovery - 1) if self.graded else float(won - lost)
+
+    @property
+    def graded(self) -> bool:
+        """Whether items have scores between 0 and 1."""
+        return self.kind in ("graded", "lumpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +115,7 @@ def simulate(
     rng = np.random.default_rng(seed)
     rows: FloatArray | None = None
     found: NDArray[Any]
-    if world.kind == "graded":
+    if world.graded:
         found = graded_scores(world, experiments, rng)
     else:
         rows, found = clusters_of(world, experiments, rng)
@@ -174,7 +181,7 @@ def answer_draws(
     else:
         used = counts.any(axis=0)
         sums = weighted_sums(rows[used], shapes[:, used], resamples=resamples, rng=rng)
-        added = with_pseudo_clusters(np.ones((1, 3)))[1:]
+        added = with_pseudo_clusters(np.ones((1, 3)), binary=True)[1:]
         extra = weighted_sums(added, np.ones((len(counts), 4)), resamples=resamples, rng=rng)
         sums += (totals[:, 2] / counts.sum(axis=1))[:, None, None] * extra
     return sums[..., 0] / sums[..., 2], sums[..., 1] / sums[..., 2], points
@@ -213,8 +220,10 @@ def items_of(rows: FloatArray, counts: Counts) -> Counts:
 
 
 def graded_scores(world: World, count: int, rng: np.random.Generator) -> FloatArray:
-    """float64 [count, 2, n]: Beta(2, .), and a change of .1 (one s.d.) in every item."""
+    """float64 [count, 2, n]: Beta(2, .); a change of .1 (one s.d.) in all items, or 0 in some."""
     dense = rng.beta(2.0, 2.0 / world.dense - 2.0, (count, world.n))
+    if world.kind == "lumpy":
+        return np.stack([dense, dense * (rng.random(dense.shape) < world.recovery)], axis=1)
     return np.stack([dense, world.recovery * dense + rng.normal(0, 0.1, dense.shape)], axis=1)
 
 
@@ -225,10 +234,16 @@ def graded_draws(scores: FloatArray, resamples: int, rng: np.random.Generator, o
     if old:
         weights = rng.multinomial(n, np.full(n, 1 / n), shape) * 1.0
     else:
-        weights = rng.standard_exponential((*shape, n))
-    drawn = weights @ scores.transpose(0, 2, 1) / weights.sum(axis=2, keepdims=True)
+        weights = rng.standard_exponential((*shape, n + 2))
     means = scores.mean(axis=2)
-    drawn = means[:, None] + (1.0 if old else t_factor(n)) * (drawn - means[:, None])
+    centre = means
+    if not old:  # the pseudo-clusters
+        score, nothing = means[:, :1], np.zeros((len(scores), 1))
+        added = np.stack([np.hstack([score, nothing]), np.hstack([nothing, score])], axis=1)
+        scores = np.concatenate([scores, added], axis=2)
+        centre = scores.mean(axis=2)
+    drawn = weights @ scores.transpose(0, 2, 1) / weights.sum(axis=2, keepdims=True)
+    drawn = means[:, None] + (1.0 if old else t_factor(n)) * (drawn - centre[:, None])
     return drawn[..., 0].copy(), drawn[..., 1].copy(), means[:, 0]
 
 
@@ -310,6 +325,8 @@ def worlds() -> Iterator[tuple[str, int, Sequence[float]]]:
             yield kind, n, DENSE if kind != "clusters" else DENSE[::2]
     for n in GRADED:
         yield "graded", n, (0.25, 0.5)
+    for n in LUMPY:
+        yield "lumpy", n, (0.25, 0.5)
 
 
 def matching_tables(n: int, added: float, most_won: int) -> Counts:

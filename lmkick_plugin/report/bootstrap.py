@@ -10,7 +10,10 @@ Gamma(1) variates, of which a ratio needs no normalisation.
   single items a draw is then the 2 x 2 table from Dirichlet(n11 + 1, n10 + 1, n01 + 1, n00 + 1), so
   that no lost item among few is not taken for no loss. A half in each cell is not enough: where 2.5
   lost items are expected, 8 % of the samples show none, and most of these would match.
-- Graded: the distance of each draw from the score is widened to that of Student's t.
+- Graded: two pseudo-clusters join them, one that loses the mean score and one that wins it, for the
+  same reason: a few items may lose all they had, and few items may show none of these. The distance
+  of each draw from the score is widened to that of Student's t.
+- Perplexity: widened only; it moves in every window.
 
 References:
     Rubin, The Bayesian Bootstrap, Annals of Statistics 9 (1981).
@@ -68,18 +71,22 @@ def cluster_sums(columns: FloatArray, clusters: NDArray[np.int64] | None) -> Flo
     return sums
 
 
-def with_pseudo_clusters(sums: FloatArray) -> FloatArray:
-    """Add one cluster per cell of right/wrong by right/wrong, of the mean cluster's size.
+def with_pseudo_clusters(sums: FloatArray, *, binary: bool) -> FloatArray:
+    """Add clusters of the mean size: what the items may have failed to show.
 
     Args:
-        sums: float64 [K, 1 + runs + 1]: right answers of dense, right answers of each run, items.
+        sums: float64 [K, 1 + runs + 1]: scores of dense, scores of each run, items.
+        binary: Whether items are right or wrong: one cluster per cell of right/wrong by
+            right/wrong. Else one whose mean dense score is lost, and one where it is won.
 
     Returns:
-        float64 [K + 4, 1 + runs + 1]; in the last four, every run is right where the first is.
+        float64 [K + 4, 1 + runs + 1], or [K + 2, ...]; in those added all runs score alike.
     """
     runs = sums.shape[1] - 2
-    cells = ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0))
-    added = np.asarray([[dense, *([run] * runs), 1.0] for dense, run in cells])
+    lost_and_won = ((1.0, 0.0), (0.0, 1.0))
+    cells = ((1.0, 1.0), *lost_and_won, (0.0, 0.0)) if binary else lost_and_won
+    score = 1.0 if binary else sums[:, 0].sum() / sums[:, -1].sum()
+    added = np.asarray([[score * dense, *([score * run] * runs), 1.0] for dense, run in cells])
     return np.concatenate([sums, sums[:, -1].mean() * added])
 
 
@@ -110,13 +117,14 @@ def weighted_sums(
 
 
 def drawn_ratios(
-    sums: FloatArray, *, binary: bool, resamples: int, seed: int
+    sums: FloatArray, *, binary: bool, graded: bool = False, resamples: int, seed: int
 ) -> tuple[FloatArray, ...]:
     """Ratios of sums over draws of the clusters' weights, the same draws for every column.
 
     Args:
         sums: float64 [K, columns + 1], sums of each cluster; the last column is divided by.
         binary: Whether items are right or wrong, the first column being the dense run's.
+        graded: Whether they have scores that can be lost, likewise.
         resamples: Number of draws.
         seed: Seed; the result depends on nothing else.
 
@@ -130,8 +138,9 @@ def drawn_ratios(
         raise StatisticsError("there are no items to resample")
     if resamples < 1:
         raise StatisticsError(f"resamples must be at least 1, got {resamples}")
-    if binary:
-        sums = with_pseudo_clusters(sums)
+    known = sums
+    if binary or graded:
+        sums = with_pseudo_clusters(sums, binary=binary)
     # Equal clusters have one weight together: Gamma(count).
     rows, counts = np.unique(sums, axis=0, return_counts=True)
     shapes = counts.astype(np.float64)
@@ -139,8 +148,8 @@ def drawn_ratios(
     with np.errstate(all="ignore"):
         ratios = drawn[:, :-1] / drawn[:, -1:]
         if not binary:
-            points = sums[:, :-1].sum(axis=0) / sums[:, -1].sum()
-            widened = points + t_factor(len(sums)) * (ratios - points)
+            points, centre = (s[:, :-1].sum(axis=0) / s[:, -1].sum() for s in (known, sums))
+            widened = points + t_factor(len(known)) * (ratios - centre)
             ratios = np.where(np.isfinite(points), widened, points)
     return tuple(ratios.T)
 

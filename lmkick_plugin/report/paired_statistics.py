@@ -72,6 +72,11 @@ class Metric:
     binary: bool = False
     floor: float = 0.0
 
+    @property
+    def graded(self) -> bool:
+        """Whether items have scores that can be lost: F1, ROUGE, a judge's."""
+        return self.direction == "at_least" and not self.binary
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedStatistics:
@@ -214,7 +219,13 @@ def paired_statistics(
     below = np.ones(first.shape) if weights is None else np.asarray(weights, dtype=np.float64)
     items = as_columns([first, np.asarray(compressed, dtype=np.float64), below])
     sums = cluster_sums(items, clusters)
-    ratios = drawn_ratios(sums, binary=metric.binary, resamples=rule.resamples, seed=rule.seed)
+    ratios = drawn_ratios(
+        sums,
+        binary=metric.binary,
+        graded=metric.graded,
+        resamples=rule.resamples,
+        seed=rule.seed,
+    )
     with np.errstate(all="ignore"):  # inf and nan are results here, and reported as such
         points = items[:, :2].sum(axis=0) / items[:, 2].sum()
         if metric.transform is not None:
@@ -353,8 +364,8 @@ def _settle(sums: FloatArray, metric: Metric, tolerance: float) -> int | None:
     kept = 1 - tolerance
     with np.errstate(all="ignore"):
         dense = float(sums[:, 0].sum() / sums[:, 2].sum())
-        if metric.binary:
-            sums = with_pseudo_clusters(sums)
+        if metric.binary or metric.graded:
+            sums = with_pseudo_clusters(sums, binary=metric.binary)
         if metric.direction == "at_most" and metric.transform is not None:
             values, distance = sums[:, 1] - sums[:, 0], -math.log(kept)
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -261,9 +261,11 @@ def _draws(task: str, members: Sequence[Measured], seed: int) -> list[FloatArray
     below = np.ones(len(first.dense.values)) if weights is None else weights
     columns = np.stack([*(item.values for item in items), below], axis=1)
     metric = first.scoring.metric
+    binary = all(one.scoring.metric.binary for one in members)
     ratios = drawn_ratios(
         cluster_sums(columns, first.clusters),
-        binary=all(one.scoring.metric.binary for one in members),
+        binary=binary,
+        graded=replace(metric, binary=binary).graded,
         resamples=CLAIM_RESAMPLES,
         seed=_seed(task, seed),
     )

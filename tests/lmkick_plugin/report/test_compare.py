@@ -244,7 +244,7 @@ def values(metric: str, *numbers: Any) -> list[dict[str, Any]]:
 
 
 def test_graded_metrics_have_an_interval_and_a_verdict_but_no_flips(pair: Pair) -> None:
-    many = [0.5, 1, 1] * 10
+    many = [0.5, 1, 1] * 40
     row = only(compare_runs(*pair(values("f1", *many), values("f1", *many))), "f1")
     assert row.statistics.verdict == "match"
     assert row.statistics.flips is None

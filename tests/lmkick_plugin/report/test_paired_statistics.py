@@ -33,6 +33,23 @@ def answers(n: int, right: float, *, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).random(n) < right).astype(float)
 
 
+def test_few_unchanged_graded_items_do_not_match() -> None:
+    scores = np.linspace(0.2, 1, 100)
+    assert paired_statistics(scores, scores).verdict == "match"
+    few = paired_statistics(scores[::3], scores[::3])
+    assert few.verdict == "inconclusive"
+    assert few.recovery == 1
+    assert paired_statistics(scores[::3], scores[::3] / 2).verdict == "fail"
+    loss = paired_statistics(scores[::3], scores[::3], metric=LOSS)
+    assert loss.verdict == "match", "a perplexity changes in every window"
+
+
+def test_right_answers_weigh_alike_as_graded_and_as_binary() -> None:
+    right = np.ones(40)
+    found = [paired_statistics(right, right, metric=metric) for metric in (Metric(), BINARY)]
+    assert [one.verdict for one in found] == ["inconclusive"] * 2
+
+
 def quiz(dense: float, compressed: float, n: int, **options: float) -> PairedStatistics:
     metric = Metric(binary=True, **options)
     return paired_statistics(
@@ -116,10 +133,10 @@ def test_a_dense_score_of_zero_has_no_verdict() -> None:
 
 def test_a_judges_lowest_score_is_a_floor() -> None:
     judge = Metric(floor=1.0)
-    lowest = np.full(40, 1.0)
+    lowest = np.full(100, 1.0)
     assert paired_statistics(lowest, lowest, metric=judge).verdict is None
     assert paired_statistics(lowest, lowest).verdict == "match"  # the same, were the floor 0
-    good = np.linspace(4, 6, 40)
+    good = np.linspace(4, 6, 100)
     assert paired_statistics(good, good - 0.01, metric=judge).verdict == "match"
 
 

@@ -141,8 +141,8 @@ def evaluate(
         "kick_instruct": graded(
             {"unique_words": words} | ({"judge_score": words / 10} if judged else {})
         ),
-        "kick_summarization_small": graded({"rougeL": short}),
-        "kick_summarization_large": graded({"rougeL": long}),
+        "kick_summarization_small": graded({"rougeL": short}, n=200),
+        "kick_summarization_large": graded({"rougeL": long}, n=200),
         **mmlu(shares),
     }
     accuracies = {f"mmlu_kick_{c}": round(50 * share) / 50 for c, share in shares.items()}
