@@ -23,7 +23,9 @@ from lmkick_plugin.report.formatting import (
 )
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.paired_statistics import PairedStatistics
+from lmkick_plugin.report.recall_section import recalls_of
 from lmkick_plugin.report.run_verdict import RunVerdict, why_open
+from lmkick_plugin.report.verdict import FEWEST
 from lmkick_plugin.terminal import plain, render_table
 
 __all__ = ["COLUMNS", "RunLine", "Summary", "summaries_text", "summarise"]
@@ -201,6 +203,20 @@ def _line(evidence: Evidence, model: Model, cell: Cell) -> RunLine:
     return RunLine(cell, found.word, share, tasks, found)
 
 
+def _recalled(model: Model) -> str:
+    """What became of the facts, where nothing else was asked; of the run that says fewest."""
+    found = [
+        (cell, one)
+        for cell in model.cells
+        for one in recalls_of(model, cell)[0]
+        if one.said >= FEWEST
+    ]
+    if not found:
+        return ""
+    cell, one = min(found, key=lambda pair: float(pair[1].shares[0]))
+    return f"Facts alone were asked, for which there is no verdict. {cell.short}: {one.sentence()}"
+
+
 def _answer(
     evidence: Evidence, model: Model, lines: Sequence[RunLine], knowledge: Sequence[str]
 ) -> tuple[str, RunLine | None]:
@@ -218,6 +234,9 @@ def _answer(
     if not judged:
         return "No run was asked the dense model's questions, so none has a verdict.", None
     if not any(one.verdict for line in judged for one in line.tasks.values()):
+        recalled = _recalled(model)
+        if recalled:
+            return recalled, None
         whys = {one.reason: None for line in judged for one in line.tasks.values() if one.reason}
         return f"No run has a verdict on any task: {'; '.join(whys) or 'no score to judge'}.", None
     unlost = [line for line in judged if line.word != "loses"]

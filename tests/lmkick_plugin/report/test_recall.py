@@ -393,7 +393,8 @@ def test_the_report_has_table_sentence_and_picture(results: Path, tmp_path: Path
     assert "Known, out of reach, lost" in page
     for label in ("wanda 50 %: lost", "gptq 4 bits: said"):
         assert re.search(f"<title>[^<]*{label} [0-9.]+", drawn), label
-    assert page.count("Of the 700 facts that dense says") == 2
+    assert page.count("Of the 700 facts that dense says") == 3, "two runs, and the first screen"
+    assert "which there is no verdict. wanda 50 %: Of the 700 facts" in text, "it says fewer"
 
 
 def test_no_section_without_recall_tasks(tmp_path: Path) -> None:
