@@ -111,4 +111,4 @@ def test_lmkick_run_says_its_own_name(
     guarded(fails)
     arguments = ["--model", "kick", "--model_args", f"pretrained={tiny_model_dir}"]
     assert cli.main(["run", *arguments, "--tasks", "x"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "lmkick run: found late"
+    assert capsys.readouterr().err.splitlines()[-1] == "lmkick run: found; late"
