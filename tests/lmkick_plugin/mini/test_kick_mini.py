@@ -112,7 +112,7 @@ def test_the_demo_prints_a_table_and_writes_a_page(
     monkeypatch.setattr(demo, "TASKS", ("kick_freebaseqa", "kickonly_perplexity"))
     monkeypatch.setattr(demo, "LIMIT", {"kickonly_perplexity": 1, "default": 20})
     monkeypatch.setattr(demo, "MAX_GEN_TOKS", {"kick_freebaseqa": 4, "default": 8})
-    monkeypatch.setattr(demo, "_PRUNERS", ("magnitude",))
+    monkeypatch.setattr(demo, "PRUNERS", ("magnitude",))
     monkeypatch.setattr(demo, "_SPARSITIES", [0.6])
     monkeypatch.setattr(demo, "_BITS", [8])
     monkeypatch.setattr(demo, "_WORKERS", 10**6)  # in this process
