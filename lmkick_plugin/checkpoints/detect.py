@@ -201,7 +201,8 @@ def inspect_folder(
     shards = Shards.open(folder)
     if shards is None:
         return
-    if isinstance(layers, int) and layers > len(shards.tensors):  # before as many are made
+    # Before as many are made: a layer has at least one tensor.
+    if isinstance(layers, int) and not 0 < layers <= len(shards.tensors):
         raise SettingsError(
             f"{folder}: config.json says num_hidden_layers={layers}, and its files hold "
             f"{len(shards.tensors)} tensors in all. Correct config.json, or copy the files again."

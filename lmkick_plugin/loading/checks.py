@@ -286,7 +286,8 @@ def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[s
 
     Raises:
         SettingsError: It cannot cut text, has no end-of-text token, or tokens that the model has no
-            row for; or the model's context has no room for a prompt and an answer.
+            row for; ``prefix_token_id`` is none of the model's; or the model's context has no room
+            for a prompt and an answer.
     """
     try:
         tokenizer.encode("1984")
@@ -302,12 +303,6 @@ def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[s
     if tokenizer.eos_token_id is None:
         raise SettingsError(f"The tokenizer of {name} names no EOS token. {remedy}")
     size = getattr(getattr(config, "text_config", None) or config, "vocab_size", None)
-    layers = getattr(getattr(config, "text_config", None) or config, "num_hidden_layers", None)
-    if isinstance(layers, int) and layers < 1:
-        raise SettingsError(
-            f"num_hidden_layers={layers} in the config of {name}: a model without layers. Correct "
-            "config.json."
-        )
     prefix = passed.get("prefix_token_id")
     if size is not None and not is_unset(prefix) and int(str(prefix)) >= size:
         raise SettingsError(

@@ -209,7 +209,7 @@ def read_amount(name: str, value: object) -> int | float:
     return int(number) if number >= 1 else number
 
 
-#: Generation settings that are misspelt in earnest; transformers has more.
+#: Common generation settings, for hints on spelling; transformers has more.
 _GENERATION = (
     "diversity_penalty", "do_sample", "early_stopping", "epsilon_cutoff", "eta_cutoff",
     "length_penalty", "max_gen_toks", "max_length", "max_new_tokens", "max_time", "min_length",

@@ -85,9 +85,10 @@ def with_pseudo_clusters(sums: FloatArray, *, binary: bool) -> FloatArray:
     runs = sums.shape[1] - 2
     lost_and_won = ((1.0, 0.0), (0.0, 1.0))
     cells = ((1.0, 1.0), *lost_and_won, (0.0, 0.0)) if binary else lost_and_won
-    score = 1.0 if binary else sums[:, 0].sum() / sums[:, -1].sum()
-    added = np.asarray([[score * dense, *([score * run] * runs), 1.0] for dense, run in cells])
-    return np.concatenate([sums, sums[:, -1].mean() * added])
+    with np.errstate(all="ignore"):  # a NaN or infinite score gives NaN draws
+        score = 1.0 if binary else sums[:, 0].sum() / sums[:, -1].sum()
+        added = np.asarray([[score * dense, *([score * run] * runs), 1.0] for dense, run in cells])
+        return np.concatenate([sums, sums[:, -1].mean() * added])
 
 
 def weighted_sums(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmkick_plugin.recipe.readers import suggest
+from lmkick_plugin.report.formatting import plural
 from lmkick_plugin.results.task_facts import facts_of
 from lmkick_plugin.sweep.cell_files import Ledger
 from lmkick_plugin.sweep.config import SweepConfig
@@ -131,14 +132,11 @@ class SweepPlan:
         table = render_table(["cell", "state", "tasks", "about", "bytes"], rows, text_columns=2)
         left = len(self.to_do)
         failed = sum(bool(planned.failed) for planned in self.cells)
-        cells, tasks = (
-            f"{len(found)} {noun}{'' if len(found) == 1 else 's'}"
-            for found, noun in ((self.cells, "cell"), (self.tasks, "task"))
-        )
+        counts = f"{plural(len(self.cells), 'cell')} of {plural(len(self.tasks), 'task')}"
         lines = [
             table,
             "",
-            f"{cells} of {tasks} below {self.config.output}: "
+            f"{counts} below {self.config.output}: "
             f"{len(self.cells) - left} done, {left} to do" + (self._estimate() if left else ""),
             f"tasks: {' '.join(self.tasks)}",
         ]
