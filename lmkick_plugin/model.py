@@ -21,7 +21,7 @@ from lmkick_plugin.inference.dense_answers import ask_dense
 from lmkick_plugin.inference.divergence import measure
 from lmkick_plugin.inference.hf import FastHFLM
 from lmkick_plugin.inference.token_windows import score_windows
-from lmkick_plugin.loading import checks, compress, precompressed, run_record
+from lmkick_plugin.loading import checks, compress, model_checks, precompressed, run_record
 from lmkick_plugin.loading.arguments import read_arguments
 from lmkick_plugin.loading.compress import Compression
 from lmkick_plugin.loading.dense_source import DenseSource
@@ -148,13 +148,13 @@ class KickLM(FastHFLM):
         try:
             super()._create_tokenizer(pretrained, tokenizer, **kwargs)
         except (OSError, ValueError) as error:
-            raise checks.tokenizer_error(named, error) from error
-        checks.check_tokenizer(self.tokenizer, self.config, named, self.passed)
+            raise model_checks.tokenizer_error(named, error) from error
+        model_checks.check_tokenizer(self.tokenizer, self.config, named, self.passed)
 
     def _get_backend(self, config: Any, **kwargs: Any) -> None:
         super()._get_backend(config=config, **kwargs)
         checks.check_hf_arguments(self.passed, config, prebuilt=self.prebuilt)
-        checks.check_model_kind(self.recipe, config, self.backend, self.passed)
+        model_checks.check_model_kind(self.recipe, config, self.backend, self.passed)
         compress.check_before_load(self.recipe, config, self.passed)
         precompressed.check_before_load(
             self.recipe, self.passed["pretrained"], config, self.passed, prebuilt=self.prebuilt
@@ -186,7 +186,7 @@ class KickLM(FastHFLM):
         pretrained, peft = arguments["pretrained"], arguments.get("peft")
         change = peft or arguments.get("delta")
         whole = f"{pretrained} with {change}" if change else pretrained
-        with checks.readable_weights(whole), whole_adapter(peft):
+        with model_checks.readable_weights(whole), whole_adapter(peft):
             super()._create_model(**arguments)
         if change:
             require_finite(self._model, whole)

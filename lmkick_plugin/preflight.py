@@ -328,8 +328,9 @@ def check_model(arguments: Mapping[str, Any], config: Any = None, *, chat: bool 
         SettingsError: What is wrong (``CommandError``, ``UnsupportedModelError`` likewise).
     """
     from lmkick_plugin.data.calibration import check_text
-    from lmkick_plugin.loading.checks import check_hf_arguments, check_model_kind
+    from lmkick_plugin.loading.checks import check_hf_arguments
     from lmkick_plugin.loading.compress import check_before_load
+    from lmkick_plugin.loading.model_checks import check_model_kind
     from lmkick_plugin.recipe.arguments import parse_arguments
 
     recipe, passed = parse_arguments(arguments)
@@ -376,12 +377,11 @@ def _read_config(pretrained: str, passed: Mapping[str, Any], *, chat: bool) -> A
     """Read a model's config; of a folder, its tokenizer as well."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from lmkick_plugin.loading.checks import (
+    from lmkick_plugin.loading.checks import config_error, which_files
+    from lmkick_plugin.loading.model_checks import (
         check_template,
         check_tokenizer,
-        config_error,
         tokenizer_error,
-        which_files,
     )
 
     folder = bundled.model_folder(pretrained)

@@ -21,7 +21,7 @@ from lmkick_plugin.inference.truncation import (
     log_truncated,
     suppress_truncation_warnings,
 )
-from lmkick_plugin.loading.checks import readable_template
+from lmkick_plugin.loading.model_checks import readable_template
 
 __all__ = ["FastHFLM"]
 

@@ -16,9 +16,9 @@ from compressors.defaults import CACHE_GB
 from compressors.errors import SettingsError
 from lmkick_plugin.data.calibration import PreparedCalibration, prepare
 from lmkick_plugin.data.sources import data_directory
-from lmkick_plugin.loading.checks import context_length
 from lmkick_plugin.loading.dense_source import DenseSource
 from lmkick_plugin.loading.fits import check_calibration_size, check_shapes
+from lmkick_plugin.loading.model_checks import context_length
 from lmkick_plugin.loading.placement import merge_adapter, refuse_offloaded
 from lmkick_plugin.recipe.readers import is_unset
 from lmkick_plugin.record.quantized_weights import count_zeros

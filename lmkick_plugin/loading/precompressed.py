@@ -24,7 +24,8 @@ from lmkick_plugin.checkpoints.detect import (
 from lmkick_plugin.checkpoints.gguf import read_gguf
 from lmkick_plugin.checkpoints.quantization_config import read_scheme
 from lmkick_plugin.checkpoints.read import check_weights
-from lmkick_plugin.loading.checks import readable_weights, which_files
+from lmkick_plugin.loading.checks import which_files
+from lmkick_plugin.loading.model_checks import readable_weights
 from lmkick_plugin.loading.quantize_on_load import (
     check_can_load,
     check_quantize,

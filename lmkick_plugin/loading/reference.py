@@ -12,8 +12,8 @@ from compressors.errors import SettingsError
 from lmkick_plugin import bundled
 from lmkick_plugin.checkpoints.checked_loader import CheckedLoader
 from lmkick_plugin.checkpoints.detect import Recognised
-from lmkick_plugin.loading.checks import check_causal
 from lmkick_plugin.loading.dense_source import DenseSource
+from lmkick_plugin.loading.model_checks import check_causal
 from lmkick_plugin.loading.precompressed import check_stored_weights
 from lmkick_plugin.record.weights import survey_weights
 
