@@ -34,7 +34,7 @@ from compressors.methods.rtn import Quantizer
 from lmkick_plugin.checkpoints.packing import WORD
 from lmkick_plugin.recipe.formats import check_recipe
 
-__all__ = ["check_dtype", "check_model", "other_linears", "prepare", "quantizer_of"]
+__all__ = ["check_blocks", "check_dtype", "other_linears", "prepare", "quantizer_of"]
 
 #: Significant bits of float16 and of bfloat16.
 _FLOAT16_BITS, _BFLOAT16_BITS = 11, 8
@@ -75,7 +75,7 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
     scale_dtype = check_dtype(
         storage, dtype, quantizer.grid.num_bits, quantizer.symmetric, quantizer.number_format
     )
-    check_model(storage, model, quantizer.group_size, quantizer.number_format)
+    check_blocks(storage, find_blocks(model), quantizer.group_size, quantizer.number_format)
     rounded = replace(quantizer, scale_dtype=scale_dtype)
     joint: Any = compressor
     return rounded if quantizer is compressor else replace(joint, quantize=rounded)
@@ -116,8 +116,8 @@ def check_dtype(
     return torch.bfloat16
 
 
-def check_model(
-    storage: str, model: nn.Module, group_size: int | None, number_format: str = "int"
+def check_blocks(
+    storage: str, blocks: list[Block], group_size: int | None, number_format: str = "int"
 ) -> None:
     """Refuse matrices that a packed format cannot hold.
 
@@ -126,14 +126,13 @@ def check_model(
 
     Args:
         storage: ``gptq`` or ``compressed-tensors``.
-        model: The model.
+        blocks: The model's, with weights or without (on the meta device).
         group_size: Columns that share a scale; None or -1: a row.
         number_format: ``int``, or a floating-point format, whose groups are its own.
 
     Raises:
         UnsupportedModelError: Naming the first of them.
     """
-    blocks = find_blocks(model)
     for block in blocks:
         for matrix in block.matrices:
             problem, remedy = _misfit(storage, matrix)
@@ -198,7 +197,7 @@ def _dividing_sizes(blocks: list[Block]) -> list[int]:
 
 def _fits_float16(bias: Tensor | None) -> bool:
     """Whether a bias survives float16, in which loaders keep it."""
-    return bias is None or torch.equal(bias.half().to(bias.dtype), bias)
+    return bias is None or bias.is_meta or torch.equal(bias.half().to(bias.dtype), bias)
 
 
 def other_linears(block: Block) -> list[str]:

@@ -20,7 +20,7 @@ from torch import nn
 from compressors import CompressionReport, Compressor
 from compressors.blocks.find import find_blocks
 from compressors.errors import SettingsError
-from lmkick_plugin.checkpoints.format_fit import check_model, quantizer_of
+from lmkick_plugin.checkpoints.format_fit import check_blocks, quantizer_of
 from lmkick_plugin.checkpoints.manifest import MANIFEST, Manifest, describe_file
 from lmkick_plugin.checkpoints.model_card import model_card
 from lmkick_plugin.files import check_space, new_folder
@@ -143,8 +143,9 @@ def _packed(
     from lmkick_plugin.checkpoints.packed_tensors import pack_model, stated_group_size
 
     number_format = next((grid.number_format for grid in grids.values()), "int")
-    check_model(storage, model, stated_group_size(grids), number_format)
-    matrices = {matrix.name for block in find_blocks(model) for matrix in block.matrices}
+    blocks = find_blocks(model)
+    check_blocks(storage, blocks, stated_group_size(grids), number_format)
+    matrices = {matrix.name for block in blocks for matrix in block.matrices}
     missing = sorted(matrices - set(grids))
     if missing:
         raise SettingsError(

@@ -47,9 +47,9 @@ def check_before_load(recipe: Recipe, config: Any, passed: Mapping[str, Any]) ->
         SettingsError: The message says what would do.
         UnsupportedModelError: A pattern or group does not divide the model's matrices.
     """
-    check_shapes(recipe, config)
-    check_calibration_size(recipe, config)
     storage = _storage(recipe)
+    check_shapes(recipe, config, storage)
+    check_calibration_size(recipe, config)
     if storage in (None, "dense") or recipe.bits is None:
         return
     from lmkick_plugin.checkpoints.format_fit import check_dtype

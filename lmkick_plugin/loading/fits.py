@@ -17,8 +17,8 @@ __all__ = ["check_calibration_size", "check_shapes"]
 _BYTES_PER_TOKEN = 40
 
 
-def check_shapes(recipe: Recipe, config: Any) -> None:
-    """Refuse a pattern or group that does not divide the model's matrices.
+def check_shapes(recipe: Recipe, config: Any, storage: str | None) -> None:
+    """Refuse a pattern or group that does not fit the model's matrices, or a packed format.
 
     The model is built without memory for its weights. Where that cannot be done (code of the
     checkpoint's own, kinds that only loading knows), the compression itself checks.
@@ -26,6 +26,7 @@ def check_shapes(recipe: Recipe, config: Any) -> None:
     Args:
         recipe: What is to be done.
         config: The model's config.
+        storage: Format of the folder to save; None saves nothing.
 
     Raises:
         UnsupportedModelError: The first matrix that does not fit, and what would fit all.
@@ -38,6 +39,8 @@ def check_shapes(recipe: Recipe, config: Any) -> None:
 
     from compressors.blocks.find import find_blocks
     from compressors.blocks.preconditions import check_shapes as check
+    from compressors.methods.rtn import Quantizer
+    from lmkick_plugin.checkpoints.format_fit import check_blocks, quantizer_of
 
     try:
         with torch.device("meta"):
@@ -46,6 +49,9 @@ def check_shapes(recipe: Recipe, config: Any) -> None:
     except Exception:  # noqa: BLE001 - loading finds out what is wrong, with the right message
         return
     check(compressor, blocks)
+    quantizer = quantizer_of(compressor)
+    if storage not in (None, "dense") and isinstance(quantizer, Quantizer):
+        check_blocks(str(storage), blocks, quantizer.group_size, quantizer.number_format)
 
 
 def check_calibration_size(recipe: Recipe, config: Any) -> None:
