@@ -165,6 +165,11 @@ class Model:
         """The dense run first."""
         return (() if self.dense is None else (self.dense,)) + self.cells
 
+    @property
+    def dense_dtype(self) -> str:
+        """What the dense run was evaluated in; empty where that is not known."""
+        return "" if self.dense is None else str(self.dense.record.get("dtype") or "")
+
 
 @dataclass(frozen=True, eq=False)
 class Collection:
