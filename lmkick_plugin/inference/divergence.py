@@ -3,7 +3,7 @@
 
 Positions are streamed. The evaluated model's logits of a few batches are kept in main memory, in
 the model's own dtype and at most :data:`HELD_BYTES` of them; then the reference's are computed and
-compared, 16 MiB of float32 at a time. So memory does not grow with the text, and weights change
+compared, a few rows in float32 at a time. So memory does not grow with the text, and weights change
 places twice in each such round. What the reference computes is kept for the next cell of a sweep
 (:mod:`.kept_logits`), up to a bound.
 """

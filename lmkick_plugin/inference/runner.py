@@ -30,6 +30,7 @@ from lmkick_plugin.inference.prefix_cache import (
 from lmkick_plugin.inference.prefix_plan import Plan, Step, batch_length
 from lmkick_plugin.inference.scored_positions import Positions
 from lmkick_plugin.inference.scores import Scores
+from lmkick_plugin.metrics.rows import rows_at_once
 
 __all__ = ["Runner"]
 
@@ -288,10 +289,11 @@ class Runner:
         found: list[Tensor] = []
         done = 0
         with self._quiet():
-            for logits in self.positions.chunks(tokens, torch.from_numpy(places), **how):
-                begin, end = np.searchsorted(which, [done, done + len(logits)])
-                found.append(self._look_up(logits, which[begin:end] - done, targets[begin:end]))
-                done += len(logits)
+            for chunk in self.positions.chunks(tokens, torch.from_numpy(places), **how):
+                for logits in torch.split(chunk, rows_at_once(chunk.shape[-1], chunk.device)):
+                    begin, end = np.searchsorted(which, [done, done + len(logits)])
+                    found.append(self._look_up(logits, which[begin:end] - done, targets[begin:end]))
+                    done += len(logits)
         scores.put(scored[order, 3], torch.cat(found, dim=1).cpu().numpy())
 
     def _look_up(

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from compressors.errors import LmkickError
+from lmkick_plugin.metrics.rows import rows_at_once
 
 __all__ = ["Divergence", "DivergenceError", "divergence", "first_divergent_token"]
 
-_CHUNK_BYTES = 16 * 2**20  # of one float32 copy of a chunk's logits; up to 20 are alive at once
 _LOG_2 = math.log(2)
 
 
@@ -56,13 +56,12 @@ def divergence(dense: Tensor, compressed: Tensor, *, chunk: int | None = None) -
     """Divergences between two models' next-token distributions.
 
     Computed in float32 a chunk of positions at a time, so memory does not grow with the length of
-    the text: at a vocabulary of 150,000 a chunk is 27 positions. Identical logits
-    give exactly 0, 0 and True.
+    the text. Identical logits give exactly 0, 0 and True.
 
     Args:
         dense: [positions, vocabulary] logits of P, any float dtype; -inf excludes a token.
         compressed: Logits of Q, of the same shape and device.
-        chunk: Positions at a time; by default as many as 16 MiB of float32 hold.
+        chunk: Positions at a time; by default :func:`.rows.rows_at_once`.
 
     Returns:
         One value a position, on the logits' device.
@@ -79,7 +78,7 @@ def divergence(dense: Tensor, compressed: Tensor, *, chunk: int | None = None) -
     positions, vocabulary = dense.shape
     if vocabulary == 0:
         raise DivergenceError("the vocabulary is empty")
-    step = chunk or max(1, _CHUNK_BYTES // (4 * vocabulary))
+    step = chunk or rows_at_once(vocabulary, dense.device)
     jsd = torch.empty(positions, dtype=torch.float32, device=dense.device)
     kl = torch.empty_like(jsd)
     agreement = torch.empty(positions, dtype=torch.bool, device=dense.device)

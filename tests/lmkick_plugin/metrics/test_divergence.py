@@ -16,6 +16,7 @@ from scipy.stats import entropy
 from torch import Tensor
 
 from lmkick_plugin.metrics import divergence as module
+from lmkick_plugin.metrics import rows
 from lmkick_plugin.metrics.divergence import DivergenceError, divergence, first_divergent_token
 
 
@@ -170,7 +171,7 @@ def test_memory_is_bounded_by_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
     seen = []
     bits = module._bits
     monkeypatch.setattr(module, "_bits", lambda p, q: seen.append(p.shape[0]) or bits(p, q))
-    monkeypatch.setattr(module, "_CHUNK_BYTES", 4 * 1000 * 10)
+    monkeypatch.setattr(rows, "_CPU_BYTES", 4 * 1000 * 10)
     divergence(normal(64, 1000, seed=1), normal(64, 1000, seed=2))
     assert seen == [10] * 6 + [4]
 
