@@ -68,6 +68,15 @@ LIMITS: dict[str, dict[str, int]] = {
         "kick_mmlu": 10,
         "kick_alpaca": 100,
     },
+    "medium": {
+        "kickonly_perplexity": 48,
+        "kickonly_divergence": 4,
+        "kick_triviaqa_closed": 200,
+        "kick_freebaseqa": 200,
+        "kick_triviaqa_open": 60,
+        "kick_mmlu": 2,
+        "kick_alpaca": 24,
+    },
     "small": {
         "kickonly_perplexity": 48,
         "kickonly_divergence": 2,

@@ -41,6 +41,7 @@ SYMBOLS = {
 _LONGEST = 40  # characters of a task's name in a heading
 
 _TASK_NAMES = {
+    "kick_alpaca": "Alpaca",
     "kick_freebaseqa": "FreebaseQA",
     "kick_mmlu": "MMLU",
     "kick_triviaqa_closed": "TriviaQA closed book",

@@ -280,7 +280,7 @@ def statistics_of_draws(
     """
     points = (np.asarray(dense), np.asarray(compressed))
     with np.errstate(all="ignore"):
-        interval = percentile_interval(draws - dense_draws)
+        interval = _holding(compressed - dense, percentile_interval(draws - dense_draws))
     kept = _finite(recovery(*points, metric.direction))
     low = None if metric.binary else percentile_interval(dense_draws)[0]
     lifted = metric.direction != "at_least" or above_floor(
@@ -355,7 +355,13 @@ def _ends(
     """Interval of a recovery over draws; None where there is no recovery."""
     if point is None:
         return None
-    return percentile_interval(recovery(dense, compressed, direction, floor))
+    return _holding(point, percentile_interval(recovery(dense, compressed, direction, floor)))
+
+
+def _holding(point: float, interval: Interval) -> Interval:
+    """The interval, widened to its estimate where pseudo-clusters moved the draws off it."""
+    low, high = interval
+    return min(low, point), max(high, point)
 
 
 def _settle(sums: FloatArray, metric: Metric, tolerance: float) -> int | None:

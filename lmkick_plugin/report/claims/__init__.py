@@ -139,13 +139,17 @@ def evaluate(evidence: Evidence, model: Model) -> list[tuple[Claim, Finding]]:
             and any(cell == other.name for other in model.cells)
         }
     )
-    found = [(claim, claim.test(evidence, model)) for claim in CLAIMS]
-    if not empty:
-        return found
-    added = f" (no evidence where the dense score is not above its floor: {', '.join(empty)})"
-    return [
-        (claim, replace(one, reason=one.reason + added))
-        if one.outcome == "not tested"
-        else (claim, one)
-        for claim, one in found
-    ]
+    knowledge = {task for cell in model.cells for task in evidence.knowledge(cell)}
+    found = []
+    for claim in CLAIMS:
+        one = claim.test(evidence, model)
+        named = [
+            task
+            for task in empty
+            if task in one.reason or (task in knowledge and "knowledge tasks" in one.reason)
+        ]
+        if named and one.outcome == "not tested":
+            added = f" (no evidence where dense is not above its floor: {', '.join(named)})"
+            one = replace(one, reason=one.reason + added)
+        found.append((claim, one))
+    return found

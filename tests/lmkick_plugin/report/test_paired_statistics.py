@@ -99,6 +99,18 @@ def test_fewer_than_twenty_clusters_are_too_few_however_many_items() -> None:
     assert "19 independent items" in found.reason
 
 
+def test_an_interval_holds_its_estimate_where_nothing_is_left() -> None:
+    dense, nothing = [1.0] * 12 + [0.0] * 48, [0.0] * 60
+    found = paired_statistics(dense, nothing, metric=Metric(binary=True))
+    assert found.recovery == 0.0
+    assert found.recovery_interval is not None
+    low, high = found.recovery_interval
+    assert low == 0.0
+    assert 0.1 < high < 0.6
+    assert found.interval[0] <= found.difference <= found.interval[1]
+    assert found.verdict == "fail"
+
+
 def test_a_single_item() -> None:
     for metric in (BINARY, Metric()):
         one = paired_statistics([1.0], [0.0], metric=metric)
