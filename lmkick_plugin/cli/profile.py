@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model_args", default="", metavar="NAME=VALUE,...", help="more, such as quantize=bnb-int8"
     )
+    parser.add_argument(
+        "--semi_structured",
+        action="store_true",
+        help="multiply 2:4 weights by torch's sparse kernels (CUDA, 16 bits)",
+    )
     parser.add_argument("--json", type=read_path, metavar="FILE", help="write everything there")
 
 
@@ -78,16 +83,23 @@ def main(args: argparse.Namespace) -> int:
     if args.json is not None:
         check_file("--json", args.json)
     arguments, note = _arguments(args)
-    check_model_arguments(arguments)
 
     import torch
+
+    from lmkick_plugin.profile.semi_structured import check_semi_structured, to_semi_structured
+
+    arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    if args.semi_structured:
+        check_semi_structured(arguments["device"])
+    check_model_arguments(arguments)
 
     from lmkick_plugin.model import KickLM
     from lmkick_plugin.profile.measure import profile_model
 
-    arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     lm = KickLM(**arguments)
-    record = lm.get_model_info()["kick"]
+    storage = _storage(lm.get_model_info()["kick"])
+    if args.semi_structured:
+        storage = "{} of {} matrices semi-structured 2:4".format(*to_semi_structured(lm.model))
     folder = Path(str(lm.config.name_or_path))
     found = profile_model(
         lm.model,
@@ -96,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
         new_tokens=args.new_tokens,
         repeats=args.repeats,
         folder=folder if folder.is_dir() else None,
-        storage=_storage(record),
+        storage=storage,
     )
     if args.json is not None:
         text = json.dumps({"model": args.model, "note": note, **found.to_record()}, indent=2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.sparse import SparseSemiStructuredTensor
 
 from lmkick_plugin.record.zero_pattern import ZeroCount
 
@@ -26,7 +27,7 @@ def parts(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
 
     Args:
         name: The parameter's name.
-        weight: The parameter; perhaps one of torchao's or bitsandbytes'.
+        weight: The parameter; perhaps one of torchao's or bitsandbytes', or semi-structured.
 
     Yields:
         Names and tensors; for a plain parameter, itself.
@@ -40,7 +41,7 @@ def parts(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(scales, Tensor):
         yield name, weight.data
         yield f"{name}.SCB", scales
-    elif _is_torchao(weight):
+    elif _is_torchao(weight) or isinstance(weight, SparseSemiStructuredTensor):
         names, _ = weight.__tensor_flatten__()  # type: ignore[attr-defined]
         for part in names:
             yield from parts(f"{name}.{part}", getattr(weight, part))
