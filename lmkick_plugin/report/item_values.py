@@ -15,6 +15,7 @@ from lmkick_plugin.report.bootstrap import FloatArray
 from lmkick_plugin.report.clusters import joined, numbered
 from lmkick_plugin.report.flips import Flips, flips_of
 from lmkick_plugin.report.item_pairs import Pair, pair_items
+from lmkick_plugin.report.notes import on_empty_answers
 from lmkick_plugin.report.paired_statistics import PairedStatistics, paired_statistics
 from lmkick_plugin.report.scoring import ItemValues, Scoring, UnusableValuesError, scoring_of
 from lmkick_plugin.report.verdict import Rule
@@ -111,6 +112,9 @@ def measure_task(
     for filter_name, pairs in pair_items(task, dense, compressed).items():
         available = _metrics_of(pairs)
         names.update(available)
+        empty = on_empty_answers(task, pairs)
+        if empty is not None and empty not in notes:
+            notes.append(empty)
         for metric in available:
             if metrics and metric not in metrics:
                 continue

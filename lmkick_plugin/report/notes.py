@@ -7,12 +7,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lmkick_plugin.report.comparison_table import Row
+from lmkick_plugin.report.item_pairs import Pair
 from lmkick_plugin.results.judges import judge_line
 from lmkick_plugin.results.results_file import ResultsFile, fallbacks
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.terminal import plain
 
-__all__ = ["on_missing_verdicts", "on_row", "on_runs", "on_tasks"]
+__all__ = ["on_empty_answers", "on_missing_verdicts", "on_row", "on_runs", "on_tasks"]
+
+#: Rise of the share of empty answers from which on it is said.
+_MORE_EMPTY = 0.2
 
 
 def on_runs(dense: Run, compressed: Run) -> list[str]:
@@ -66,6 +70,29 @@ def on_tasks(pairs: Mapping[str, tuple[ResultsFile, ResultsFile]]) -> list[str]:
             line = f"context of {lengths[0]} tokens against {lengths[1]}"
             said.setdefault(line, []).append(task)
     return [f"{line}: {plain(', '.join(tasks), limit=120)}" for line, tasks in said.items()]
+
+
+def on_empty_answers(task: str, pairs: Sequence[Pair]) -> str | None:
+    """A note where compression made a model answer nothing at all more often.
+
+    Args:
+        task: Name of the task.
+        pairs: Its items.
+
+    Returns:
+        A line for people; None where there is no such change, or nothing was generated.
+    """
+    answers = [[sample.text for sample in pair] for pair in pairs]
+    if any(text is None for pair in answers for text in pair):
+        return None
+    dense, compressed = (sum(not pair[i] for pair in answers) / len(pairs) for i in (0, 1))
+    if compressed - dense < _MORE_EMPTY:
+        return None
+    return (
+        f"{task}: {100 * compressed:.0f} % of the answers are empty, of the dense model's "
+        f"{100 * dense:.0f} %: solved examples (--num_fewshot) or a chat template would tell lost "
+        "form from lost knowledge"
+    )
 
 
 def on_missing_verdicts(rows: Sequence[Row]) -> list[str]:

@@ -445,6 +445,17 @@ def test_notes_on_runs_that_are_not_what_they_seem(write: Writer) -> None:
     )
 
 
+def test_more_empty_answers_are_noted(write: Writer) -> None:
+    def answers(empty: int) -> list[dict[str, Any]]:
+        return [text_item(i, "" if i < empty else "yes", {"contains": 1.0}) for i in range(10)]
+
+    runs = [load_run(str(write(f"empty{n}", {"quiz": answers(n)}))) for n in (2, 3, 9)]
+    notes = "\n".join(compare_runs(runs[0], runs[2]).notes)
+    assert "quiz: 90 % of the answers are empty, of the dense model's 20 %" in notes
+    for first, second in ((0, 1), (2, 0)):  # a few more, and fewer
+        assert "empty" not in "\n".join(compare_runs(runs[first], runs[second]).notes)
+
+
 def test_a_limit_is_noted(write: Writer) -> None:
     part = {"quiz": {"original": 100, "effective": 1}}
     a = load_run(str(write("a", {"quiz": quiz(RIGHT)}, **{"n-samples": part})))
