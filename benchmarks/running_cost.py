@@ -45,10 +45,12 @@ def _cases(model: str, packed: list[str]) -> Iterator[tuple[str, str, dict[str, 
 
 def _plain(name: str, dtype: str, quantize: str | None) -> tuple[float, float]:
     """Tokens per second of prefill and decode, by ``generate``."""
-    config = quantization_config(quantize, getattr(torch, dtype)) if quantize else None
-    model = AutoModelForCausalLM.from_pretrained(
-        name, dtype=getattr(torch, dtype), quantization_config=config
-    ).eval()  # type: ignore[no-untyped-call]
+    given: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if quantize:  # an argument of None would hide the folder's own config
+        given["quantization_config"] = quantization_config(quantize, given["dtype"])
+    model, found = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **given)
+    if found["missing_keys"]:
+        raise SystemExit(f"{name}: transformers did not find {sorted(found['missing_keys'])[:3]}")
     prompt = torch.randint(model.config.vocab_size, (1, PROMPT))
     times: dict[int, list[float]] = {1: [], NEW: []}
     for _ in range(REPEATS + 1):

@@ -32,7 +32,7 @@ from compressors.blocks.matrices import is_linear
 from compressors.errors import SettingsError, UnsupportedModelError
 from compressors.methods.rtn import Quantizer
 from lmkick_plugin.checkpoints.packing import WORD
-from lmkick_plugin.recipe.formats import check_recipe
+from lmkick_plugin.recipe.formats import GPTQ_GROUPS, check_recipe
 
 __all__ = ["check_blocks", "check_dtype", "other_linears", "prepare", "quantizer_of"]
 
@@ -182,9 +182,10 @@ def _short_group(
     if number_format != "int":
         return f"is {columns} wide, with a last block shorter than {group_size}", "Save it dense"
     fitting = ", ".join(map(str, _dividing_sizes(blocks)))
+    other = "save_format=gptq, " if group_size in GPTQ_GROUPS else ""
     return (
         f"is {columns} wide, with a shorter last group of group_size={group_size}",
-        f"Use group_size={fitting} or -1, save_format=gptq, or save it dense",
+        f"Use group_size={fitting} or -1, {other}or save it dense",
     )
 
 

@@ -89,9 +89,9 @@ def main(args: argparse.Namespace) -> int:
     from lmkick_plugin.profile.semi_structured import check_semi_structured, to_semi_structured
 
     arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    check_model_arguments(arguments)
     if args.semi_structured:
         check_semi_structured(arguments["device"])
-    check_model_arguments(arguments)
 
     from lmkick_plugin.model import KickLM
     from lmkick_plugin.profile.measure import profile_model
@@ -99,6 +99,11 @@ def main(args: argparse.Namespace) -> int:
     lm = KickLM(**arguments)
     storage = _storage(lm.get_model_info()["kick"])
     if args.semi_structured:
+        if storage != "dense":
+            raise CommandError(
+                f"--semi_structured: {plain(args.model)} stores its weights as {plain(storage)}. "
+                "Name a folder whose 2:4 weights are stored dense (--format dense)."
+            )
         storage = "{} of {} matrices semi-structured 2:4".format(*to_semi_structured(lm.model))
     folder = Path(str(lm.config.name_or_path))
     found = profile_model(

@@ -36,7 +36,7 @@ def check_semi_structured(device: str) -> None:
     if torch.device(device).type != "cuda":
         raise SettingsError(
             f"--semi_structured: torch multiplies 2:4 weights on GPUs of CUDA only, not on "
-            f"{device}. Use --device cuda, or leave the option out."
+            f"{device}. Leave the option out, or use --device cuda on a machine with one."
         )
 
 

@@ -16,7 +16,7 @@ FORMATS = ("dense", "gptq", "compressed-tensors")
 
 _GPTQ_BITS = (2, 3, 4, 8)
 #: What the kernels that load the format know; -1 is a group a row.
-_GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
+GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _DENSE = "save it dense (save_format=dense; --format dense)"
 
 #: Values of the argument ``quantize``, with the extra that has the library.
@@ -83,9 +83,9 @@ def check_recipe(
                 f"save_format=gptq stores {_listed(_GPTQ_BITS)} bits, but bits={bits}. Use one of "
                 f"these, save_format=compressed-tensors, or {_DENSE}."
             )
-        if group not in _GPTQ_GROUPS:
+        if group not in GPTQ_GROUPS:
             raise SettingsError(
-                f"save_format=gptq needs group_size {_listed(_GPTQ_GROUPS)}, but "
+                f"save_format=gptq needs group_size {_listed(GPTQ_GROUPS)}, but "
                 f"group_size={group}. Use one of these, save_format=compressed-tensors, or "
                 f"{_DENSE}."
             )

@@ -73,25 +73,25 @@ def on_tasks(pairs: Mapping[str, tuple[ResultsFile, ResultsFile]]) -> list[str]:
 
 
 def on_empty_answers(task: str, pairs: Sequence[Pair]) -> str | None:
-    """A note where compression made a model answer nothing at all more often.
+    """A note where a model answers nothing at all more often than its reference.
 
     Args:
         task: Name of the task.
         pairs: Its items.
 
     Returns:
-        A line for people; None where there is no such change, or nothing was generated.
+        A line for people; None where there is no such rise, or nothing was generated.
     """
-    answers = [[sample.text for sample in pair] for pair in pairs]
-    if any(text is None for pair in answers for text in pair):
+    first, second = ([pair[i].empty for pair in pairs] for i in (0, 1))
+    if None in first or None in second:
         return None
-    dense, compressed = (sum(not pair[i] for pair in answers) / len(pairs) for i in (0, 1))
-    if compressed - dense < _MORE_EMPTY:
+    before, after = (sum(filter(None, side)) / len(pairs) for side in (first, second))
+    if after - before < _MORE_EMPTY:
         return None
     return (
-        f"{task}: {100 * compressed:.0f} % of the answers are empty, of the dense model's "
-        f"{100 * dense:.0f} %: solved examples (--num_fewshot) or a chat template would tell lost "
-        "form from lost knowledge"
+        f"{task}: {100 * after:.0f} % of the answers are empty, against {100 * before:.0f} % of "
+        "the reference's. Solved examples (--num_fewshot, recall_kick_shown) may tell a lost form "
+        "from lost knowledge"
     )
 
 

@@ -136,10 +136,10 @@ def run_verdict(
     return replace(found, sentence=_sentence(found, tasks, name, tolerance))
 
 
-def _kept(one: PairedStatistics) -> tuple[float, float]:
-    """What is kept, and at the least: of equals the less certain is the worse."""
-    low = (one.recovery_interval or (-math.inf,))[0]
-    return (-math.inf if one.recovery is None else one.recovery, low)
+def _kept(one: PairedStatistics) -> tuple[float, float, float]:
+    """What is kept, at the least and at the most."""
+    low, high = one.recovery_interval or (-math.inf, math.inf)
+    return (-math.inf if one.recovery is None else one.recovery, low, high)
 
 
 def _sentence(

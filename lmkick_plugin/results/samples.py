@@ -58,6 +58,7 @@ class Sample:
         values: Metric values by metric name.
         choices: The scored choices, of a multiple-choice item.
         text: The normalised answer, of a generated one.
+        empty: Share of its generated answers that are empty; None where nothing was generated.
         cluster: What items that are not independent have in common: the document's ``cluster``
             where the task gives one, else the prompt; None where there is neither.
         windows: Cluster of each window, of a text scored in windows; None where not known.
@@ -71,6 +72,7 @@ class Sample:
     values: Mapping[str, Value]
     choices: tuple[Choice, ...] | None
     text: str | None
+    empty: float | None = None
     cluster: str | None = None
     windows: tuple[str, ...] | None = None
 
@@ -184,6 +186,7 @@ def _reduce(record: dict[str, Any]) -> Sample:
         values={str(metric): _value(record[metric]) for metric in record["metrics"]},
         choices=_choices(texts, responses),
         text=_text(others, responses),
+        empty=_empty(others, responses),
         cluster=_cluster(record.get("doc"), texts, prompt),
         windows=_windows(record),
     )
@@ -247,7 +250,22 @@ def _choices(
 
 def _text(others: Sequence[Sequence[object]], responses: Sequence[object]) -> str | None:
     """Generated answer; None unless the item is one request with generation settings."""
-    generated = len(others) == 1 and any(isinstance(other, dict) for other in others[0])
-    if not generated or len(responses) != 1 or not isinstance(responses[0], str):
+    if not _generated(others) or len(responses) != 1 or not isinstance(responses[0], str):
         return None
     return normalised_text(responses[0])
+
+
+def _empty(others: Sequence[Sequence[object]], responses: Sequence[object]) -> float | None:
+    if not _generated(others):
+        return None
+    # lm-eval hands on the samples of one request as a list in the first place.
+    listed = responses[0] if responses and isinstance(responses[0], list) else responses
+    answers = [answer for answer in listed if isinstance(answer, str)]
+    if not answers or len(answers) != len(listed):
+        return None
+    return sum(not answer.strip() for answer in answers) / len(answers)
+
+
+def _generated(others: Sequence[Sequence[object]]) -> bool:
+    """Whether the item is one request with generation settings."""
+    return len(others) == 1 and any(isinstance(other, dict) for other in others[0])

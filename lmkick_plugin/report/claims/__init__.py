@@ -30,6 +30,7 @@ from lmkick_plugin.report.claims.knowledge import (
     open_book_outlasts_closed,
     patterns_fail,
 )
+from lmkick_plugin.report.claims.quantities import KNOWLEDGE
 from lmkick_plugin.report.claims.recall import most_are_out_of_reach, quantization_loses_fewer
 from lmkick_plugin.report.claims.sizes import (
     large_sparse_against_small_dense,
@@ -146,7 +147,7 @@ def evaluate(evidence: Evidence, model: Model) -> list[tuple[Claim, Finding]]:
         named = [
             task
             for task in empty
-            if task in one.reason or (task in knowledge and "knowledge tasks" in one.reason)
+            if task in one.reason or (task in knowledge and KNOWLEDGE in one.reason)
         ]
         if named and one.outcome == "not tested":
             added = f" (no evidence where dense is not above its floor: {', '.join(named)})"

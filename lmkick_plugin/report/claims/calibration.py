@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from lmkick_plugin.report.claims.findings import Finding, at_least, finding, within
 from lmkick_plugin.report.claims.quantities import (
+    KNOWLEDGE,
     knowledge_tasks,
     mean_recovery,
     recovery_of,
@@ -53,7 +54,7 @@ def samples_help_sparsegpt(evidence: Evidence, model: Model) -> Finding:
                 else within(what, gain, bound, cells=[few, many])
             )
     methods = {cell.compressor for part in parts for cell in part.cells}
-    needs = "needs sparsegpt and wanda, each with two values of nsamples, and knowledge tasks"
+    needs = f"needs sparsegpt and wanda, each with two values of nsamples, and {KNOWLEDGE}"
     return finding(parts if len(methods) == 2 else [], needs=needs)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from lmkick_plugin.report.bootstrap import FloatArray
 from lmkick_plugin.report.claims.findings import Finding, Quantity, at_least, finding
 from lmkick_plugin.report.claims.quantities import (
+    KNOWLEDGE,
     PERPLEXITY,
     knowledge_tasks,
     mean_recovery,
@@ -58,7 +59,7 @@ def divergence_ranks_better(evidence: Evidence, model: Model) -> Finding:
         The finding, by Spearman's correlation of each with the mean loss on the knowledge tasks
         that every run has.
     """
-    needs = f"needs {_FEWEST} compressed runs with {_DIVERGENCE}, {PERPLEXITY} and knowledge tasks"
+    needs = f"needs {_FEWEST} compressed runs with {_DIVERGENCE}, {PERPLEXITY} and {KNOWLEDGE}"
     cells = [
         cell
         for cell in model.cells

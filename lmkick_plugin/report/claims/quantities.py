@@ -44,6 +44,7 @@ __all__ = [
 
 FREEBASEQA = "kick_freebaseqa"
 MMLU = "kick_mmlu"
+KNOWLEDGE = "knowledge tasks"  # in reasons, for all of them
 CLOSED = "kick_triviaqa_closed"
 OPEN = "kick_triviaqa_open"
 PERPLEXITY = "kickonly_perplexity"

@@ -14,6 +14,7 @@ from lmkick_plugin.report.claims.findings import (
 )
 from lmkick_plugin.report.claims.quantities import (
     CONTROLS,
+    KNOWLEDGE,
     knowledge_tasks,
     mean_recovery,
 )
@@ -113,5 +114,5 @@ def quantization_keeps_more(evidence: Evidence, model: Model) -> Finding:
             parts.append(at_least(what, gap, cells=[cell, other]))
     return finding(
         parts,
-        needs="needs a quantized and a pruned run of about the same bytes, with knowledge tasks",
+        needs=f"needs a quantized and a pruned run of about the same bytes, with {KNOWLEDGE}",
     )

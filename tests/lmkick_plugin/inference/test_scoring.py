@@ -20,6 +20,7 @@ from compressors import SettingsError
 from lmkick_plugin.inference import prefix_cache, runner, scored_positions, scoring
 from lmkick_plugin.inference.hf import FastHFLM
 from lmkick_plugin.inference.token_windows import score_windows
+from lmkick_plugin.metrics import rows
 from lmkick_plugin.model import KickLM
 from tests.conftest import make_tiny_tokenizer
 from tests.tiny_models import make
@@ -495,6 +496,7 @@ def test_rolling_is_hfs_in_chunks_of_any_size(family: str, monkeypatch: pytest.M
     expected = evaluator(model, HFLM).loglikelihood_rolling(instances(*TEXTS), disable_tqdm=True)
     for size in (scored_positions.CHUNK_BYTES, 4 * 128 * 7, 4 * 128):
         monkeypatch.setattr(scored_positions, "CHUNK_BYTES", size)
+        monkeypatch.setattr(rows, "_CPU_BYTES", size // 2)  # rows of a chunk in two parts or more
         lm = evaluator(model)
         kept: list[tuple[str, Any, Any]] = []
         lm.cache_hook = SimpleNamespace(dbdict=None, add_partial=lambda *one, k=kept: k.append(one))

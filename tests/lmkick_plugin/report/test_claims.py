@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from lmkick_plugin.report.claims import CLAIMS, Finding
+from lmkick_plugin.report.claims import CLAIMS, Finding, evaluate
 from lmkick_plugin.report.claims.divergence import spearman
 from lmkick_plugin.report.claims.findings import Quantity, all_of, any_of, at_least, finding, within
 from lmkick_plugin.report.claims.quantities import knowledge_tasks
@@ -383,3 +383,12 @@ def test_knowledge_tasks_are_those_whose_metadata_says_so(monkeypatch: pytest.Mo
     scores = {"mine": 0.6, "other": 0.5}
     evidence, model = Bench(dense=scores).add("wanda", scores).build()
     assert knowledge_tasks(evidence, *model.cells) == ["mine"]
+
+
+def test_what_is_not_tested_names_the_floors_that_concern_it() -> None:
+    bench = Bench(dense={**DENSE, MMLU: 0.0})
+    bench.add("gptq", {MMLU: 0.0, OPEN: 0.75}, num_bits=8)
+    reasons = {claim.number: found.reason for claim, found in evaluate(*bench.build())}
+    for number in (3, 12):  # one names MMLU, the other all knowledge tasks
+        assert reasons[number].endswith(f"(no evidence where dense is not above its floor: {MMLU})")
+    assert "floor" not in reasons[10]  # about instruct

@@ -8,6 +8,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -446,14 +447,24 @@ def test_notes_on_runs_that_are_not_what_they_seem(write: Writer) -> None:
 
 
 def test_more_empty_answers_are_noted(write: Writer) -> None:
-    def answers(empty: int) -> list[dict[str, Any]]:
-        return [text_item(i, "" if i < empty else "yes", {"contains": 1.0}) for i in range(10)]
+    def answers(*texts: str) -> list[dict[str, Any]]:
+        return [text_item(i, text, {"contains": 1.0}) for i, text in enumerate(texts)]
 
-    runs = [load_run(str(write(f"empty{n}", {"quiz": answers(n)}))) for n in (2, 3, 9)]
-    notes = "\n".join(compare_runs(runs[0], runs[2]).notes)
-    assert "quiz: 90 % of the answers are empty, of the dense model's 20 %" in notes
-    for first, second in ((0, 1), (2, 0)):  # a few more, and fewer
-        assert "empty" not in "\n".join(compare_runs(runs[first], runs[second]).notes)
+    def notes(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> str:
+        runs = [write(f"run{next(number)}", {"quiz": items}) for items in (first, second)]
+        return "\n".join(compare_runs(*(load_run(str(run)) for run in runs)).notes)
+
+    number = count()
+    few, many = answers("A", ".", *"123456", "", " "), answers("yes", *" " * 9)
+    assert "quiz: 90 % of the answers are empty, against 20 % of the reference's." in notes(
+        few, many
+    )
+    assert "empty" not in notes(many, few)
+    assert "empty" not in notes(few, answers("A", ".", *"12345", "", " ", ""))  # one more
+    for items in (few, many):  # ten samples of one request each
+        for item in items:
+            item["filtered_resps"] = [item["filtered_resps"] * 9 + ["yes"]]
+    assert "81 % of the answers are empty, against 18 %" in notes(few, many)
 
 
 def test_a_limit_is_noted(write: Writer) -> None:
