@@ -48,7 +48,8 @@ def _plain(name: str, dtype: str, quantize: str | None) -> tuple[float, float]:
     given: dict[str, Any] = {"dtype": getattr(torch, dtype)}
     if quantize:  # an argument of None would hide the folder's own config
         given["quantization_config"] = quantization_config(quantize, given["dtype"])
-    model, found = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **given)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **given)
+    model, found = loaded
     if found["missing_keys"]:
         raise SystemExit(f"{name}: transformers did not find {sorted(found['missing_keys'])[:3]}")
     prompt = torch.randint(model.config.vocab_size, (1, PROMPT))
