@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
     arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     check_model_arguments(arguments)
     if args.semi_structured:
-        check_semi_structured(arguments["device"])
+        check_semi_structured(arguments["device"], args.dtype)
 
     from lmkick_plugin.model import KickLM
     from lmkick_plugin.profile.measure import profile_model

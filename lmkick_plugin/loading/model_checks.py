@@ -98,7 +98,7 @@ def readable_template(name: object) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # a program may raise anything
         raise SettingsError(
             f"The chat template of {name} cannot be used. Leave out --apply_chat_template, or "
             f"correct chat_template in the tokenizer's files. Cause: {shortened(error)}"

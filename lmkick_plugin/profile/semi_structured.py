@@ -19,25 +19,28 @@ from compressors.errors import SettingsError, UnsupportedModelError
 
 __all__ = ["check_semi_structured", "to_semi_structured"]
 
-_DTYPES = (torch.float16, torch.bfloat16)
+_DTYPES = ("float16", "bfloat16")
 #: Rows and columns have to be multiples of these for either of torch's two kernels.
 _ROWS, _COLUMNS = 32, 64
 
 
-def check_semi_structured(device: str) -> None:
-    """Refuse devices without sparse tensor cores.
+def check_semi_structured(device: str, dtype: str) -> None:
+    """Refuse devices and dtypes without sparse kernels, before weights are loaded.
 
     Args:
         device: As torch names it.
+        dtype: Of the weights; ``auto`` is known once they are loaded.
 
     Raises:
-        SettingsError: It is not a GPU of CUDA.
+        SettingsError: It is not a GPU of CUDA, or not 16 bits.
     """
     if torch.device(device).type != "cuda":
         raise SettingsError(
             f"--semi_structured: torch multiplies 2:4 weights on GPUs of CUDA only, not on "
             f"{device}. Leave the option out, or use --device cuda on a machine with one."
         )
+    if dtype != "auto":
+        _check_dtype(dtype)
 
 
 def to_semi_structured(model: nn.Module) -> tuple[int, int]:
@@ -55,10 +58,7 @@ def to_semi_structured(model: nn.Module) -> tuple[int, int]:
         UnsupportedModelError: No matrix can be replaced.
     """
     matrices = [matrix for block in find_blocks(model) for matrix in block.matrices]
-    dtype = matrices[0].parameter.dtype
-    if dtype not in _DTYPES:
-        name = str(dtype).removeprefix("torch.")
-        raise SettingsError(f"--semi_structured: the weights are {name}. Use --dtype bfloat16.")
+    _check_dtype(str(matrices[0].parameter.dtype).removeprefix("torch."))
     fitting = [matrix for matrix in matrices if _fits(matrix)]
     if not fitting:
         raise UnsupportedModelError(
@@ -71,6 +71,11 @@ def to_semi_structured(model: nn.Module) -> tuple[int, int]:
             sparse = to_sparse_semi_structured(matrix.parameter.data)
             matrix.module.weight = nn.Parameter(sparse, requires_grad=False)
     return len(fitting), len(matrices)
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in _DTYPES:
+        raise SettingsError(f"--semi_structured: the weights are {dtype}. Use --dtype bfloat16.")
 
 
 def _fits(matrix: WeightMatrix) -> bool:

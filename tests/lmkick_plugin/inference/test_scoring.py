@@ -511,6 +511,14 @@ def test_rolling_is_hfs_in_chunks_of_any_size(family: str, monkeypatch: pytest.M
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_no_logits_of_whole_texts_are_made(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scored_positions, "CHUNK_BYTES", 4 * 128 * 16)
+    monkeypatch.setattr(rows, "_CPU_BYTES", 4 * 128 * 5)
+    look_up, looked_up = runner.Runner._look_up, set[int]()
+
+    def note(self: Any, logits: Any, *which: Any) -> Any:
+        looked_up.add(len(logits))
+        return look_up(self, logits, *which)
+
+    monkeypatch.setattr(runner.Runner, "_look_up", note)
     model = make(family)
     widths: list[int] = []
     model.get_output_embeddings().register_forward_hook(
@@ -518,6 +526,7 @@ def test_no_logits_of_whole_texts_are_made(family: str, monkeypatch: pytest.Monk
     )
     evaluator(model).loglikelihood_rolling(instances(*TEXTS), disable_tqdm=True)
     assert max(widths) == 16
+    assert max(looked_up) == 5
     evaluator(model, HFLM).loglikelihood_rolling(instances(*TEXTS), disable_tqdm=True)
     assert max(widths) == 4 * 90
 

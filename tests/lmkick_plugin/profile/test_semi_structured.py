@@ -16,7 +16,7 @@ from compressors.errors import SettingsError, UnsupportedModelError
 from lmkick_plugin.profile import semi_structured
 from lmkick_plugin.profile.measure import profile_model
 from lmkick_plugin.profile.memory import bytes_in_memory
-from lmkick_plugin.profile.semi_structured import to_semi_structured
+from lmkick_plugin.profile.semi_structured import check_semi_structured, to_semi_structured
 from tests.conftest import make_tiny_llama
 
 
@@ -53,6 +53,15 @@ def test_dense_weights_and_other_dtypes_are_refused(taken: list[Tensor]) -> None
     with pytest.raises(SettingsError, match=r"the weights are float32\. Use --dtype bfloat16"):
         to_semi_structured(pruned(torch.float32))
     assert taken == []
+
+
+def test_device_and_dtype_are_checked_before_loading() -> None:
+    check_semi_structured("cuda:0", "auto")
+    check_semi_structured("cuda", "bfloat16")
+    with pytest.raises(SettingsError, match="on GPUs of CUDA only, not on cpu"):
+        check_semi_structured("cpu", "bfloat16")
+    with pytest.raises(SettingsError, match=r"the weights are float32\. Use --dtype bfloat16"):
+        check_semi_structured("cuda", "float32")
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemiStructuredTensor")

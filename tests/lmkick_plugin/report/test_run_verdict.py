@@ -121,3 +121,10 @@ def test_the_sentence_says_what_is_lost_kept_open_and_what_would_settle_it() -> 
     tight = run_verdict({"a": SAME, "b": SAME}, name="B", tolerance=0.01).sentence
     assert "99 %" in tight
     assert len(run_verdict({f"task {i}": LOST for i in range(60)}, name="B").sentence) < 300
+
+
+def test_of_two_tasks_with_nothing_left_the_surer_loss_is_the_worst() -> None:
+    few, many = task(0.1, 0.0, n=60), task(0.6, 0.0, n=60)
+    for tasks in ({"few": few, "many": many}, {"many": many, "few": few}):
+        found = run_verdict(tasks, name="B")
+        assert (found.word, found.worst) == ("loses", "many")
