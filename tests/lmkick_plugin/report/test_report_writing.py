@@ -55,6 +55,8 @@ def test_the_whole_grid(paper: Path, paper_report: Path, paper_evidence: Evidenc
         assert wanted in stems
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pngs)
     assert not list(paper_report.rglob("*.part"))
+    page = (paper_report / "report.html").read_text(encoding="utf-8")
+    assert "as a share of the dense model's in bfloat16, as evaluated" in page
 
 
 def test_a_cell_of_the_table_is_a_score_of_a_file(paper_report: Path) -> None:
