@@ -66,6 +66,7 @@ class Case:
 _THREE = (0, 1, 2)
 _RELEASED = GPTQ(num_bits=4, act_order=False, static_groups=False)
 _HALF = Unstructured(0.5)
+_DAMPING = (0.05, 0.1)
 
 
 def _shared_out(method: Compressor) -> Case:
@@ -91,6 +92,22 @@ CASES: dict[str, Case] = {
     "wanda 70 % OWL": _shared_out(Wanda(pattern=Unstructured(0.7))),
     "sparsegpt 70 %": Case(method=SparseGPT(pattern=Unstructured(0.7))),
     "sparsegpt 70 % OWL": _shared_out(SparseGPT(pattern=Unstructured(0.7))),
+    # Damping, on top of the defaults.
+    **{
+        f"gptq 4 bits g128, damping {damping}": Case(
+            method=GPTQ(num_bits=4, dampening_frac=damping), seeds=_THREE
+        )
+        for damping in _DAMPING
+    },
+    **{
+        f"sparsegpt 50 %, damping {damping}": Case(
+            method=SparseGPT(pattern=_HALF, dampening_frac=damping), seeds=_THREE
+        )
+        for damping in _DAMPING
+    },
+    "gptq 4 bits g128, 64 samples": Case(method=GPTQ(num_bits=4), samples=64),
+    "sparsegpt 50 %, 64 samples": Case(method=SparseGPT(pattern=_HALF), samples=64),
+    "wanda 50 %, 64 samples": Case(method=Wanda(pattern=_HALF), samples=64),
     # Why the released order loses to rounding: each case changes one thing.
     "gptq 4 bits g128 released order, damping 0.1": Case(
         method=replace(_RELEASED, dampening_frac=0.1)
@@ -105,7 +122,6 @@ CASES: dict[str, Case] = {
     "sparsegpt 50 %, WikiText": Case(method=SparseGPT(pattern=_HALF), source="wikitext"),
     "wanda 50 %, WikiText": Case(method=Wanda(pattern=_HALF), source="wikitext"),
     "sparsegpt 50 %, BOS first": Case(method=SparseGPT(pattern=_HALF), bos="always"),
-    "sparsegpt 50 %, damping 0.1": Case(method=SparseGPT(pattern=_HALF, dampening_frac=0.1)),
 }
 
 

@@ -19,15 +19,17 @@
   dark.addEventListener("change", name);
   name();
 
-  const unfold = () => {
-    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const unfold = (hash) => {
+    const target = hash && document.getElementById(decodeURIComponent(hash.slice(1)));
     if (target instanceof HTMLDetailsElement) {
       target.open = true;
       target.scrollIntoView();
     }
   };
-  addEventListener("hashchange", unfold);
-  unfold();
+  // A link to the current hash fires no hashchange, and its target may have been folded since.
+  document.addEventListener("click", (event) => unfold(event.target.closest("a")?.hash));
+  addEventListener("hashchange", () => unfold(location.hash));
+  unfold(location.hash);
 
   const value = (row, column) => {
     const cell = row.cells[column];

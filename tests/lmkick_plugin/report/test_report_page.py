@@ -409,6 +409,9 @@ def test_a_run_s_link_unfolds_its_details(browser: Chrome, page: Path) -> None:
     assert not browser.execute_script(opened, name)
     link.click()
     assert browser.execute_script(opened, name)
+    browser.execute_script("document.getElementById(arguments[0]).open = false", name)
+    link.click()
+    assert browser.execute_script(opened, name)
 
 
 def test_colours_can_be_switched(browser: Chrome, page: Path) -> None:
