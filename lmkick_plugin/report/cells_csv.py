@@ -16,8 +16,9 @@ from lmkick_plugin.results.task_groups import children_of, leaves_of
 __all__ = ["cells_csv"]
 
 _RUN = (
-    "share_of_dense", "run_verdict", "knowledge_recovery", "knowledge_tasks", "tasks_match",
-    "tasks_inconclusive", "tasks_too_few", "tasks_open", "tasks_fail",
+    "share_of_dense", "run_verdict", "knowledge_recovery", "knowledge_low", "knowledge_high",
+    "knowledge_tasks", "tasks_match", "tasks_inconclusive", "tasks_too_few", "tasks_open",
+    "tasks_fail",
 )  # fmt: skip
 _SCORE = ("task", "metric", "filter", "value", "stderr", "n")
 _PAIRED = (
@@ -77,7 +78,7 @@ def _run(line: RunLine) -> list[str]:
     if found is None:
         values += [None] * (len(_RUN) - len(values))
     else:
-        values += [found.mean_recovery, found.over]
+        values += [found.mean_recovery, *(found.mean_interval or (None, None)), found.over]
         values += [found.counts[kind] for kind in ("match", "inconclusive", "too few")]
         values += [line.open, found.counts["fail"]]
     return [_field(value) for value in values]

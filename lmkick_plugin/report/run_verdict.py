@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
+from lmkick_plugin.report.bootstrap import Interval
 from lmkick_plugin.report.formatting import recovery_of
 from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.verdict import DEFAULT_TOLERANCE
@@ -44,6 +44,9 @@ class RunVerdict:
         without: Tasks without a verdict though their metric has a matching rule.
         mean_recovery: Over the knowledge tasks where dense is above its floor; None where there is
             none.
+        mean_interval: Its 95 % interval: the means of the ends of the tasks' intervals. Tasks may
+            share questions, and no dependence between them makes the true one wider. None where
+            one of the tasks has too few items.
         over: Number of those.
         worst: The task that decides: of lowest recovery among those lost; where none is, among
             those not settled, then those with too few items, then those kept. None without any.
@@ -58,6 +61,7 @@ class RunVerdict:
     too_few: tuple[str, ...]
     without: tuple[str, ...]
     mean_recovery: float | None
+    mean_interval: Interval | None
     over: int
     worst: str | None
     sentence: str
@@ -110,10 +114,11 @@ def run_verdict(
     elif judged and not broken and all(one.verdict == "match" for one in judged.values()):
         word = "keeps"
     means = [
-        one.recovery
+        (one.recovery, one.recovery_interval if one.verdict != "too few" else None)
         for task, one in with_rule.items()
         if task in knowledge and one.recovery_above_chance is not None and one.recovery is not None
     ]
+    ends = [interval for _, interval in means if interval is not None]
 
     def those(*verdicts: str) -> tuple[str, ...]:
         return tuple(t for t in by_recovery if t not in lost and judged[t].verdict in verdicts)
@@ -128,12 +133,18 @@ def run_verdict(
         unsettled=unsettled,
         too_few=too_few,
         without=tuple(task for task, one in with_rule.items() if one.verdict is None),
-        mean_recovery=float(np.mean(means)) if means else None,
+        mean_recovery=fmean(kept for kept, _ in means) if means else None,
+        mean_interval=_mean_ends(ends) if ends and len(ends) == len(means) else None,
         over=len(means),
         worst=next(iter((*fails, *unsettled, *too_few, *kept)), None),
         sentence="",
     )
     return replace(found, sentence=_sentence(found, tasks, name, tolerance))
+
+
+def _mean_ends(intervals: Sequence[Interval]) -> Interval:
+    lows, highs = zip(*intervals, strict=True)
+    return fmean(lows), fmean(highs)
 
 
 def _kept(one: PairedStatistics) -> tuple[float, float, float]:

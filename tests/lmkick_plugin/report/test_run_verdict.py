@@ -69,6 +69,21 @@ def test_mean_recovery_is_over_knowledge_tasks_above_their_floor() -> None:
     assert found.counts == {"match": 1, "inconclusive": 0, "fail": 2, "too few": 0}
 
 
+def test_interval_of_the_mean_recovery_holds_whatever_the_tasks_share() -> None:
+    once = run_verdict({"a": LOST}, name="B", knowledge=["a"])
+    twice = run_verdict({"a": LOST, "again": LOST}, name="B", knowledge=["a", "again"])
+    assert once.mean_interval == LOST.recovery_interval
+    assert twice.mean_interval == once.mean_interval  # the same items twice tell nothing new
+    both = run_verdict({"a": LOST, "b": OPEN}, name="B", knowledge=["a", "b"]).mean_interval
+    assert both is not None
+    assert LOST.recovery_interval is not None
+    assert OPEN.recovery_interval is not None
+    ends = zip(LOST.recovery_interval, OPEN.recovery_interval, strict=True)
+    assert both == pytest.approx([np.mean(pair) for pair in ends])
+    with_few = run_verdict({"a": LOST, "b": FEW}, name="B", knowledge=["a", "b"])
+    assert (with_few.over, with_few.mean_interval) == (2, None)
+
+
 def test_a_run_can_lose_on_perplexity_alone() -> None:
     metric = Metric(transform=np.exp, direction="at_most")
     losses = np.linspace(1, 2, 40)
