@@ -368,6 +368,7 @@ def gptq(
     group_size: int | None = None,
     symmetric: bool = True,
     act_order: bool = False,
+    act_group_aware: bool = False,
     static_groups: bool = False,
     dampening_frac: float = 0.01,
     block_size: int = 128,
@@ -389,7 +390,14 @@ def gptq(
     order = list(range(columns))
     if act_order:
         importance = h.diagonal().masked_fill(~counted, 0)
-        order = torch.argsort(importance, descending=True, stable=True).tolist()
+        falling = [-value for value in importance.tolist()]
+        order.sort(key=lambda column: falling[column])
+        if act_group_aware and group_size and not static:
+            starts = list(range(0, columns - columns % group_size, group_size))
+            whole = [range(start, start + group_size) for start in starts]
+            whole.sort(key=lambda group: min(falling[column] for column in group))
+            rest = range(columns - columns % group_size, columns)
+            order = [c for group in (*whole, rest) for c in sorted(group, key=falling.__getitem__)]
         w, h, counted = w[:, order], h[order][:, order], counted[order]
     factor = inverse_factor(h, dampening_frac, counted)
     for start in range(0, columns, block_size):

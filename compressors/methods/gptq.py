@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from compressors.base import CompressedWeight, require_dampening
+from compressors.errors import SettingsError
 from compressors.methods.rtn import Quantizer
 from compressors.obs.solver import Plan, solve
 from compressors.statistics import Hessian
@@ -23,15 +24,17 @@ class GPTQ(Quantizer):
 
     Args:
         num_bits, symmetric, number_format, scale_dtype: As in :class:`.Quantizer`.
-        group_size: Consecutive columns of the column pass that share a scale in a row, the last
-            group being shorter where it does not divide the row; None: all. The grid of a group is
-            found when the pass reaches it, from weights in which the errors of the finished blocks
-            are allowed for.
+        group_size: Consecutive columns that share a scale in a row, the last group being shorter
+            where it does not divide the row; None: all.
         act_order: Take columns in order of falling mean square of their inputs (False in the
-            released code). Without ``static_groups``, ``g_idx`` of the result then says which group
-            a column belongs to.
-        static_groups: Find the grids before the pass, on groups of consecutive columns of the
-            matrix, so that ``act_order`` does not tear groups apart (False in the released code).
+            released code).
+        act_group_aware: In that order, take groups by their largest column, and the columns of a
+            group together. Needs ``act_order``, and ``static_groups=False``.
+        static_groups: Find all grids before the column pass (False in the released code). Else the
+            grid of a group is found when the pass reaches it, from weights in which the errors of
+            the finished blocks are allowed for. With ``act_order`` but not ``act_group_aware``,
+            groups are then runs of columns of the pass, and ``g_idx`` of the result says which
+            group a column belongs to.
         dampening_frac: Share of the Hessian's mean diagonal added to its diagonal, 0 to 1
             (``percdamp`` in the released code); raised, and reported, where that is not enough.
         block_size: Columns worked on at a time.
@@ -41,7 +44,7 @@ class GPTQ(Quantizer):
 
     References:
         Frantar et al., arXiv:2210.17323, algorithm 1; act-order, static groups and dead inputs as
-        in its released code.
+        in its released code. Gafni et al., arXiv:2505.14638 (group-aware order).
 
     Differences from the released code:
         1. Weights of inputs that were always zero are zeroed before any grid is found; the released
@@ -54,6 +57,7 @@ class GPTQ(Quantizer):
 
     statistic: ClassVar[type[Hessian]] = Hessian
     act_order: bool = True
+    act_group_aware: bool = False
     static_groups: bool = True
     dampening_frac: float = 0.01
     block_size: int = 128
@@ -61,6 +65,17 @@ class GPTQ(Quantizer):
     def __post_init__(self) -> None:
         Quantizer.__post_init__(self)
         require_dampening(self.dampening_frac, self.block_size)
+        if self.act_group_aware and (self.static_groups or not self.act_order):
+            raise SettingsError(
+                "act_group_aware=true finds grids in the column pass, in act-order: it needs "
+                f"static_groups=false and act_order=true, not {self.static_groups} and "
+                f"{self.act_order}."
+            )
+
+    @property
+    def torn_groups(self) -> bool:
+        """Whether groups are runs of columns of the pass that are none of the matrix."""
+        return self.act_order and not (self.act_group_aware or self.static_groups)
 
     def compress(self, weight: Tensor, stats: Hessian) -> CompressedWeight:
         """Quantize one matrix.
@@ -86,6 +101,7 @@ class GPTQ(Quantizer):
         plan = Plan(
             grid=self.grid,
             act_order=self.act_order,
+            act_group_aware=self.act_group_aware,
             static_groups=self.static_groups,
             zero_dead=True,
             dampening_frac=self.dampening_frac,

@@ -8,7 +8,36 @@ from torch import Tensor
 
 from compressors.grid import Grid
 
-__all__ = ["GroupGrids"]
+__all__ = ["GroupGrids", "falling_order"]
+
+
+def falling_order(values: Tensor, group_size: int | None = None) -> Tensor:
+    """Columns by falling value, ties by place.
+
+    Args:
+        values: float32 ``[columns]``.
+        group_size: Columns of a group, which stay together: groups by their largest value, the
+            columns of a group by their own. A shorter last group stays last, so that all others
+            begin at a multiple of the size. None: no groups.
+
+    Returns:
+        int64 ``[columns]``.
+
+    References:
+        Gafni et al., arXiv:2505.14638 (group-aware reordering).
+    """
+    order = torch.argsort(values, descending=True, stable=True)
+    if group_size is None:
+        return order
+    columns = len(values)
+    group_of = torch.arange(columns, device=values.device) // group_size
+    place = torch.empty_like(order)
+    place[order] = torch.arange(columns, device=values.device)
+    first = place.new_full((-(-columns // group_size),), columns)
+    first.scatter_reduce_(0, group_of, place, "amin")
+    if columns % group_size:
+        first[-1] = columns
+    return order[torch.argsort(first[group_of[order]], stable=True)]
 
 
 class GroupGrids:
@@ -19,8 +48,9 @@ class GroupGrids:
         values: float32 ``[columns, rows]``, in their own order: the weights before the pass.
         order: The order in which the pass takes the columns; None for their own.
         matrix_scale: float32 ``[rows]``: the scale that groups of a matrix share; None without.
-        static: Find all grids now, on runs of columns in their own order. Else a group is a run of
-            columns of the pass, and waits for it.
+        static: Find all grids now, on runs of columns in their own order. Else a group waits until
+            the pass reaches it.
+        torn: Groups that wait are runs of columns of the pass, not of the matrix.
 
     Attributes:
         scale: float32 ``[groups, rows]``.
@@ -37,6 +67,7 @@ class GroupGrids:
         *,
         matrix_scale: Tensor | None,
         static: bool,
+        torn: bool,
     ) -> None:
         columns, rows = values.shape
         self.grid, self.matrix_scale = grid, matrix_scale
@@ -48,8 +79,8 @@ class GroupGrids:
         self.known = static or grid.group_size is None
         if self.known:
             self.find(0, columns, values)
-            if order is not None:
-                self.group_of = self.group_of[order]
+        if order is not None and (self.known or not torn):
+            self.group_of = self.group_of[order]
 
     def waiting(self, start: int, stop: int) -> tuple[int, int]:
         """Range of columns whose groups begin in a block; may be empty."""
@@ -60,13 +91,12 @@ class GroupGrids:
 
     def find(self, begin: int, end: int, values: Tensor) -> None:
         """Find the grids of the groups in columns ``begin`` to ``end`` from their ``values``."""
-        first = begin // self.size
+        groups = self.group_of[begin : end : self.size]
         for grouped in self.grid.split(values[: end - begin], dim=0):
-            groups = slice(first, first + len(grouped))
-            self.scale[groups], self.zero_point[groups] = self.grid.fit(
+            mine, groups = groups[: len(grouped)], groups[len(grouped) :]
+            self.scale[mine], self.zero_point[mine] = self.grid.fit(
                 grouped, dim=1, matrix_scale=self.matrix_scale
             )
-            first = groups.stop
 
     def encode(self, start: int, values: Tensor, groups: list[int], scratch: Tensor) -> None:
         """Store the codes of a block.

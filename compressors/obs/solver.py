@@ -37,7 +37,7 @@ from compressors.matmul import full_precision, transpose
 from compressors.obs.buffers import ColumnBuffers
 from compressors.obs.cholesky import factorize
 from compressors.obs.columns import ColumnPass
-from compressors.obs.group_grids import GroupGrids
+from compressors.obs.group_grids import GroupGrids, falling_order
 from compressors.patterns import NM, Pattern, Unstructured, keep_largest, kth_smallest
 from compressors.statistics import Hessian
 
@@ -52,6 +52,7 @@ class Plan:
         pattern: Prune by it; None to prune nothing.
         grid: Round to it; None to round nothing.
         act_order: Take columns in order of falling diagonal of the Hessian.
+        act_group_aware: In that order, but group by group.
         static_groups: Find all grids before the pass, on groups of consecutive columns.
         zero_dead: Zero the weights of inputs that were always zero.
         dampening_frac: Share of the Hessian's mean diagonal added to it.
@@ -61,6 +62,7 @@ class Plan:
     pattern: Pattern | None = None
     grid: Grid | None = None
     act_order: bool = False
+    act_group_aware: bool = False
     static_groups: bool = False
     zero_dead: bool = False
     dampening_frac: float
@@ -109,7 +111,8 @@ class _Solver:
             self.values[dead] = 0
         self.order: Tensor | None = None
         if plan.act_order:
-            self.order = torch.argsort(squares, descending=True, stable=True)
+            kept = plan.grid if plan.act_group_aware else None
+            self.order = falling_order(squares, None if kept is None else kept.group_size)
         self.grids = None
         if plan.grid is not None:
             scales = [plan.grid.matrix_scale(mine) for mine in self._each(self.values)]
@@ -124,6 +127,7 @@ class _Solver:
                 self.order,
                 matrix_scale=torch.cat(by_row) if by_row else None,
                 static=plan.static_groups,
+                torn=plan.act_order and not plan.act_group_aware,
             )
             self.groups: list[int] = self.grids.group_of.tolist()
         if self.order is not None:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressors import Compressor
+from compressors import GPTQ, Compressor
 from compressors.blocks.find import Block, WeightMatrix, find_blocks
 from compressors.blocks.matrices import is_linear
 from compressors.errors import SettingsError, UnsupportedModelError
@@ -65,8 +65,7 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
         group_size=quantizer.group_size,
         number_format=quantizer.number_format,
         symmetric=quantizer.symmetric,
-        act_order=getattr(quantizer, "act_order", False),
-        static_groups=getattr(quantizer, "static_groups", False),
+        torn_groups=isinstance(quantizer, GPTQ) and quantizer.torn_groups,
         scales_columns=quantizer.scales_columns,
     )
     if storage == "dense":

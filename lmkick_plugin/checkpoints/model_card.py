@@ -28,6 +28,7 @@ _ROWS = {
     "symmetric": "symmetric grid",
     **{name: name for name in OWN_SETTINGS},  # of those without a label below
     "act_order": "columns by falling Hessian diagonal",
+    "act_group_aware": "group by group",
     "static_groups": "grids found beforehand",
     "dampening_frac": "damping of the Hessian",
     "block_size": "columns per block",

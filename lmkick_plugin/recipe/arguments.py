@@ -156,6 +156,7 @@ ARGUMENTS: dict[str, Argument] = {
     "symmetric": Argument(read_bool, QUANTIZERS, True),
     "number_format": Argument(partial(read_choice, choices=NUMBER_FORMATS), ROUNDERS, "int"),
     "act_order": Argument(read_bool, _with("act_order"), True),
+    "act_group_aware": Argument(read_bool, _with("act_group_aware"), False),
     "static_groups": Argument(read_bool, _with("static_groups"), True),
     "wanda_variant": Argument(read_bool, _with("wanda_variant"), False),
     "grid_points": Argument(partial(read_int, low=1), _with("grid_points"), 20),
@@ -375,6 +376,14 @@ def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequen
     _check_kept(compressor, settings)
 
 
+def _torn(settings: Mapping[str, Any]) -> bool:
+    order, together, static = (
+        settings.get(name, ARGUMENTS[name].default)
+        for name in ("act_order", "act_group_aware", "static_groups")
+    )
+    return order and not (together or static)
+
+
 def _check_kept(compressor: str, settings: Mapping[str, Any]) -> None:
     """Refuse caches and save formats that contradict each other."""
     for name, partner in (
@@ -397,8 +406,7 @@ def _check_kept(compressor: str, settings: Mapping[str, Any]) -> None:
             group_size=settings.get("group_size", 128),
             number_format=settings.get("number_format", "int"),
             symmetric=settings.get("symmetric", _default(compressor, "symmetric")),
-            act_order=settings.get("act_order", _default(compressor, "act_order")),
-            static_groups=settings.get("static_groups", _default(compressor, "static_groups")),
+            torn_groups=_torn(settings),
             scales_columns=compressor in ARGUMENTS["grid_points"].goes_with
             and (
                 settings.get("grid_points", _default(compressor, "grid_points")) > 1

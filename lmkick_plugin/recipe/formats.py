@@ -39,8 +39,7 @@ def check_recipe(
     group_size: int | None,
     number_format: str = "int",
     symmetric: bool = True,
-    act_order: bool = False,
-    static_groups: bool = False,
+    torn_groups: bool = False,
     scales_columns: bool = False,
 ) -> None:
     """Refuse a recipe that a format cannot hold; needs neither model nor torch.
@@ -51,8 +50,7 @@ def check_recipe(
         group_size: Columns that share a scale; -1 or None: a row.
         number_format: ``int``, or a floating-point format.
         symmetric: The grid is symmetric.
-        act_order: Columns are quantized by falling Hessian diagonal.
-        static_groups: Groups are runs of columns all the same.
+        torn_groups: Groups are not runs of columns (act-order of single columns).
         scales_columns: Columns have factors while they are rounded.
 
     Raises:
@@ -94,11 +92,11 @@ def check_recipe(
             "save_format=compressed-tensors does not go with symmetric=false: transformers does "
             f"not load packed zero points. Leave symmetric out, use save_format=gptq, or {_DENSE}."
         )
-    elif act_order and not static_groups and group != -1:
+    elif torn_groups and group != -1:
         raise SettingsError(
             "save_format=compressed-tensors needs groups of consecutive columns, which "
-            "static_groups=false with act_order=true does not make. Use static_groups=true, "
-            f"save_format=gptq, or {_DENSE}."
+            "act_order=true with act_group_aware=false and static_groups=false does not make. Use "
+            f"static_groups=true, or save_format=gptq, or {_DENSE}."
         )
     require_library(storage)
 

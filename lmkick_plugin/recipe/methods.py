@@ -44,7 +44,7 @@ class Method:
 
 
 _HESSIAN = {"dampening_frac": "dampening_frac", "block_size": "block_size"}
-_ORDER = {"act_order": "act_order", "static_groups": "static_groups"}
+_ORDER = {name: name for name in ("act_order", "act_group_aware", "static_groups")}
 
 #: In the order of tables and figures.
 METHODS: dict[str, Method] = {

@@ -29,7 +29,8 @@ class Recipe:
         number_format: ``int``, ``fp8``, ``mxfp4`` or ``nvfp4``; bits, groups and symmetry of the
             others are the format's.
         act_order: Whether columns are quantized in order of their activations.
-        static_groups: Whether group scales are fixed before the sweep.
+        act_group_aware: Whether that order keeps groups together.
+        static_groups: Whether group scales are fixed before the column pass.
         grid_points: Exponents that AWQ tries.
         clip: Whether AWQ clips groups.
         duo_scaling: Whether AWQ scales by the weights too.
@@ -68,6 +69,7 @@ class Recipe:
     symmetric: bool | None = None
     number_format: str | None = None
     act_order: bool | None = None
+    act_group_aware: bool | None = None
     static_groups: bool | None = None
     grid_points: int | None = None
     clip: bool | None = None

@@ -26,7 +26,8 @@ Kind: TypeAlias = Literal["sparsity", "N:M", "bits", "other"]
 _ALONG = {"pattern", "requested_sparsity", "num_bits", "seed", "dtype", "base_revision"}
 _SETTINGS = tuple(f for f in RECIPE if f not in _ALONG and f not in ("compressor", "base_model"))
 _NAMES = {
-    "group_size": "group", "act_order": "act-order", "static_groups": "static groups",
+    "group_size": "group", "act_order": "act-order", "act_group_aware": "group-aware",
+    "static_groups": "static groups",
     "wanda_variant": "variant", "dampening_frac": "damping", "block_size": "block",
     "true_sequential": "true sequential", "calibration": "", "nsamples": "samples",
     "seqlen": "length", "symmetric": "symmetric", "allocation": "", "owl_lambda": "lambda",

@@ -28,6 +28,7 @@ class FewShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no typ
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        self._shots: dict[int, str] = {}
 
     def fewshot_context(self, doc: dict[str, Any], num_fewshot: int, **options: Any) -> Any:
         """The prompt: examples, then the question.
@@ -41,10 +42,13 @@ class FewShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no typ
             DataError: The train split is missing or has too few questions.
         """
         if num_fewshot:
-            doc = {**doc, "shots": self._shots(num_fewshot)}
+            # Once for all documents: it reads every question of two splits.
+            if num_fewshot not in self._shots:
+                self._shots[num_fewshot] = self._shown(num_fewshot)
+            doc = {**doc, "shots": self._shots[num_fewshot]}
         return super().fewshot_context(doc, 0, **options)
 
-    def _shots(self, count: int) -> str:
+    def _shown(self, count: int) -> str:
         data_dir = (self.config.metadata or {}).get("data_dir")
         found = type(self).load_shots(count, data_dir, self.eval_docs["question"])
         return self.INTRO + "".join(self.FORM.format(*shot) + "\n\n" for shot in found)

@@ -247,6 +247,22 @@ def test_shots_of_freebaseqa(
     assert lm.asked == []
 
 
+def test_shots_are_found_once_for_all_documents(
+    evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmkick_plugin.tasks.few_shot import TriviaQATask
+
+    load, loaded = TriviaQATask.load_shots, []
+
+    def counted(*arguments: Any) -> Any:
+        loaded.append(arguments[0])
+        return load(*arguments)
+
+    monkeypatch.setattr(TriviaQATask, "load_shots", staticmethod(counted))
+    assert len(prompts(evaluate, "kick_triviaqa_closed", num_fewshot=2)) > 1
+    assert loaded == [2]
+
+
 def test_shots_without_a_train_split(
     evaluate: Callable[..., Any], make_manager: Callable[..., TaskManager], tmp_path: Path
 ) -> None:

@@ -36,7 +36,9 @@ def make_buffers(grid: Grid | None, pattern: NM | None, prunes: bool) -> ColumnB
     torch.manual_seed(0)
     grids = None
     if grid is not None:
-        grids = GroupGrids(grid, torch.randn(size, rows), None, static=True, matrix_scale=None)
+        grids = GroupGrids(
+            grid, torch.randn(size, rows), None, static=True, torn=False, matrix_scale=None
+        )
     buffers = ColumnBuffers(
         size, rows, torch.device("cpu"), prunes=prunes, pattern=pattern, grids=grids
     )

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from compressors import GPTQ, NM, RTN, NumericalError, SparseGPT, Unstructured
+from compressors.errors import SettingsError
 from compressors.obs.cholesky import factorize
 from compressors.statistics import Hessian
 from tests import oracles
 from tests.compressors.method_cases import make_inputs, make_stats, make_weight
 
 #: The oracle's defaults, the released code's.
-PLAIN = {"act_order": False, "static_groups": False}
+PLAIN = {"act_order": False, "act_group_aware": False, "static_groups": False}
 
 
 def same(a: Tensor, b: Tensor) -> float:
@@ -76,6 +77,10 @@ def test_sparsegpt_is_the_loop(
         {"group_size": 128, "static_groups": True},
         {"group_size": 40, "act_order": True},
         {"group_size": 40, "act_order": True, "static_groups": True, "symmetric": False},
+        {"group_size": 16, "act_order": True, "act_group_aware": True},
+        {"group_size": 40, "act_order": True, "act_group_aware": True, "symmetric": False},
+        {"group_size": 48, "act_order": True, "act_group_aware": True, "block_size": 32},
+        {"group_size": None, "act_order": True, "act_group_aware": True},
     ],
     ids=str,
 )
@@ -99,10 +104,19 @@ def test_act_order_carries_its_groups() -> None:
     torn = GPTQ(num_bits=4, group_size=32, static_groups=False).compress(weight, stats)
     assert torn.g_idx is not None
     assert torch.equal(torn.g_idx[order], torch.arange(96, dtype=torch.int32) // 32)
-    kept = GPTQ(num_bits=4, group_size=32)
-    whole = kept.compress(weight, stats)
-    assert whole.g_idx is not None
-    assert torch.equal(whole.g_idx, torch.arange(96, dtype=torch.int32) // 32)
+    aware = {"act_group_aware": True, "static_groups": False}
+    for settings in ({}, aware):
+        whole = GPTQ(num_bits=4, group_size=32, **settings).compress(weight, stats)
+        assert whole.g_idx is not None
+        assert torch.equal(whole.g_idx, torch.arange(96, dtype=torch.int32) // 32)
+
+
+@pytest.mark.parametrize("settings", [{}, {"static_groups": False, "act_order": False}], ids=str)
+def test_a_group_aware_order_needs_the_order_and_grids_found_in_the_pass(
+    settings: dict[str, bool],
+) -> None:
+    with pytest.raises(SettingsError, match="needs static_groups=false and act_order=true"):
+        GPTQ(num_bits=4, act_group_aware=True, **settings)
 
 
 def test_loss_hardly_depends_on_the_block_size() -> None:

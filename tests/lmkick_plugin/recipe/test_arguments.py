@@ -61,6 +61,7 @@ def test_defaults_of_gptq() -> None:
         symmetric=True,
         number_format="int",
         act_order=True,
+        act_group_aware=False,
         static_groups=True,
         dampening_frac=0.01,
         block_size=128,
@@ -129,6 +130,15 @@ HALF = Unstructured(0.5)
         (
             {"compressor": "rtn", "bits": "3", "group_size": 64.0, "symmetric": False},
             RTN(num_bits=3, group_size=64, symmetric=False),
+        ),
+        (
+            {
+                "compressor": "gptq",
+                "bits": 4,
+                "act_group_aware": True,
+                "static_groups": False,
+            },
+            GPTQ(num_bits=4, act_group_aware=True, static_groups=False),
         ),
         (
             {"compressor": "gptq", "bits": 4, "act_order": False, "static_groups": False},
@@ -318,6 +328,7 @@ def test_every_argument_is_used_or_refused(compressor: str, name: str, tmp_path:
         "grid_points": 5,
         "clip": False,
         "act_order": False,
+        "act_group_aware": True,
         "static_groups": False,
         "allocation": "owl",
         "owl_lambda": 0.1,

@@ -136,6 +136,7 @@ def test_evaluations_of_one_model_are_one_run_and_the_newest_counts(write: Write
 @pytest.mark.parametrize(
     ("setting", "values"),
     [
+        ("act_group_aware", (False, True)),
         ("static_groups", (False, True)),
         ("wanda_variant", (False, True)),
         ("act_order", (False, True)),
