@@ -67,9 +67,9 @@ class GPTQ(Quantizer):
         require_dampening(self.dampening_frac, self.block_size)
         if self.act_group_aware and (self.static_groups or not self.act_order):
             raise SettingsError(
-                "act_group_aware=true finds grids in the column pass, in act-order: it needs "
-                f"static_groups=false and act_order=true, not {self.static_groups} and "
-                f"{self.act_order}."
+                "act_group_aware=true goes with act_order=true and static_groups=false, but "
+                f"act_order={str(self.act_order).lower()} and "
+                f"static_groups={str(self.static_groups).lower()}. Set them so, or leave it out."
             )
 
     @property

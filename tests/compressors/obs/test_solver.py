@@ -115,7 +115,7 @@ def test_act_order_carries_its_groups() -> None:
 def test_a_group_aware_order_needs_the_order_and_grids_found_in_the_pass(
     settings: dict[str, bool],
 ) -> None:
-    with pytest.raises(SettingsError, match="needs static_groups=false and act_order=true"):
+    with pytest.raises(SettingsError, match="goes with act_order=true and static_groups=false"):
         GPTQ(num_bits=4, act_group_aware=True, **settings)
 
 

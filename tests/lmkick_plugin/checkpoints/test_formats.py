@@ -109,6 +109,11 @@ def test_words_hold_codes_bit_by_bit(num_bits: int) -> None:
         ("float16", RTN(num_bits=8, group_size=None, symmetric=False), ("gptq_v2", -1, False)),
         ("float16", GPTQ(num_bits=4, group_size=32, static_groups=False), ("gptq", 32, True)),
         ("bfloat16", GPTQ(num_bits=4, group_size=128), ("gptq", 128, False)),
+        (
+            "bfloat16",
+            GPTQ(num_bits=4, group_size=32, act_group_aware=True, static_groups=False),
+            ("gptq", 32, False),
+        ),
         ("bfloat16", RTN(num_bits=3, group_size=32, symmetric=False), ("gptq_v2", 32, False)),
         ("float32", RTN(num_bits=2, group_size=64), ("gptq", 64, False)),
         ("bfloat16", GPTQ(num_bits=4, group_size=128, act_order=False), ("gptq", 128, False)),
