@@ -123,7 +123,16 @@ def test_words_hold_codes_bit_by_bit(num_bits: int) -> None:
             ("gptq", 64, False),
         ),
     ],
-    ids=["8-row-asym", "4-act-order", "4", "3-asym", "2-float32", "4-ragged", "joint"],
+    ids=[
+        "8-row-asym",
+        "4-act-order",
+        "4",
+        "4-group-aware",
+        "3-asym",
+        "2-float32",
+        "4-ragged",
+        "joint",
+    ],
 )
 def test_gptq_dequantizes_to_what_was_evaluated(
     dtype: str,
