@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lmkick_plugin.cli import main
 from lmkick_plugin.judge import shared_judge
@@ -359,6 +361,11 @@ def test_doctor_without_a_judge_and_with_part_of_the_data(
     assert "1 files of tasks" in out
     assert "lacks freebase_qa/eval.jsonl" in out
     assert "none configured" in out
+    if not torch.cuda.is_available():
+        (line,) = (line for line in out.splitlines() if "GFLOP/s" in line)
+        rates = {name: int(rate) for name, rate in re.findall(r"(\w+) (\d+) GFLOP/s", line)}
+        assert set(rates) == {"float32", "bfloat16"}
+        assert rates[line.rpartition("dtype=")[2].split()[0]] == max(rates.values()) > 0
 
 
 # --- content --------------------------------------------------------------------------------------
