@@ -65,6 +65,9 @@ class Case:
 
 _THREE = (0, 1, 2)
 _RELEASED = GPTQ(num_bits=4, act_order=False, static_groups=False)
+_SIXTY_FOUR = GPTQ(num_bits=4, group_size=64)
+_AWARE = replace(_SIXTY_FOUR, act_group_aware=True, static_groups=False)
+_SEQUENTIAL = (("true_sequential", True),)
 _HALF = Unstructured(0.5)
 _DAMPING = (0.05, 0.1)
 
@@ -80,7 +83,11 @@ CASES: dict[str, Case] = {
     "gptq 4 bits g128 released order": Case(method=_RELEASED, seeds=_THREE),
     "gptq 4 bits g128": Case(method=GPTQ(num_bits=4), seeds=_THREE),
     "gptq 4 bits g64 released order": Case(method=replace(_RELEASED, group_size=64)),
-    "gptq 4 bits g64": Case(method=GPTQ(num_bits=4, group_size=64)),
+    "gptq 4 bits g64": Case(method=_SIXTY_FOUR, seeds=_THREE),
+    "gptq 4 bits g64, true sequential": Case(method=_SIXTY_FOUR, settings=_SEQUENTIAL),
+    "gptq 4 bits g64, group-aware": Case(method=_AWARE, seeds=_THREE),
+    "gptq 4 bits g64, group-aware, true sequential": Case(method=_AWARE, settings=_SEQUENTIAL),
+    "gptq 4 bits g64, group-aware, damping 0.05": Case(method=replace(_AWARE, dampening_frac=0.05)),
     "wanda 50 %": Case(method=Wanda(pattern=_HALF), seeds=_THREE),
     "sparsegpt 50 %": Case(method=SparseGPT(pattern=_HALF), seeds=_THREE),
     "magnitude 50 %": Case(method=Magnitude(pattern=_HALF)),

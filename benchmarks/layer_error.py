@@ -25,15 +25,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from compressors import GPTQ, RTN, load_calibration
 from compressors.statistics import Hessian, NoStatistic
+from tests import oracles
 
 __all__ = ["MATRICES", "METHODS"]
 
 MATRICES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 _GPTQ = GPTQ(num_bits=4, group_size=64)
 #: Methods by name; what is said after the method's name is changed. ``later``: calibrated without
-#: the first four tokens of each sample, where activations are largest.
+#: the first four tokens of each sample, where activations are largest. Beside them the plain loop
+#: of the tests in float64, as a control of the arithmetic.
 METHODS = {
     "gptq": _GPTQ,
+    "gptq group-aware": replace(_GPTQ, act_group_aware=True, static_groups=False),
     "gptq released order": replace(_GPTQ, act_order=False, static_groups=False),
     "gptq damping 0.1": replace(_GPTQ, dampening_frac=0.1),
     "gptq later": _GPTQ,
@@ -121,11 +124,15 @@ def main() -> None:
         for method, recipe in METHODS.items():
             stats = later if method.endswith("later") else every
             compressed[method] = recipe.compress(weight, stats[name]).weight
+        compressed["loop in float64"] = oracles.gptq(
+            weight, every[name].matrix, num_bits=4, group_size=64, act_order=True,
+            static_groups=True, dtype=torch.float64,
+        )  # fmt: skip
         for text, (hessians, _) in found.items():
             matrix = hessians[name].matrix
             errors = {method: _error(weight, w, matrix) for method, w in compressed.items()}
             line[text] = {method: round(error, 5) for method, error in errors.items()}
-            for method in METHODS:
+            for method in [name for name in compressed if name != "rtn"]:
                 kind = name.rpartition(".")[2]
                 ratio = errors[method] / errors["rtn"]
                 ratios.setdefault((method, kind, text), []).append(ratio)
