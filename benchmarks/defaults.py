@@ -99,7 +99,7 @@ CASES: dict[str, Case] = {
     "wanda 70 % OWL": _shared_out(Wanda(pattern=Unstructured(0.7))),
     "sparsegpt 70 %": Case(method=SparseGPT(pattern=Unstructured(0.7))),
     "sparsegpt 70 % OWL": _shared_out(SparseGPT(pattern=Unstructured(0.7))),
-    # Damping, on top of the defaults.
+    # Damping and number of samples, on top of the defaults.
     **{
         f"gptq 4 bits g128, damping {damping}": Case(
             method=GPTQ(num_bits=4, dampening_frac=damping), seeds=_THREE

@@ -132,10 +132,9 @@ def main() -> None:
             matrix = hessians[name].matrix
             errors = {method: _error(weight, w, matrix) for method, w in compressed.items()}
             line[text] = {method: round(error, 5) for method, error in errors.items()}
-            for method in [name for name in compressed if name != "rtn"]:
-                kind = name.rpartition(".")[2]
-                ratio = errors[method] / errors["rtn"]
-                ratios.setdefault((method, kind, text), []).append(ratio)
+            kind = name.rpartition(".")[2]
+            for method, error in errors.items():
+                ratios.setdefault((method, kind, text), []).append(error / errors["rtn"])
         print(json.dumps(line), flush=True)
     for (method, kind, text), values in ratios.items():
         print(f"{method}, {kind}, {text}: {geometric_mean(values):.2f} of rounding's error")

@@ -392,7 +392,7 @@ def gptq(
         importance = h.diagonal().masked_fill(~counted, 0)
         falling = [-value for value in importance.tolist()]
         order.sort(key=lambda column: falling[column])
-        if act_group_aware and group_size and not static:
+        if act_group_aware and group_size:
             starts = list(range(0, columns - columns % group_size, group_size))
             whole = [range(start, start + group_size) for start in starts]
             whole.sort(key=lambda group: min(falling[column] for column in group))

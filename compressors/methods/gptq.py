@@ -50,7 +50,8 @@ class GPTQ(Quantizer):
         1. Weights of inputs that were always zero are zeroed before any grid is found; the released
            code lets them widen the grid where there is one group per row.
         2. The symmetric grid of a row without negative weights is symmetric too.
-        3. Inputs that were always zero count 0 in the damping's mean and are the last in act-order.
+        3. Inputs that were always zero count 0 in the damping's mean and are the last in act-order
+           (of their group, if it is group-aware).
            The released code gives them a diagonal of 1, which is little at its scale of the Hessian
            (2 / samples times the sum over all tokens) and much at others.
     """
@@ -69,7 +70,8 @@ class GPTQ(Quantizer):
             raise SettingsError(
                 "act_group_aware=true goes with act_order=true and static_groups=false, but "
                 f"act_order={str(self.act_order).lower()} and "
-                f"static_groups={str(self.static_groups).lower()}. Set them so, or leave it out."
+                f"static_groups={str(self.static_groups).lower()}. Add "
+                "static_groups=false and act_order=true, or leave it out."
             )
 
     @property

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -26,18 +28,14 @@ def falling_order(values: Tensor, group_size: int | None = None) -> Tensor:
     References:
         Gafni et al., arXiv:2505.14638 (group-aware reordering).
     """
-    order = torch.argsort(values, descending=True, stable=True)
+    falling = partial(torch.argsort, descending=True, stable=True)
     if group_size is None:
-        return order
-    columns = len(values)
-    group_of = torch.arange(columns, device=values.device) // group_size
-    place = torch.empty_like(order)
-    place[order] = torch.arange(columns, device=values.device)
-    first = place.new_full((-(-columns // group_size),), columns)
-    first.scatter_reduce_(0, group_of, place, "amin")
-    if columns % group_size:
-        first[-1] = columns
-    return order[torch.argsort(first[group_of[order]], stable=True)]
+        return falling(values)
+    count = len(values) // group_size
+    whole, rest = values[: count * group_size].view(count, group_size), values[count * group_size :]
+    starts = torch.arange(count, device=values.device)[:, None] * group_size
+    groups = (falling(whole) + starts)[falling(whole.amax(dim=1))]
+    return torch.cat([groups.flatten(), falling(rest) + count * group_size])
 
 
 class GroupGrids:

@@ -15,7 +15,8 @@ How it is computed here:
   diagonal blocks are inverted.
 * Matrices that read the same input are solved together, as more rows of one matrix.
 * Inputs that were always zero (dead) neither cause nor receive changes. They count 0 in the mean
-  of the damping and come last in act-order, so results do not depend on the scale of H.
+  of the damping and come last in act-order (of their group, if it is group-aware), so results do
+  not depend on the scale of H.
 
 References:
     Frantar and Alistarh, arXiv:2301.00774, algorithm 1 (SparseGPT); Frantar et al.,
@@ -52,7 +53,7 @@ class Plan:
         pattern: Prune by it; None to prune nothing.
         grid: Round to it; None to round nothing.
         act_order: Take columns in order of falling diagonal of the Hessian.
-        act_group_aware: In that order, but group by group.
+        act_group_aware: In that order, but group by group; needs a grid.
         static_groups: Find all grids before the pass, on groups of consecutive columns.
         zero_dead: Zero the weights of inputs that were always zero.
         dampening_frac: Share of the Hessian's mean diagonal added to it.
@@ -111,8 +112,8 @@ class _Solver:
             self.values[dead] = 0
         self.order: Tensor | None = None
         if plan.act_order:
-            kept = plan.grid if plan.act_group_aware else None
-            self.order = falling_order(squares, None if kept is None else kept.group_size)
+            together = plan.grid.group_size if plan.grid and plan.act_group_aware else None
+            self.order = falling_order(squares, together)
         self.grids = None
         if plan.grid is not None:
             scales = [plan.grid.matrix_scale(mine) for mine in self._each(self.values)]
@@ -127,7 +128,7 @@ class _Solver:
                 self.order,
                 matrix_scale=torch.cat(by_row) if by_row else None,
                 static=plan.static_groups,
-                torn=plan.act_order and not plan.act_group_aware,
+                torn=not plan.act_group_aware,
             )
             self.groups: list[int] = self.grids.group_of.tolist()
         if self.order is not None:

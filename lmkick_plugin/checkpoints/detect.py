@@ -104,6 +104,7 @@ class Recognised:
             "group_size": scheme.group_size,
             "symmetric": scheme.symmetric,
             "act_order": scheme.act_order,
+            "act_group_aware": scheme.act_group_aware,
             "activation_bits": scheme.activation_bits,
             "matrices": None if zeros is None else zeros.matrices,
             "sparsity": None if zeros is None else zeros.sparsity,
@@ -174,6 +175,7 @@ class Recognised:
             "group_size": scheme.group_size,
             "symmetric": scheme.symmetric,
             "act_order": scheme.act_order,
+            "act_group_aware": scheme.act_group_aware,
             **({} if self.base is None else {"base_model": self.base[0], "base_revision": None}),
         }
 

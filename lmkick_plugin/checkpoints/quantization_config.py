@@ -41,6 +41,7 @@ class Scheme:
         group_size: Input columns that share a scale; -1: one group a row.
         symmetric: Whether the grid is symmetric.
         act_order: Whether columns were quantized in order of their activations.
+        act_group_aware: Whether that order kept groups together; None where it is not said.
         activation_bits: Bits that activations are rounded to.
         mixed: The config gives different settings to different matrices.
         made_by: Tools and versions, or the steps of a recipe.
@@ -55,6 +56,7 @@ class Scheme:
     group_size: int | None = None
     symmetric: bool | None = None
     act_order: bool | None = None
+    act_group_aware: bool | None = None
     activation_bits: int | None = None
     mixed: bool = False
     made_by: tuple[str, ...] = ()
@@ -119,6 +121,8 @@ def _gptq_or_awq(method: str, config: Mapping[str, Any]) -> Scheme:
     symmetric = config.get("sym")
     if symmetric is None and "zero_point" in config:  # AutoAWQ's name
         symmetric = not config["zero_point"]
+    # GPTQModel's order by groups, which its desc_act=false does not deny.
+    aware = True if _meta(config).get("act_group_aware") is True else None
     return Scheme(
         storage=method,
         layout=None if layout is None else str(layout).lower(),
@@ -126,15 +130,20 @@ def _gptq_or_awq(method: str, config: Mapping[str, Any]) -> Scheme:
         bits=_whole(config.get("bits", config.get("w_bit"))),
         group_size=_whole(config.get("group_size", config.get("q_group_size"))),
         symmetric=symmetric,
-        act_order=config.get("desc_act"),
+        act_order=True if aware else config.get("desc_act"),
+        act_group_aware=aware,
         mixed=bool(config.get("dynamic")),
         made_by=_quantizers(config),
     )
 
 
-def _quantizers(config: Mapping[str, Any]) -> tuple[str, ...]:
+def _meta(config: Mapping[str, Any]) -> Mapping[str, Any]:
     meta = config.get("meta")
-    made_by = meta.get("quantizer") if isinstance(meta, Mapping) else None
+    return meta if isinstance(meta, Mapping) else {}
+
+
+def _quantizers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    made_by = _meta(config).get("quantizer")
     made_by = [made_by] if isinstance(made_by, str) else made_by
     return tuple(str(tool) for tool in made_by) if isinstance(made_by, list) else ()
 

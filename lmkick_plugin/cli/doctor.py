@@ -165,7 +165,7 @@ def _device(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _faster_dtype() -> str:
-    """How fast the processor multiplies by dtype: with AVX512_BF16, half or twice of float32."""
+    """Rates of a 256 x 1024 x 1024 product by dtype, as in reading a prompt."""
     import torch
     from torch.utils.benchmark import Timer
 
@@ -180,7 +180,10 @@ def _faster_dtype() -> str:
         seconds = timer.blocked_autorange(min_run_time=0.1).median
         rates[str(dtype).removeprefix("torch.")] = 2 * inputs.numel() * len(weight) / seconds / 1e9
     measured = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items())
-    return f"{measured}; dtype={max(rates, key=lambda name: rates[name])} is faster"
+    slower, faster = sorted(rates, key=lambda name: rates[name])
+    if rates[faster] < 1.1 * rates[slower]:
+        return measured
+    return f"{measured}; dtype={faster} reads prompts faster"
 
 
 def _data(args: argparse.Namespace) -> Iterator[Finding]:

@@ -156,7 +156,7 @@ ARGUMENTS: dict[str, Argument] = {
     "symmetric": Argument(read_bool, QUANTIZERS, True),
     "number_format": Argument(partial(read_choice, choices=NUMBER_FORMATS), ROUNDERS, "int"),
     "act_order": Argument(read_bool, _with("act_order"), True),
-    "act_group_aware": Argument(read_bool, _with("act_group_aware"), False),
+    "act_group_aware": Argument(read_bool, _with("act_group_aware")),
     "static_groups": Argument(read_bool, _with("static_groups"), True),
     "wanda_variant": Argument(read_bool, _with("wanda_variant"), False),
     "grid_points": Argument(partial(read_int, low=1), _with("grid_points"), 20),
@@ -265,6 +265,8 @@ def parse_arguments(arguments: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any
         settings = {**allocation.OWL_DEFAULTS, **settings}
     elif settings.get("allocation") == "uniform":
         del settings["allocation"]
+    if not settings.get("act_group_aware"):
+        settings.pop("act_group_aware", None)  # as in records made before there was one
     settings["seeds"] = settings.pop("seed", None)
     return Recipe(**settings), {name: _read_passed(name, arguments[name]) for name in others}
 
@@ -377,6 +379,7 @@ def _check_together(compressor: str, settings: Mapping[str, Any], others: Sequen
 
 
 def _torn(settings: Mapping[str, Any]) -> bool:
+    """As `GPTQ.torn_groups`, without torch."""
     order, together, static = (
         settings.get(name, ARGUMENTS[name].default)
         for name in ("act_order", "act_group_aware", "static_groups")

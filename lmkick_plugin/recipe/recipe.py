@@ -156,7 +156,8 @@ class Recipe:
         import compressors
 
         method = METHODS[self.compressor]
-        settings = {own: getattr(self, name) for name, own in method.arguments.items()}
+        given = {own: getattr(self, name) for name, own in method.arguments.items()}
+        settings = {own: value for own, value in given.items() if value is not None}
         if method.prunes:
             settings["pattern"] = self.build_pattern()
         if self.number_format not in (None, "int"):

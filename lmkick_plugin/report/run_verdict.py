@@ -44,9 +44,9 @@ class RunVerdict:
         without: Tasks without a verdict though their metric has a matching rule.
         mean_recovery: Over the knowledge tasks where dense is above its floor; None where there is
             none.
-        mean_interval: Its 95 % interval: the means of the ends of the tasks' intervals. Tasks may
-            share questions, and no dependence between them makes the true one wider. None where
-            one of the tasks has too few items.
+        mean_interval: The means of the ends of the tasks' 95 % intervals, as if the tasks moved
+            together (they may share questions): at least 95 % where estimates are about normal,
+            and too wide where they do not. None where a task has too few items.
         over: Number of those.
         worst: The task that decides: of lowest recovery among those lost; where none is, among
             those not settled, then those with too few items, then those kept. None without any.

@@ -42,13 +42,13 @@ class FewShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no typ
             DataError: The train split is missing or has too few questions.
         """
         if num_fewshot:
-            # Once for all documents: it reads every question of two splits.
+            # Once for all documents: it reads every question that is scored.
             if num_fewshot not in self._shots:
-                self._shots[num_fewshot] = self._shown(num_fewshot)
+                self._shots[num_fewshot] = self._find_shots(num_fewshot)
             doc = {**doc, "shots": self._shots[num_fewshot]}
         return super().fewshot_context(doc, 0, **options)
 
-    def _shown(self, count: int) -> str:
+    def _find_shots(self, count: int) -> str:
         data_dir = (self.config.metadata or {}).get("data_dir")
         found = type(self).load_shots(count, data_dir, self.eval_docs["question"])
         return self.INTRO + "".join(self.FORM.format(*shot) + "\n\n" for shot in found)

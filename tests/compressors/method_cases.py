@@ -53,6 +53,7 @@ FLOATS: list[Any] = [
     *(RTN(number_format=name) for name in FORMATS),
     *(GPTQ(number_format=name, act_order=True, static_groups=True) for name in FORMATS),
     GPTQ(number_format="nvfp4", block_size=24),
+    GPTQ(number_format="nvfp4", act_group_aware=True, static_groups=False),
     GPTQ(number_format="mxfp4", act_order=True),
     *(AWQ(number_format=name) for name in FORMATS),
 ]

@@ -27,7 +27,9 @@
     }
   };
   // A link to the current hash fires no hashchange, and its target may have been folded since.
-  document.addEventListener("click", (event) => unfold(event.target.closest("a")?.hash));
+  document.addEventListener("click", (event) => {
+    if (!event.ctrlKey && !event.metaKey) unfold(event.target.closest("a")?.hash);
+  });
   addEventListener("hashchange", () => unfold(location.hash));
   unfold(location.hash);
 

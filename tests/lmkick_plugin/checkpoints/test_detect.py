@@ -35,7 +35,7 @@ GPTQMODEL = {"made_by": ["gptqmodel:7.6.0"], "pattern": None}
 EXPECTED: dict[str, dict[str, Any]] = {
     "gptqmodel-w4": {
         "storage": "gptq", "method": "gptq", "bits": 4, "group_size": 128, "symmetric": True,
-        "act_order": False, **GPTQMODEL,
+        "act_order": True, "act_group_aware": True, **GPTQMODEL,
     },
     "gptqmodel-w3-act-order": {
         "storage": "gptq", "method": "gptq", "bits": 3, "group_size": 32, "symmetric": False,

@@ -169,11 +169,12 @@ def test_gptq_dequantizes_to_what_was_evaluated(
     [
         ("float32", GPTQ(num_bits=4, group_size=128, act_order=False)),
         ("bfloat16", GPTQ(num_bits=4, group_size=32)),
+        ("bfloat16", GPTQ(num_bits=4, group_size=32, act_group_aware=True, static_groups=False)),
         ("bfloat16", RTN(num_bits=8, group_size=None)),
         ("bfloat16", RTN(num_bits=3, group_size=64)),
         ("float32", SparseGPT(pattern=NM(2, 4), quantize=RTN(num_bits=4, group_size=64))),
     ],
-    ids=["4", "4-static-act-order", "8-row", "3", "joint"],
+    ids=["4", "4-static-act-order", "4-group-aware", "8-row", "3", "joint"],
 )
 def test_compressed_tensors_in_plain_transformers(dtype: str, method: Any, tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors", reason="lmkick[compressed-tensors] is not installed")

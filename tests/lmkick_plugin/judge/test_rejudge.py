@@ -365,7 +365,9 @@ def test_doctor_without_a_judge_and_with_part_of_the_data(
         (line,) = (line for line in out.splitlines() if "GFLOP/s" in line)
         rates = {name: int(rate) for name, rate in re.findall(r"(\w+) (\d+) GFLOP/s", line)}
         assert set(rates) == {"float32", "bfloat16"}
-        assert rates[line.rpartition("dtype=")[2].split()[0]] == max(rates.values()) > 0
+        assert min(rates.values()) > 0
+        if max(rates.values()) > 1.2 * min(rates.values()):
+            assert rates[line.rpartition("dtype=")[2].split()[0]] == max(rates.values())
 
 
 # --- content --------------------------------------------------------------------------------------

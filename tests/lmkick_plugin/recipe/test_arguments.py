@@ -61,7 +61,6 @@ def test_defaults_of_gptq() -> None:
         symmetric=True,
         number_format="int",
         act_order=True,
-        act_group_aware=False,
         static_groups=True,
         dampening_frac=0.01,
         block_size=128,

@@ -69,7 +69,7 @@ def test_mean_recovery_is_over_knowledge_tasks_above_their_floor() -> None:
     assert found.counts == {"match": 1, "inconclusive": 0, "fail": 2, "too few": 0}
 
 
-def test_interval_of_the_mean_recovery_holds_whatever_the_tasks_share() -> None:
+def test_interval_of_the_mean_recovery_is_as_if_the_tasks_moved_together() -> None:
     once = run_verdict({"a": LOST}, name="B", knowledge=["a"])
     twice = run_verdict({"a": LOST, "again": LOST}, name="B", knowledge=["a", "again"])
     assert once.mean_interval == LOST.recovery_interval
