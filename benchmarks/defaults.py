@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from compressors import (
+    AWQ,
     GPTQ,
     RTN,
     Compressor,
@@ -88,6 +89,15 @@ CASES: dict[str, Case] = {
     "gptq 4 bits g64, group-aware": Case(method=_AWARE, seeds=_THREE),
     "gptq 4 bits g64, group-aware, true sequential": Case(method=_AWARE, settings=_SEQUENTIAL),
     "gptq 4 bits g64, group-aware, damping 0.05": Case(method=replace(_AWARE, dampening_frac=0.05)),
+    # The grid.
+    "rtn 4 bits g32": Case(method=RTN(num_bits=4, group_size=32)),
+    "rtn 4 bits g32 asymmetric": Case(method=RTN(num_bits=4, group_size=32, symmetric=False)),
+    "rtn 4 bits g64 asymmetric": Case(method=RTN(num_bits=4, group_size=64, symmetric=False)),
+    "gptq 4 bits g64 asymmetric": Case(method=replace(_SIXTY_FOUR, symmetric=False)),
+    "awq 4 bits g64 asymmetric": Case(method=AWQ(num_bits=4, group_size=64)),
+    "awq 4 bits g64": Case(method=AWQ(num_bits=4, group_size=64, symmetric=True)),
+    "rtn 3 bits g64": Case(method=RTN(num_bits=3, group_size=64)),
+    "gptq 3 bits g64": Case(method=replace(_SIXTY_FOUR, num_bits=3)),
     "wanda 50 %": Case(method=Wanda(pattern=_HALF), seeds=_THREE),
     "sparsegpt 50 %": Case(method=SparseGPT(pattern=_HALF), seeds=_THREE),
     "magnitude 50 %": Case(method=Magnitude(pattern=_HALF)),
