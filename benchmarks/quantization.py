@@ -50,6 +50,9 @@ def _floats(name: str) -> dict[str, Any]:
 RECIPES: dict[str, Any] = {
     **_integers(4, 64),
     **_integers(3, 64),
+    "gptq group-aware int4 g64": GPTQ(
+        num_bits=4, group_size=64, act_group_aware=True, static_groups=False
+    ),
     "rtn asymmetric int4 g64": RTN(num_bits=4, group_size=64, symmetric=False),
     "gptq asymmetric int4 g64": GPTQ(num_bits=4, group_size=64, symmetric=False, **_ORDERED),
     "rtn asymmetric int3 g64": RTN(num_bits=3, group_size=64, symmetric=False),

@@ -138,10 +138,10 @@ def configuration(
 
 
 def table(evidence: Evidence, model: Model) -> Iterator[str]:
-    """Headline scores of a model's runs as Markdown, in the order of the grid.
+    """Headline scores of a model's runs as Markdown, in the order of the grid, and their verdicts.
 
     A task whose dense score is not above what guessing reaches is marked: no run has a verdict
-    there.
+    there. In brackets behind *loses*: how many tasks are lost, of those that have a verdict.
     """
     tasks = [task for task in evidence.tasks if evidence.key(task) is not None]
     floor = {
@@ -154,11 +154,19 @@ def table(evidence: Evidence, model: Model) -> Iterator[str]:
         f"{task_name(task)}: {_metric(evidence, task)}{' (floor)' if task in floor else ''}"
         for task in tasks
     ]
-    yield f"| run | {' | '.join(names)} |"
-    yield f"|{' --- |' * (1 + len(tasks))}"
+    yield f"| run | {' | '.join(names)} | verdict |"
+    yield f"|{' --- |' * (2 + len(tasks))}"
     for cell in model.all:
-        scores = (_shown(evidence, cell, task) for task in tasks)
-        yield f"| {cell.short} | {' | '.join(scores)} |"
+        scores = [_shown(evidence, cell, task) for task in tasks]
+        yield f"| {' | '.join([cell.short, *scores, _verdict(evidence, cell)])} |"
+
+
+def _verdict(evidence: Evidence, cell: Cell) -> str:
+    if not evidence.statistics(cell):
+        return ""
+    found = evidence.verdict(cell, cell.short)
+    judged = sum(found.counts.values())
+    return found.word + (f" ({len(found.lost)} of {judged})" if found.lost else "")
 
 
 def _metric(evidence: Evidence, task: str) -> str:
@@ -170,8 +178,12 @@ def _shown(evidence: Evidence, cell: Cell, task: str) -> str:
     score = evidence.score(cell, task)
     if score is None:
         return "-"
-    error = f" ± {score.stderr:.3g}" if isinstance(score.stderr, float) else ""
-    return f"{score.value:.4g}{error}"
+    known = isinstance(score.stderr, float) and score.stderr
+    return _rounded(score.value, 3) + (f" ± {_rounded(score.stderr, 2)}" if known else "")
+
+
+def _rounded(value: float, digits: int) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def main() -> int:
