@@ -355,7 +355,10 @@ def _ends(
     """Interval of a recovery over draws; None where there is no recovery."""
     if point is None:
         return None
-    return _holding(point, percentile_interval(recovery(dense, compressed, direction, floor)))
+    low, high = percentile_interval(recovery(dense, compressed, direction, floor))
+    if floor == 0:
+        low = max(low, 0.0)  # a score of 0 or more keeps 0 or more; widened draws may not
+    return _holding(point, (low, high))
 
 
 def _holding(point: float, interval: Interval) -> Interval:

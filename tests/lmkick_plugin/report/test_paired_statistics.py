@@ -111,6 +111,14 @@ def test_an_interval_holds_its_estimate_where_nothing_is_left() -> None:
     assert found.verdict == "fail"
 
 
+def test_a_graded_score_that_is_never_negative_keeps_no_less_than_nothing() -> None:
+    dense = np.linspace(0, 1, 24)
+    found = paired_statistics(dense, np.zeros(24), metric=Metric())
+    assert found.recovery_interval is not None
+    assert found.recovery_interval[0] == 0.0 < found.recovery_interval[1]
+    assert found.interval[0] < -found.dense  # the difference's draws do go beyond
+
+
 def test_a_single_item() -> None:
     for metric in (BINARY, Metric()):
         one = paired_statistics([1.0], [0.0], metric=metric)
