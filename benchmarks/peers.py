@@ -49,6 +49,9 @@ PEERS = ("llm-compressor", "GPTQModel")
 #: ``peers_worker.py`` are each library's defaults.
 CASES: dict[str, tuple[Compressor, tuple[str, ...]]] = {
     "gptq int4 g64": (GPTQ(num_bits=4, group_size=64), PEERS),
+    "gptq int4 g64, group-aware": (
+        GPTQ(num_bits=4, group_size=64, act_group_aware=True, static_groups=False), ()
+    ),
     "wanda 50 %": (Wanda(pattern=Unstructured(0.5)), PEERS[:1]),
     "sparsegpt 50 %": (SparseGPT(pattern=Unstructured(0.5)), PEERS[:1]),
     "awq int4 g64": (AWQ(num_bits=4, group_size=64), PEERS[:1]),
