@@ -5,12 +5,15 @@
     python -m benchmarks.eval_throughput --shape llama-100m --questions 16 --prompts 16
     python -m benchmarks.eval_throughput --shape llama-7b --device cuda --dtype bfloat16 \
         --questions 2000 --prompts 1000 --batch-size 16
+    python -m benchmarks.eval_throughput --model FOLDER --plain --num-fewshot 5
 
 Both evaluate the same model object in one process, in turn, on the same requests, as lm-eval builds
-them: five-shot MMLU (consecutive questions of as few subjects as it takes) and FreebaseQA. Ratios
-are of medians. Answers are compared in the same run. ``tokens`` are those that went through the
-model, padding included. Peak memory is beyond what the process held before: of the device, or of
-the process on Linux. Weights other than those of ``stories`` are random.
+them: five-shot MMLU (consecutive questions of as few subjects as it takes) and FreebaseQA, or what
+``--task`` names. ``--plain`` adds a third side, a plain loop of batches: one forward pass over
+padded texts for scores, ``generate`` of transformers for answers. Ratios are of medians, over
+``kick``'s. Answers are compared in the same run. ``tokens`` are those that went through the model,
+padding included. Peak memory is beyond what the process held before: of the device, or of the
+process on Linux. Weights are random, other than those of ``stories`` and ``--model``.
 """
 
 from __future__ import annotations
@@ -49,8 +52,8 @@ CONTEXT = 4096
 def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """The model and its tokenizer."""
     folder = arguments.data.resolve().parent / "models"
-    if arguments.shape == "stories":
-        path = folder / "stories260K-hf"
+    if arguments.model or arguments.shape == "stories":
+        path = arguments.model or folder / "stories260K-hf"
         model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=arguments.dtype)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     else:
@@ -93,13 +96,17 @@ def cut_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def requests_of(manager: TaskManager, tasks: Sequence[str], count: int) -> list[Any]:
+def requests_of(
+    manager: TaskManager, tasks: Sequence[str], count: int, shots: int | None = None
+) -> list[Any]:
     """The requests of the first documents of some tasks, as lm-eval builds them."""
     found: list[Any] = []
     documents = 0
     for name in tasks:
         task = manager.load([name])["tasks"][name]
         left = count - documents
+        if shots is not None:
+            task.set_config(key="num_fewshot", value=shots)
         task.build_all_requests(limit=left)
         found += task.instances
         documents += len({instance.doc_id for instance in task.instances})
@@ -163,10 +170,63 @@ def _status(name: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)
 
 
+class PlainLoop:
+    """Batches of padded texts, longest first; nothing is shared between them."""
+
+    def __init__(self, lm: HFLM) -> None:
+        self._lm, self._model, self._tokenizer = lm, lm.model, lm.tokenizer
+
+    def _batches(self, rows: Sequence[Any], length: Callable[[int], int]) -> Any:
+        order = sorted(range(len(rows)), key=lambda at: -length(at))
+        step = int(self._lm.batch_size)
+        return (order[at : at + step] for at in range(0, len(order), step))
+
+    @torch.no_grad()
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
+        """Log-likelihood and greedy flag of each continuation."""
+        pairs = [self._lm._encode_pair(*request.args) for request in requests]
+        found: list[Any] = [None] * len(pairs)
+        for batch in self._batches(pairs, lambda at: sum(map(len, pairs[at]))):
+            rows = [torch.tensor(pairs[at][0] + pairs[at][1]) for at in batch]
+            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            logits = self._model(padded.to(self._model.device)).logits.cpu()
+            for at, row in zip(batch, logits, strict=True):
+                context, continuation = pairs[at]
+                scored = row[len(context) - 1 :][: len(continuation)].float().log_softmax(-1)
+                tokens = torch.tensor(continuation)
+                likelihood = float(scored.gather(1, tokens[:, None]).sum())
+                found[at] = (likelihood, bool((scored.argmax(-1) == tokens).all()))
+        return found
+
+    @torch.no_grad()
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Greedy answers up to the first stop string."""
+        texts = [request.args[0] for request in requests]
+        settings = requests[0].args[1]
+        found = [""] * len(texts)
+        for batch in self._batches(texts, lambda at: len(texts[at])):
+            inputs, mask = self._lm.tok_batch_encode([texts[at] for at in batch])
+            made = self._model.generate(
+                inputs.to(self._model.device),
+                attention_mask=mask.to(self._model.device),
+                max_new_tokens=settings["max_gen_toks"],
+                stop_strings=settings["until"],
+                tokenizer=self._tokenizer,
+                do_sample=False,
+                pad_token_id=self._tokenizer.pad_token_id,
+            )
+            for at, row in zip(batch, made[:, inputs.shape[1] :], strict=True):
+                text = self._tokenizer.decode(row, skip_special_tokens=True)
+                for stop in settings["until"]:
+                    text = text.split(stop)[0]
+                found[at] = text
+        return found
+
+
 def compare(
     meter: Meter, repeats: int, sides: dict[str, Callable[[], Any]], same: Callable[[Any, Any], str]
 ) -> dict[str, Any]:
-    """Run both sides in turn; the first is ``hf``."""
+    """Run all sides in turn; the last is ``kick``."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, work in sides.items():
@@ -176,9 +236,10 @@ def compare(
         row[f"{name}_seconds"] = statistics.median(run["seconds"] for run in found)
         row[f"{name}_tokens"] = found[-1]["tokens"]
         row[f"{name}_peak_mib"] = found[-1]["peak"]
-    first, second = sides
-    row["ratio"] = row[f"{first}_seconds"] / row[f"{second}_seconds"]
-    row["equal"] = same(runs[first][-1]["answers"], runs[second][-1]["answers"])
+    *others, ours = sides
+    for other in others:
+        row[f"{other}/{ours}"] = row[f"{other}_seconds"] / row[f"{ours}_seconds"]
+        row[f"{other}={ours}"] = same(runs[other][-1]["answers"], runs[ours][-1]["answers"])
     return row
 
 
@@ -221,12 +282,16 @@ def main() -> None:
     """Measure, and print a row of JSON for each comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=["stories", *SHAPES], default="stories")
+    parser.add_argument("--model", type=Path, help="a checkpoint instead of a shape")
+    parser.add_argument("--plain", action="store_true", help="also a plain loop of batches")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--questions", type=int, default=40, help="of MMLU; 0: leave it out")
-    parser.add_argument("--prompts", type=int, default=64, help="of FreebaseQA; 0: leave it out")
+    parser.add_argument("--prompts", type=int, default=64, help="of the task; 0: leave it out")
+    parser.add_argument("--task", default="kick_freebaseqa", help="whose prompts")
+    parser.add_argument("--num-fewshot", type=int, help="examples in each prompt")
     parser.add_argument("--alone", type=int, default=0, help="prompts for hf one at a time")
     parser.add_argument("--until", action="append", help="other stop strings than the task's")
     parser.add_argument("--repeats", type=int, default=3)
@@ -251,10 +316,18 @@ def main() -> None:
     kick = KickLM(batch_size=arguments.batch_size, **given)
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     meter = Meter(model, clock)
+    plain = PlainLoop(hf)
+
+    def sides(kind: str, requests: list[Any]) -> dict[str, Callable[[], Any]]:
+        found = {"hf": lambda: getattr(hf, kind)(requests, disable_tqdm=True)}
+        if arguments.plain:
+            found["plain"] = lambda: getattr(plain, kind)(requests)
+        return {**found, "kick": lambda: getattr(kick, kind)(requests, disable_tqdm=True)}
+
     print(
         json.dumps(
             {
-                "shape": arguments.shape,
+                "model": arguments.model.name if arguments.model else arguments.shape,
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "device": arguments.device,
                 "threads": arguments.threads,
@@ -274,32 +347,16 @@ def main() -> None:
         _show(
             "mmlu",
             len(requests),
-            compare(
-                meter,
-                arguments.repeats,
-                {
-                    "hf": lambda: hf.loglikelihood(requests, disable_tqdm=True),
-                    "kick": lambda: kick.loglikelihood(requests, disable_tqdm=True),
-                },
-                same_scores,
-            ),
+            compare(meter, arguments.repeats, sides("loglikelihood", requests), same_scores),
         )
     if arguments.prompts:
-        prompts = requests_of(manager, ["kick_freebaseqa"], arguments.prompts)
+        prompts = requests_of(manager, [arguments.task], arguments.prompts, arguments.num_fewshot)
         if arguments.until:
             for instance in prompts:
                 text, settings = instance.args
                 instance.arguments = (text, {**settings, "until": arguments.until})
-        row = compare(
-            meter,
-            arguments.repeats,
-            {
-                "hf": lambda: hf.generate_until(prompts, disable_tqdm=True),
-                "kick": lambda: kick.generate_until(prompts, disable_tqdm=True),
-            },
-            same_texts,
-        )
-        _show("freebaseqa", len(prompts), row)
+        row = compare(meter, arguments.repeats, sides("generate_until", prompts), same_texts)
+        _show(arguments.task, len(prompts), row)
         if arguments.alone:
             some = prompts[: arguments.alone]
             single = HFLM(**{**given, "batch_size": 1})
@@ -312,7 +369,7 @@ def main() -> None:
                 "ratio": run["seconds"] / len(some) / a_prompt,
                 "equal": same_texts(run["answers"], ours),
             }
-            _show("freebaseqa, hf one at a time", len(some), alone)
+            _show(f"{arguments.task}, hf one at a time", len(some), alone)
     if arguments.start_up:
         path = arguments.data.resolve().parent / "models" / "stories260K-hf"
         starts = [(start_up("hf", path), start_up("kick", path)) for _ in range(arguments.repeats)]

@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ PEERS = ("llm-compressor", "GPTQModel")
 CASES: dict[str, tuple[Compressor, tuple[str, ...]]] = {
     "gptq int4 g64": (GPTQ(num_bits=4, group_size=64), PEERS),
     "gptq int4 g64, group-aware": (
-        GPTQ(num_bits=4, group_size=64, act_group_aware=True, static_groups=False), ()
+        GPTQ(num_bits=4, group_size=64, act_group_aware=True, static_groups=False),
+        (),
     ),
     "wanda 50 %": (Wanda(pattern=Unstructured(0.5)), PEERS[:1]),
     "sparsegpt 50 %": (SparseGPT(pattern=Unstructured(0.5)), PEERS[:1]),
@@ -92,8 +94,9 @@ def _peer(
 
 
 def measure(
-    folder: Path, data: Path, side: str, case: str, python: str, sizes: list[int], test: list[int]
-) -> dict[str, Any]:
+    folder: Path, data: Path, side: str, case: str, seed: int, python: str,
+    sizes: list[int], test: list[int],
+) -> dict[str, Any]:  # fmt: skip
     """Compress a model by one case on one side, and measure it.
 
     Args:
@@ -101,6 +104,7 @@ def measure(
         data: Folder of ``web_text`` and ``wikitext``.
         side: ``lmkick``, or one of :data:`PEERS`.
         case: Of :data:`CASES`.
+        seed: Of the calibration text.
         python: The interpreter of a peer's environment.
         sizes: Calibration samples and tokens of each.
         test: Windows of the test text and tokens of each.
@@ -109,9 +113,10 @@ def measure(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     dense = {name: value.clone() for name, value in _matrices(model).items()}
     tokens = load_calibration(
-        "c4", tokenizer, nsamples=sizes[0], seqlen=sizes[1], data_dir=data, progress=False
-    )
-    line: dict[str, Any] = {"model": folder.name, "side": side, "case": case}
+        "c4", tokenizer, nsamples=sizes[0], seqlen=sizes[1], seed=seed, data_dir=data,
+        progress=False,
+    )  # fmt: skip
+    line: dict[str, Any] = {"model": folder.name, "side": side, "case": case, "seed": seed}
     line |= {"calibration": sizes, "test": test}
     if side == OURS:
         line |= _ours(model, case, tokens)
@@ -135,12 +140,16 @@ def _matrices(model: Any) -> dict[str, Tensor]:
     }
 
 
-def _lines(path: Path, model: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Lines of the file about this model, by case and side."""
+def _lines(path: Path, model: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """Lines of the file about this model, by case, side and seed."""
     if not path.exists():
         return {}
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {(line["case"], line["side"]): line for line in lines if line["model"] == model.name}
+    return {
+        (line["case"], line["side"], line["seed"]): line
+        for line in lines
+        if line["model"] == model.name
+    }
 
 
 def main() -> None:
@@ -153,6 +162,7 @@ def main() -> None:
     parser.add_argument("--gptqmodel", metavar="PYTHON")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--sides", nargs="+", choices=(OURS, *PEERS), default=[OURS, *PEERS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the calibration text")
     parser.add_argument("--nsamples", type=int, default=16)
     parser.add_argument("--seqlen", type=int, default=1024)
     parser.add_argument("--windows", type=int, default=64)
@@ -160,20 +170,22 @@ def main() -> None:
     options = parser.parse_args()
     sizes, test = [options.nsamples, options.seqlen], [options.windows, options.length]
     pythons = {OURS: "", PEERS[0]: options.llm_compressor, PEERS[1]: options.gptqmodel}
-    for case in options.cases:
+    for case, seed in product(options.cases, options.seeds):
         for side in (OURS, *CASES[case][1]):
-            known = _lines(options.output, options.model).get((case, side), {})
+            known = _lines(options.output, options.model).get((case, side, seed), {})
             wanted = side in options.sides and pythons[side] is not None
             if not wanted or [known.get("calibration"), known.get("test")] == [sizes, test]:
                 continue
-            line = measure(options.model, options.data, side, case, pythons[side], sizes, test)
+            line = measure(
+                options.model, options.data, side, case, seed, pythons[side], sizes, test
+            )
             with options.output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-    print("| case | side | perplexity | processor seconds | zeros |")
-    print("| --- " * 5 + "|")
-    for (case, side), line in sorted(_lines(options.output, options.model).items()):
+    print("| case | side | seed | perplexity | processor seconds | zeros |")
+    print("| --- " * 6 + "|")
+    for (case, side, seed), line in sorted(_lines(options.output, options.model).items()):
         numbers = f"{line['perplexity']:.2f} | {line['seconds']:.0f} | {line['zeros']:.1%}"
-        print(f"| {case} | {side} | {numbers} |")
+        print(f"| {case} | {side} | {seed} | {numbers} |")
 
 
 if __name__ == "__main__":
