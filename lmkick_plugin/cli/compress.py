@@ -11,7 +11,8 @@ import argparse
 from typing import Any
 
 from lmkick_plugin.files import check_target
-from lmkick_plugin.preflight import check_model_arguments, check_repeated
+from lmkick_plugin.preflight.lm_eval_run import check_repeated
+from lmkick_plugin.preflight.models import check_model_arguments
 from lmkick_plugin.recipe.arguments import ARGUMENTS
 from lmkick_plugin.recipe.formats import FORMATS
 from lmkick_plugin.recipe.methods import COMPRESSORS

@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     if args.new_tokens < 2:
         raise CommandError(f"--new_tokens {args.new_tokens}: expected at least 2.")
     from lmkick_plugin.files import check_file
-    from lmkick_plugin.preflight import check_model_arguments
+    from lmkick_plugin.preflight.models import check_model_arguments
 
     if args.json is not None:
         check_file("--json", args.json)

@@ -80,7 +80,7 @@ def check_lm_eval_runs() -> None:
 
 
 def _checked(execute: Callable[[Any], None], options: Any) -> None:
-    from lmkick_plugin.preflight import check_run, takes_part
+    from lmkick_plugin.preflight.lm_eval_run import check_run, takes_part
 
     if not takes_part(options):
         execute(options)

@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         LmkickError: What was asked for cannot be done; nothing was evaluated then.
     """
-    from lmkick_plugin.preflight import check_repeated
+    from lmkick_plugin.preflight.lm_eval_run import check_repeated
     from lmkick_plugin.sweep.study import study_config
     from lmkick_plugin.sweep.study_table import as_csv, as_text, collect
 

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from lmkick_plugin.files import check_folder
 from lmkick_plugin.loading.checks import check_device
-from lmkick_plugin.preflight import check_data_dir, check_model, check_stored
+from lmkick_plugin.preflight.models import check_model, check_stored
+from lmkick_plugin.preflight.tasks import check_data_dir
 from lmkick_plugin.sweep.cell_files import Ledger
 from lmkick_plugin.sweep.config import SweepConfig, read_config
 from lmkick_plugin.sweep.jobs import LOG, Job

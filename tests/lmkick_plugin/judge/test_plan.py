@@ -12,7 +12,7 @@ import pytest
 
 from lmkick_plugin.judge import Prompts
 from lmkick_plugin.judge.plan import check_metadata
-from lmkick_plugin.preflight import check_run, takes_part
+from lmkick_plugin.preflight.lm_eval_run import check_run, takes_part
 
 FINE = {"judge_model": "m", "judge_base_url": "http://127.0.0.1:9/v1"}
 

@@ -18,7 +18,7 @@ import transformers
 from compressors import RTN, SettingsError, UnsupportedModelError, compress_model
 from lmkick_plugin.checkpoints.manifest import MANIFEST, Manifest
 from lmkick_plugin.model import KickLM
-from lmkick_plugin.preflight import check_model_arguments
+from lmkick_plugin.preflight.models import check_model_arguments
 from lmkick_plugin.recipe.arguments import parse_arguments
 from lmkick_plugin.record.weights import survey_weights
 from lmkick_plugin.results.results_file import ResultsFile

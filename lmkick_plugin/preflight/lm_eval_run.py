@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks before any weights are loaded, for ``lmkick`` and ``lm_eval run`` alike."""
+"""Check a run of lm-eval: its options, its config file, what it evaluates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lmkick_plugin import bundled
-from lmkick_plugin.data.sources import data_directory
 from lmkick_plugin.files import check_folder, parse_json, read_settings
+from lmkick_plugin.preflight.models import check_model, check_model_arguments
+from lmkick_plugin.preflight.tasks import OUR_PREFIXES, check_data_dir, check_tasks
 from lmkick_plugin.recipe.readers import (
     check_path,
-    is_unset,
     read_amount,
     read_batch_size,
     read_bool,
@@ -26,21 +26,8 @@ from lmkick_plugin.recipe.readers import (
 )
 from lmkick_plugin.terminal import CommandError
 
-__all__ = [
-    "OUR_PREFIXES",
-    "check_data_dir",
-    "check_model",
-    "check_model_arguments",
-    "check_output",
-    "check_repeated",
-    "check_run",
-    "check_stored",
-    "check_tasks",
-    "takes_part",
-]
+__all__ = ["check_output", "check_repeated", "check_run", "takes_part"]
 
-# No task of lm-eval's starts like this.
-OUR_PREFIXES = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
 # Options of lm-eval that hold name=value pairs.
 _PAIRS = ("--model_args", "-a", "--metadata", "--gen_kwargs")
 
@@ -214,20 +201,6 @@ def _samples(value: Any) -> dict[str, list[int]]:
         ) from error
 
 
-def _check_samples(samples: Mapping[str, Sequence[int]], tasks: Mapping[str, Any]) -> None:
-    """Refuse documents that a task of ours does not have."""
-    for name, numbers in samples.items():
-        if name not in tasks:
-            hint = suggest(name, tasks)
-            raise CommandError(f"--samples: {name!r:.60} is not among --tasks. {hint}".rstrip())
-        count = len(tasks[name].eval_docs)
-        if numbers and max(numbers) >= count:
-            raise CommandError(
-                f"--samples: {name} has {count} documents, 0 to {count - 1}; {max(numbers)} was "
-                "asked for"
-            )
-
-
 def check_repeated(arguments: Sequence[str], options: Sequence[str] = _PAIRS) -> None:
     """Refuse an argument that stands twice: the first would be dropped without a word.
 
@@ -283,184 +256,3 @@ def check_output(path: str, model_arguments: Mapping[str, Any]) -> None:
         folder = folder / sanitize_model_name(str(name))
         check_path("--output_path", folder)
     check_folder("--output_path", folder)
-
-
-def check_model_arguments(arguments: Mapping[str, Any]) -> None:
-    """Parse the arguments of ``--model kick`` and build its compressor.
-
-    Args:
-        arguments: Of the model.
-
-    Raises:
-        CommandError: What is wrong.
-    """
-    from lmkick_plugin.loading.checks import check_adapter, check_placement, check_pretrained
-    from lmkick_plugin.loading.precompressed import check_gguf
-    from lmkick_plugin.loading.quantize_on_load import check_quantize
-    from lmkick_plugin.recipe.arguments import parse_arguments
-
-    try:
-        recipe, passed = parse_arguments(dict(arguments))
-        check_gguf(arguments.get("pretrained"), passed)
-        check_pretrained(arguments.get("pretrained"))
-        check_placement(passed)
-        check_adapter(passed)
-        recipe.build_compressor()
-        if recipe.quantize is not None:
-            check_quantize(recipe.quantize, None, passed, prebuilt=False)
-        _ = recipe.seed  # several seeds are for a sweep
-    except (ValueError, TypeError) as error:
-        raise CommandError(f"--model_args: {error}") from error
-
-
-def check_model(arguments: Mapping[str, Any], config: Any = None, *, chat: bool = False) -> Any:
-    """Check the arguments of ``--model kick`` against the model's config and tokenizer.
-
-    Args:
-        arguments: Of the model.
-        config: The model's, where it was read before; then its tokenizer was, too.
-        chat: Whether prompts go through the tokenizer's chat template.
-
-    Returns:
-        The model's config; it is read from the Hub, too, but for models of this machine alone.
-
-    Raises:
-        SettingsError: What is wrong (``CommandError``, ``UnsupportedModelError`` likewise).
-    """
-    from lmkick_plugin.data.calibration import check_text
-    from lmkick_plugin.loading.checks import check_hf_arguments
-    from lmkick_plugin.loading.compress import check_before_load
-    from lmkick_plugin.loading.model_checks import check_model_kind
-    from lmkick_plugin.recipe.arguments import parse_arguments
-
-    recipe, passed = parse_arguments(arguments)
-    if config is None:
-        check_model_arguments(arguments)
-        config = _read_config(str(arguments["pretrained"]), passed, chat=chat)
-        check_hf_arguments(passed, config, prebuilt=False)
-        check_model_kind(recipe, config, "causal", passed)
-    if recipe.calibration is not None:
-        check_text(recipe.calibration, recipe.data_dir)
-    check_before_load(recipe, config, passed)
-    return config
-
-
-def check_stored(arguments: Mapping[str, Any], config: Any) -> None:
-    """Look into the weights of a model and its reference, for runs that share them.
-
-    Args:
-        arguments: Of the model, checked by :func:`check_model`.
-        config: What that returned.
-
-    Raises:
-        SettingsError: Files are damaged or tensors missing, or the reference is over other tokens.
-        NumericalError: Weights are NaN or infinite.
-    """
-    from transformers import AutoTokenizer
-
-    from lmkick_plugin.loading.checks import which_files
-    from lmkick_plugin.loading.precompressed import check_stored_weights
-    from lmkick_plugin.loading.reference import check_reference
-    from lmkick_plugin.recipe.arguments import parse_arguments
-
-    recipe, passed = parse_arguments(arguments)
-    pretrained = str(arguments["pretrained"])
-    check_stored_weights(pretrained, config, passed)
-    if recipe.reference is not None:
-        name = passed.get("tokenizer") or bundled.model_folder(pretrained)
-        tokenizer = AutoTokenizer.from_pretrained(name, **which_files(passed))
-        remote = bool(passed.get("trust_remote_code"))
-        check_reference(recipe.reference, tokenizer, config, trust_remote_code=remote)
-
-
-def _read_config(pretrained: str, passed: Mapping[str, Any], *, chat: bool) -> Any:
-    """Read a model's config; of a folder, its tokenizer as well."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    from lmkick_plugin.loading.checks import config_error, which_files
-    from lmkick_plugin.loading.model_checks import (
-        check_template,
-        check_tokenizer,
-        tokenizer_error,
-    )
-
-    folder = bundled.model_folder(pretrained)
-    options = which_files(passed)
-    try:
-        config = AutoConfig.from_pretrained(folder, **options)
-    except Exception as error:  # transformers raises anything for a file of other contents
-        raise config_error(pretrained, error) from error
-    if Path(folder).expanduser().is_dir() and is_unset(passed.get("tokenizer")):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        except Exception as error:
-            raise tokenizer_error(pretrained, error) from error
-        check_tokenizer(tokenizer, config, pretrained, passed)
-        if chat:
-            check_template(tokenizer, pretrained)
-    return config
-
-
-def check_data_dir(folder: str | None) -> None:
-    """Check that a data directory, where one is given, is a directory."""
-    found = data_directory(folder)
-    if found is not None and not Path(check_path("data_dir", found)).is_dir():
-        raise CommandError(
-            f"data_dir={folder or found}: no such directory; leave it out to read from the "
-            "Hugging Face Hub"
-        )
-
-
-def check_tasks(
-    names: Sequence[str],
-    *,
-    include_path: str | None = None,
-    task_metadata: Mapping[str, Any] | None = None,
-    judged: bool = True,
-    samples: Mapping[str, Sequence[int]] | None = None,
-) -> None:
-    """Load our own tasks among ``names``, which checks their data; others are left to lm-eval.
-
-    Where a judge is configured, its key, endpoint and reference are looked at too.
-
-    Args:
-        names: task, group and tag names or globs, as after ``--tasks``.
-        include_path: as after ``--include_path``; a task there replaces ours of the same name.
-        task_metadata: what lm-eval will hand to the tasks, ``data_dir`` among it.
-        judged: whether answers will be judged, if a judge is configured.
-        samples: the documents to evaluate, by task, as after ``--samples``.
-
-    """
-    from lm_eval.tasks import TaskManager
-
-    from lmkick_plugin.registration import TASK_FOLDER
-
-    # Without lm-eval's own 14,000 files the index takes a fraction of a second instead of four.
-    manager = TaskManager(
-        include_path=[TASK_FOLDER, *([include_path] if include_path else [])],
-        include_defaults=False,
-        metadata=dict(task_metadata or {}),
-    )
-    ours, others = [], False
-    for name in names:
-        if not name:
-            raise CommandError(f"--tasks {','.join(names)}: a name is empty. Is a comma too many?")
-        matches = manager.match_tasks([name])
-        if not matches and name.lower().startswith(OUR_PREFIXES):
-            hint = suggest(name, manager.all_tasks)
-            raise CommandError(f"no task {name!r}. {hint}`lmkick ls tasks` lists them")
-        for match in matches:
-            path = manager.task_index[match].yaml_path
-            if path is not None and path.is_relative_to(TASK_FOLDER) and match not in ours:
-                ours.append(match)
-        others = others or not matches or not set(matches) <= set(ours)
-    try:
-        tasks = manager.load(ours)["tasks"]
-        if samples and not others:
-            _check_samples(samples, tasks)
-        for task in tasks.values():
-            check_judge = getattr(task, "check_judge", None)
-            if judged and check_judge is not None:
-                check_judge()
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise CommandError(f"--tasks: {error}") from error

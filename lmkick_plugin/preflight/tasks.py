@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check the tasks of a run, their data and their judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmkick_plugin.data.sources import data_directory
+from lmkick_plugin.recipe.readers import check_path, suggest
+from lmkick_plugin.terminal import CommandError
+
+__all__ = ["OUR_PREFIXES", "check_data_dir", "check_tasks"]
+
+# No task of lm-eval's starts like this.
+OUR_PREFIXES = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
+
+
+def check_data_dir(folder: str | None) -> None:
+    """Check that a data directory, where one is given, is a directory."""
+    found = data_directory(folder)
+    if found is not None and not Path(check_path("data_dir", found)).is_dir():
+        raise CommandError(
+            f"data_dir={folder or found}: no such directory; leave it out to read from the "
+            "Hugging Face Hub"
+        )
+
+
+def check_tasks(
+    names: Sequence[str],
+    *,
+    include_path: str | None = None,
+    task_metadata: Mapping[str, Any] | None = None,
+    judged: bool = True,
+    samples: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Load our own tasks among ``names``, which checks their data; others are left to lm-eval.
+
+    Where a judge is configured, its key, endpoint and reference are looked at too.
+
+    Args:
+        names: task, group and tag names or globs, as after ``--tasks``.
+        include_path: as after ``--include_path``; a task there replaces ours of the same name.
+        task_metadata: what lm-eval will hand to the tasks, ``data_dir`` among it.
+        judged: whether answers will be judged, if a judge is configured.
+        samples: the documents to evaluate, by task, as after ``--samples``.
+
+    """
+    from lm_eval.tasks import TaskManager
+
+    from lmkick_plugin.registration import TASK_FOLDER
+
+    # Without lm-eval's own 14,000 files the index takes a fraction of a second instead of four.
+    manager = TaskManager(
+        include_path=[TASK_FOLDER, *([include_path] if include_path else [])],
+        include_defaults=False,
+        metadata=dict(task_metadata or {}),
+    )
+    ours, others = [], False
+    for name in names:
+        if not name:
+            raise CommandError(f"--tasks {','.join(names)}: a name is empty. Is a comma too many?")
+        matches = manager.match_tasks([name])
+        if not matches and name.lower().startswith(OUR_PREFIXES):
+            hint = suggest(name, manager.all_tasks)
+            raise CommandError(f"no task {name!r}. {hint}`lmkick ls tasks` lists them")
+        for match in matches:
+            path = manager.task_index[match].yaml_path
+            if path is not None and path.is_relative_to(TASK_FOLDER) and match not in ours:
+                ours.append(match)
+        others = others or not matches or not set(matches) <= set(ours)
+    try:
+        tasks = manager.load(ours)["tasks"]
+        if samples and not others:
+            _check_samples(samples, tasks)
+        for task in tasks.values():
+            check_judge = getattr(task, "check_judge", None)
+            if judged and check_judge is not None:
+                check_judge()
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise CommandError(f"--tasks: {error}") from error
+
+
+def _check_samples(samples: Mapping[str, Sequence[int]], tasks: Mapping[str, Any]) -> None:
+    """Refuse documents that a task of ours does not have."""
+    for name, numbers in samples.items():
+        if name not in tasks:
+            hint = suggest(name, tasks)
+            raise CommandError(f"--samples: {name!r:.60} is not among --tasks. {hint}".rstrip())
+        count = len(tasks[name].eval_docs)
+        if numbers and max(numbers) >= count:
+            raise CommandError(
+                f"--samples: {name} has {count} documents, 0 to {count - 1}; {max(numbers)} was "
+                "asked for"
+            )
