@@ -43,6 +43,7 @@ __all__ = ["FloatGrid", "points"]
 
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _LARGEST_E4M3, _LEAST_E4M3 = 448.0, 2.0**-9
+_EXPONENT = 0x7F800000  # of a float32's bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +154,9 @@ class FloatGrid(Grid):
         values = values.clamp(-largest, largest)
         if self.num_bits == 8:
             return _as_e4m3(values)
-        # The distance of points doubles at 2 and at 4.
-        size = values.abs()
-        distance = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
+        # The distance of points doubles at 2 and at 4: half of the value's own power of two.
+        bits = values.abs().clamp_(min=1).view(torch.int32)
+        distance = bits.bitwise_and_(_EXPONENT).view(torch.float32) / 2
         return (values / distance).round_().mul_(distance)
 
 
@@ -180,7 +181,7 @@ def _as_e4m3(values: Tensor) -> Tensor:
 def _power_of_two(amax: Tensor) -> Tensor:
     """Nearest power of two by mantissa (up from 1.75); infinite beyond float32."""
     bits = amax.contiguous().view(torch.int32) + (1 << 21)
-    return (bits & 0x7F800000).view(torch.float32)
+    return (bits & _EXPONENT).view(torch.float32)
 
 
 def _require_finite(scale: Tensor, number_format: str) -> None:
