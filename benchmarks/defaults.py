@@ -135,9 +135,12 @@ CASES: dict[str, Case] = {
     ),
     "gptq 4 bits g128 released order, WikiText": Case(method=_RELEASED, source="wikitext"),
     "gptq 4 bits g128, WikiText": Case(method=GPTQ(num_bits=4), source="wikitext"),
+    "gptq 4 bits g64, WikiText": Case(method=_SIXTY_FOUR, seeds=_THREE, source="wikitext"),
     "gptq 4 bits g128 released order, 64 samples": Case(method=_RELEASED, samples=64),
-    "sparsegpt 50 %, WikiText": Case(method=SparseGPT(pattern=_HALF), source="wikitext"),
-    "wanda 50 %, WikiText": Case(method=Wanda(pattern=_HALF), source="wikitext"),
+    "sparsegpt 50 %, WikiText": Case(
+        method=SparseGPT(pattern=_HALF), seeds=_THREE, source="wikitext"
+    ),
+    "wanda 50 %, WikiText": Case(method=Wanda(pattern=_HALF), seeds=_THREE, source="wikitext"),
     "sparsegpt 50 %, BOS first": Case(method=SparseGPT(pattern=_HALF), bos="always"),
 }
 
