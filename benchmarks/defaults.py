@@ -21,9 +21,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.perplexity import cut, perplexity, wikitext
 from compressors import (
     AWQ,
     GPTQ,
@@ -52,7 +52,8 @@ class Case:
         source: Calibration text: ``c4`` reads ``web_text/train.jsonl`` of the data directory,
             ``wikitext`` the second half of WikiText-2's test text, which is not measured on.
         samples: Calibration samples of 1,024 tokens.
-        bos: Whether samples begin with the beginning-of-text token: ``never``, ``always``.
+        bos: Whether samples begin with BOS: ``auto`` (where the tokenizer adds it itself) or
+            ``always``. Measured windows are always as with ``auto``.
         settings: Further arguments of ``compress_model``.
     """
 
@@ -60,7 +61,7 @@ class Case:
     seeds: tuple[int, ...] = (0,)
     source: str = "c4"
     samples: int = 16
-    bos: str = "never"
+    bos: str = "auto"
     settings: tuple[tuple[str, Any], ...] = ()
 
 
@@ -160,7 +161,7 @@ def measure(model: Path, data_dir: Path, case: Case, seed: int) -> dict[str, Any
     """
     dense = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model)
-    text = _wikitext(data_dir)
+    text = wikitext(data_dir)
     measured, unseen = text[: len(text) // 2], text[len(text) // 2 :]
     found: dict[str, Any] = {"error": None, "seconds": 0.0}
     if case.method is not None:
@@ -176,24 +177,8 @@ def measure(model: Path, data_dir: Path, case: Case, seed: int) -> dict[str, Any
         found["seconds"] = time.process_time() - started
         found["error"] = report.summary()["mean_error"]
         found["sparsity"] = report.sparsity
-    found["perplexity"] = _perplexity(dense, tokenizer(measured)["input_ids"])
+    found["perplexity"] = perplexity(dense, cut(tokenizer, measured, WINDOWS, WINDOW, spread=True))
     return found
-
-
-def _wikitext(data_dir: Path) -> str:
-    with (data_dir / "wikitext" / "test.jsonl").open(encoding="utf-8") as file:
-        return "\n\n".join(json.loads(line)["text"] for line in file)
-
-
-@torch.no_grad()
-def _perplexity(model: Any, tokens: list[int]) -> float:
-    """Of the tokens after the first of each window; windows are spread over the text."""
-    step = (len(tokens) - WINDOW) // (WINDOWS - 1)
-    windows = torch.tensor([tokens[at : at + WINDOW] for at in range(0, WINDOWS * step, step)])
-    losses: list[Tensor] = [
-        model(input_ids=window[None], labels=window[None]).loss for window in windows
-    ]
-    return float(torch.stack(losses).double().mean().exp())
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.quantization import _perplexity, _windows
+from benchmarks.perplexity import cut, perplexity, wikitext
 from compressors import (
     AWQ,
     GPTQ,
@@ -127,7 +127,7 @@ def measure(
         w.numel() for w in now.values()
     )
     line["unchanged"] = sum(torch.equal(now[name], dense[name]) for name in now)
-    line["perplexity"] = _perplexity(model, _windows(tokenizer, data, *test))
+    line["perplexity"] = perplexity(model, cut(tokenizer, wikitext(data), *test))
     return line
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from benchmarks.perplexity import cut, perplexity, wikitext
 from compressors import AWQ, GPTQ, RTN, compress_model, load_calibration
 
 __all__ = ["RECIPES", "measure"]
@@ -99,26 +99,9 @@ def measure(
             "notes": report.summary()["notes"],
         }
     line["seconds"] = round(time.process_time() - started, 1)
-    line["perplexity"] = _perplexity(model, _windows(tokenizer, data, *test))
+    line["perplexity"] = perplexity(model, cut(tokenizer, wikitext(data), *test))
     line["versions"] = {package: version(package) for package in ("torch", "transformers")}
     return line
-
-
-def _windows(tokenizer: Any, data: Path, windows: int, length: int) -> Tensor:
-    """The first windows of WikiText-2's test rows, joined by two newlines."""
-    with (data / "wikitext" / "test.jsonl").open(encoding="utf-8") as file:
-        rows = [json.loads(line)["text"] for line in file]
-    tokens = tokenizer("\n\n".join(rows), return_tensors="pt", verbose=False).input_ids
-    return torch.as_tensor(tokens[0, : windows * length]).view(windows, length)
-
-
-@torch.no_grad()
-def _perplexity(model: Any, windows: Tensor) -> float:
-    losses = []
-    for window in windows:
-        logits = model(input_ids=window[None], use_cache=False).logits[0, :-1]
-        losses.append(torch.nn.functional.cross_entropy(logits.float(), window[1:]))
-    return float(torch.stack(losses).mean().exp())
 
 
 def main() -> None:
