@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.perplexity import cut, perplexity, wikitext
+from benchmarks.perplexity import perplexity, wikitext, windows_of
 from compressors import (
     AWQ,
     GPTQ,
@@ -177,14 +177,18 @@ def measure(model: Path, data_dir: Path, case: Case, seed: int) -> dict[str, Any
         found["seconds"] = time.process_time() - started
         found["error"] = report.summary()["mean_error"]
         found["sparsity"] = report.sparsity
-    found["perplexity"] = perplexity(dense, cut(tokenizer, measured, WINDOWS, WINDOW, spread=True))
+    found["perplexity"] = perplexity(
+        dense, windows_of(tokenizer, measured, WINDOWS, WINDOW, spread=True)
+    )
     return found
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Path, model: Path) -> list[dict[str, Any]]:
+    """Lines of the file about this model."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["model"] == model.name]
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -212,7 +216,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--table", action="store_true", help="print the table and stop")
     arguments = parser.parse_args()
-    done = {(row["case"], row["seed"]) for row in _rows(arguments.output)}
+    done = {(row["case"], row["seed"]) for row in _rows(arguments.output, arguments.model)}
     if not arguments.table:
         for seed in sorted({seed for case in CASES.values() for seed in case.seeds}):
             for name, case in CASES.items():
@@ -220,11 +224,12 @@ def main() -> None:
                     continue
                 found = measure(arguments.model, arguments.data_dir, case, seed)
                 with arguments.output.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"case": name, "seed": seed, **found}) + "\n")
+                    line = {"model": arguments.model.name, "case": name, "seed": seed, **found}
+                    file.write(json.dumps(line) + "\n")
                     file.flush()
                     os.fsync(file.fileno())
                 print(name, seed, f"{found['perplexity']:.2f}", flush=True)
-    print("\n".join(_table(_rows(arguments.output))))
+    print("\n".join(_table(_rows(arguments.output, arguments.model))))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@
         --questions 2000 --prompts 1000 --batch-size 16
     python -m benchmarks.eval_throughput --model FOLDER --plain --num-fewshot 5
 
-Both evaluate the same model object in one process, in turn, on the same requests, as lm-eval builds
-them: five-shot MMLU (consecutive questions of as few subjects as it takes) and FreebaseQA, or what
-``--task`` names. ``--plain`` adds a third side, a plain loop of batches: one forward pass over
-padded texts for scores, ``generate`` of transformers for answers. Ratios are of medians, over
+All sides evaluate the same model object in one process, in turn, on the same requests, as lm-eval
+builds them: five-shot MMLU (consecutive questions of as few subjects as it takes) and FreebaseQA,
+or what ``--task`` names. ``--plain`` adds a third side, a plain loop of batches: one forward pass
+over padded texts for scores, ``generate`` of transformers for answers. Ratios are of medians, over
 ``kick``'s. Answers are compared in the same run. ``tokens`` are those that went through the model,
 padding included. Peak memory is beyond what the process held before: of the device, or of the
 process on Linux. Weights are random, other than those of ``stories`` and ``--model``.
@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ class PlainLoop:
     def __init__(self, lm: HFLM) -> None:
         self._lm, self._model, self._tokenizer = lm, lm.model, lm.tokenizer
 
-    def _batches(self, rows: Sequence[Any], length: Callable[[int], int]) -> Any:
+    def _batches(self, rows: Sequence[Any], length: Callable[[int], int]) -> Iterator[list[int]]:
         order = sorted(range(len(rows)), key=lambda at: -length(at))
         step = int(self._lm.batch_size)
         return (order[at : at + step] for at in range(0, len(order), step))
@@ -200,7 +200,7 @@ class PlainLoop:
 
     @torch.no_grad()
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Greedy answers up to the first stop string."""
+        """Greedy answers of one task, up to its first stop string."""
         texts = [request.args[0] for request in requests]
         settings = requests[0].args[1]
         found = [""] * len(texts)
@@ -291,7 +291,9 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=40, help="of MMLU; 0: leave it out")
     parser.add_argument("--prompts", type=int, default=64, help="of the task; 0: leave it out")
     parser.add_argument("--task", default="kick_freebaseqa", help="whose prompts")
-    parser.add_argument("--num-fewshot", type=int, help="examples in each prompt")
+    parser.add_argument(
+        "--num-fewshot", type=int, help="examples in each prompt of the task (MMLU has five)"
+    )
     parser.add_argument("--alone", type=int, default=0, help="prompts for hf one at a time")
     parser.add_argument("--until", action="append", help="other stop strings than the task's")
     parser.add_argument("--repeats", type=int, default=3)
@@ -366,8 +368,8 @@ def main() -> None:
             alone = {
                 "hf_seconds_a_prompt": run["seconds"] / len(some),
                 "kick_seconds_a_prompt": a_prompt,
-                "ratio": run["seconds"] / len(some) / a_prompt,
-                "equal": same_texts(run["answers"], ours),
+                "hf/kick": run["seconds"] / len(some) / a_prompt,
+                "hf=kick": same_texts(run["answers"], ours),
             }
             _show(f"{arguments.task}, hf one at a time", len(some), alone)
     if arguments.start_up:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.perplexity import perplexity
 from compressors import (
     GPTQ,
     NM,
@@ -59,11 +60,11 @@ def measure(folder: Path, seed: int, samples: int, length: int) -> dict[str, flo
     dense = _load(folder)
     calibration = _generate(dense, 2 * seed, samples, length)
     held_out = _generate(dense, 2 * seed + 1, samples, length)
-    found = {"dense": _perplexity(dense, held_out)}
+    found = {"dense": perplexity(dense, held_out)}
     for name, method in METHODS.items():
         model = _load(folder)
         compress_model(model, method, calibration=calibration, progress=False)
-        found[name] = _perplexity(model, held_out)
+        found[name] = perplexity(model, held_out)
     return found
 
 
@@ -85,13 +86,6 @@ def _generate(model: Any, seed: int, samples: int, length: int) -> Tensor:
         latest = torch.multinomial(output.logits[:, -1].softmax(-1), 1, generator=generator)
         tokens = torch.cat([tokens, latest], dim=1)
     return tokens
-
-
-@torch.no_grad()
-def _perplexity(model: Any, tokens: Tensor) -> float:
-    logits = model(input_ids=tokens).logits[:, :-1].flatten(0, 1)
-    loss = torch.nn.functional.cross_entropy(logits.float(), tokens[:, 1:].flatten())
-    return float(loss.exp())
 
 
 def main() -> None:

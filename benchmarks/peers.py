@@ -7,8 +7,8 @@
 All compress the same model in float32 on the same calibration tokens, each peer in the environment
 of the given Python (made with ``pip install llmcompressor``, ``pip install gptqmodel``). A peer
 hands back its weights as the compressed model computes with them; one loop here measures
-everybody's perplexity on WikiText-2's test text. A line of JSON is appended per case and side, and
-what the file holds is not measured again.
+everybody's perplexity on WikiText-2's test text. A line of JSON is appended per case, seed and
+side, and what the file holds is not measured again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.perplexity import cut, perplexity, wikitext
+from benchmarks.perplexity import perplexity, wikitext, windows_of
 from compressors import (
     AWQ,
     GPTQ,
@@ -127,7 +127,7 @@ def measure(
         w.numel() for w in now.values()
     )
     line["unchanged"] = sum(torch.equal(now[name], dense[name]) for name in now)
-    line["perplexity"] = perplexity(model, cut(tokenizer, wikitext(data), *test))
+    line["perplexity"] = perplexity(model, windows_of(tokenizer, wikitext(data), *test))
     return line
 
 
@@ -146,7 +146,7 @@ def _lines(path: Path, model: Path) -> dict[tuple[str, str, int], dict[str, Any]
         return {}
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     return {
-        (line["case"], line["side"], line["seed"]): line
+        (line["case"], line["side"], line.get("seed", 0)): line
         for line in lines
         if line["model"] == model.name
     }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compressors.calibration import first_token
 
-__all__ = ["cut", "perplexity", "wikitext"]
+__all__ = ["perplexity", "wikitext", "windows_of"]
 
 
 def wikitext(data: Path) -> str:
@@ -25,7 +25,9 @@ def wikitext(data: Path) -> str:
         return "\n\n".join(json.loads(line)["text"] for line in file)
 
 
-def cut(tokenizer: Any, text: str, count: int, length: int, *, spread: bool = False) -> Tensor:
+def windows_of(
+    tokenizer: Any, text: str, count: int, length: int, *, spread: bool = False
+) -> Tensor:
     """Windows of a text: int64 ``[count, length]``, one more column where BOS begins them.
 
     Args:
@@ -33,7 +35,7 @@ def cut(tokenizer: Any, text: str, count: int, length: int, *, spread: bool = Fa
         text: At least ``count * length`` tokens.
         count: Windows.
         length: Tokens of the text in each.
-        spread: Over the whole text; otherwise its first tokens.
+        spread: At least two windows over the whole text; otherwise its first tokens.
     """
     tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     step = (len(tokens) - length) // (count - 1) if spread else length
@@ -44,7 +46,7 @@ def cut(tokenizer: Any, text: str, count: int, length: int, *, spread: bool = Fa
 
 @torch.no_grad()
 def perplexity(model: Any, windows: Tensor) -> float:
-    """Perplexity of the tokens after the first of each window."""
+    """Perplexity of the tokens after the first of each window; all are as long."""
     losses = []
     for window in windows:
         logits = model(input_ids=window[None], use_cache=False).logits[0, :-1]

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.perplexity import cut, perplexity, wikitext
+from benchmarks.perplexity import perplexity, wikitext, windows_of
 from compressors import AWQ, GPTQ, RTN, compress_model, load_calibration
 
 __all__ = ["RECIPES", "measure"]
@@ -99,7 +99,7 @@ def measure(
             "notes": report.summary()["notes"],
         }
     line["seconds"] = round(time.process_time() - started, 1)
-    line["perplexity"] = perplexity(model, cut(tokenizer, wikitext(data), *test))
+    line["perplexity"] = perplexity(model, windows_of(tokenizer, wikitext(data), *test))
     line["versions"] = {package: version(package) for package in ("torch", "transformers")}
     return line
 

@@ -141,7 +141,7 @@ class FloatGrid(Grid):
         return self._nearest(values / scale)
 
     def encode(self, steps: Tensor, zero_point: Tensor) -> Tensor:
-        """Codes of grid points: uint8, sign in the highest bit."""
+        """Codes of float32 grid points: uint8, sign in the highest bit."""
         nearest = self._nearest(steps) + 0.0  # clears the sign of -0
         if self.num_bits == 8:
             return nearest.to(torch.float8_e4m3fn).view(torch.uint8)
@@ -154,7 +154,7 @@ class FloatGrid(Grid):
         values = values.clamp(-largest, largest)
         if self.num_bits == 8:
             return _as_e4m3(values)
-        # The distance of points doubles at 2 and at 4: half of the value's own power of two.
+        # Points are half of the value's own power of two apart; below 1, as between 1 and 2.
         bits = values.abs().clamp_(min=1).view(torch.int32)
         distance = bits.bitwise_and_(_EXPONENT).view(torch.float32) / 2
         return (values / distance).round_().mul_(distance)

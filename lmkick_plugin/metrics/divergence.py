@@ -5,7 +5,7 @@ P is the dense model's distribution over the whole vocabulary at a position of t
 Q the compressed model's, M = (P + Q) / 2. Logarithms have base 2, so everything is in bits:
 
     jsd = (KL(P || M) + KL(Q || M)) / 2, between 0 and 1
-    kl = KL(P || Q), 0 or more, infinite where Q excludes what P allows
+    kl = KL(P || Q), 0 or more, infinite where Q excludes what P (in float32) allows
 
 Results are per position; means over positions (not over documents) are the caller's.
 
@@ -108,18 +108,17 @@ def _bits(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """Jensen-Shannon divergence and KL(P || Q) of rows of log-probabilities.
 
     With d = log p - log q, x = |d|, a the larger of p and q, and e = exp(-x) - 1, so that the
-    smaller is a (1 + e), and with q - p (whose sum is 0) added for every token:
+    smaller is a (1 + e):
 
         2 x JSD = sum -a (l + (1 + e) (x + l))    with l = log((p + q) / 2a) = log1p(e / 2)
-        KL      = sum p d - p + q
+        KL      = sum p d - p + q                 where q - p, whose sum is 0, is added
                 = sum a (d (1 + e [d < 0]) - sign(d) |e|)
 
     No term is negative, and an error in a normaliser cancels to first order; in the plain sums it
-    would not, and 1e-7 of float32 would drown the divergence of an 8-bit model. Of the slow
-    functions there are three, and torch.where is not among them: on a CPU it takes as long as four
-    exponentials.
+    would not, and 1e-7 of float32 would drown the divergence of an 8-bit model. There is no
+    torch.where, which takes as long as four exponentials on a CPU.
     """
-    # Excluded by both: 0. Excluded by P alone: beyond _FAR, p counts nothing beside q.
+    # NaN: both exclude it. -inf: P alone does; from -_FAR on p is nothing beside q.
     d = (log_p - log_q).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-_FAR)
     larger = torch.maximum(log_p, log_q).exp_()
     x = d.abs().clamp_(max=_FAR)
@@ -127,7 +126,7 @@ def _bits(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     log_mean = (e / 2).log1p_()
     kl = (e * (d < 0)).add_(1).mul_(d).sub_(torch.copysign(e, d)).clamp_(min=0)
     jsd = x.add_(log_mean).mul_(e.add_(1)).add_(log_mean).neg_().clamp_(min=0)
-    kl = kl.mul_(larger).nan_to_num_(nan=0.0, posinf=math.inf)  # 0 x inf: P has 0, too
+    kl = kl.mul_(larger).nan_to_num_(nan=0.0, posinf=math.inf)  # 0 x inf: p is 0 in float32
     return (
         (jsd.mul_(larger).sum(dim=-1) / (2 * _LOG_2)).clamp(max=1),
         kl.sum(dim=-1) / _LOG_2,

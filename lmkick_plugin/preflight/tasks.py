@@ -13,7 +13,7 @@ from lmkick_plugin.terminal import CommandError
 
 __all__ = ["OUR_PREFIXES", "check_data_dir", "check_tasks"]
 
-# No task of lm-eval's starts like this.
+#: How our tasks, groups and tags begin, and none of lm-eval's.
 OUR_PREFIXES = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
 
 
