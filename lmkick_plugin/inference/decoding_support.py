@@ -101,7 +101,7 @@ def find_decoding(lm: Any, settings: Mapping[str, Any], limit: int) -> Decoding 
             device=model.device,
             layers=len(cache.layers),
             takes_positions="position_ids" in prepared,
-            shares_prefixes="position_ids" in prepared and not windows,
+            shares_prefixes="position_ids" in prepared,
             extra={name: prepared[name] for name in ("logits_to_keep",) if name in prepared},
             while_decoding=getattr(model, "_optimize_model_for_decode", nullcontext),
         ),

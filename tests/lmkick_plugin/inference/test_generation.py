@@ -68,11 +68,25 @@ def both(family: str, batch_size: int, **how: Any) -> tuple[KickLM, HFLM]:
     return KickLM(pretrained=model, batch_size=batch_size, **given), hf
 
 
+@pytest.fixture
+def repeated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lengths of the beginnings that were read once; 32 saved tokens are worth it."""
+    monkeypatch.setattr(continuous_batching, "WORTH_TOKENS", 32)
+    repeat, lengths = RowCache.repeat, []
+
+    def counting(cache: RowCache, *arguments: Any) -> None:
+        lengths.append(arguments[2])
+        repeat(cache, *arguments)
+
+    monkeypatch.setattr(RowCache, "repeat", counting)
+    return lengths
+
+
 @pytest.mark.parametrize(
     ("family", "batch_size"), [*zip(RUNNING, (4, 3, 8, 1, 5, 7, 2, 6, 4), strict=True)]
 )
 def test_answers_are_those_of_hf_one_at_a_time(
-    family: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
+    family: str, batch_size: int, repeated: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kick, hf = both(family, batch_size)
     shared = SENTENCE + "And so it was that "
@@ -81,14 +95,6 @@ def test_answers_are_those_of_hf_one_at_a_time(
         "generate_until",
         [(shared + tail, {"until": until, "max_gen_toks": 9}) for tail, until in tails],
     )
-    monkeypatch.setattr(continuous_batching, "WORTH_TOKENS", 32)
-    repeat, repeated = RowCache.repeat, []
-
-    def counting(cache: RowCache, *arguments: Any) -> None:
-        repeated.append(arguments[1])
-        repeat(cache, *arguments)
-
-    monkeypatch.setattr(RowCache, "repeat", counting)
     if family == "gemma2":  # its window: 8 tokens
         requests = make_requests(
             "generate_until", [("ab"[: n % 3], {"until": ["e"], "max_gen_toks": 3}) for n in (1, 2)]
@@ -128,6 +134,22 @@ def test_rows_within_the_window_stay_here() -> None:
     kick.model.config.sliding_window = hf.model.config.sliding_window = 40
     requests = some_requests(12, longest=60)
     assert answers(kick, requests) == answers(hf, requests)
+
+
+def test_rows_that_fill_the_window_share_their_beginning(
+    repeated: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kick, hf = both("mistral", 4)
+    texts = [SENTENCE + "And so it was that " + "what" * (n % 3) + "!?"[: n % 2] for n in range(6)]
+    requests = make_requests(
+        "generate_until", [(text, {"until": UNTIL[1], "max_gen_toks": 9}) for text in texts]
+    )
+    longest = max(len(kick.tok_encode(text)) for text in texts)
+    kick.model.config.sliding_window = hf.model.config.sliding_window = longest + 9
+    expected = answers(hf, requests)
+    monkeypatch.setattr(HFLM, "generate_until", lambda *_, **__: pytest.fail("hf answered"))
+    assert answers(kick, requests) == expected
+    assert repeated
 
 
 SAMPLED = {"do_sample": True, "temperature": 0.8, "until": ["\n"], "max_gen_toks": 8}
