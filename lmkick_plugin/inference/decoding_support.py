@@ -101,6 +101,7 @@ def find_decoding(lm: Any, settings: Mapping[str, Any], limit: int) -> Decoding 
             device=model.device,
             layers=len(cache.layers),
             takes_positions="position_ids" in prepared,
+            # With a sliding window, too: rows that would outgrow it are left to hf (generation.py).
             shares_prefixes="position_ids" in prepared,
             extra={name: prepared[name] for name in ("logits_to_keep",) if name in prepared},
             while_decoding=getattr(model, "_optimize_model_for_decode", nullcontext),
