@@ -188,7 +188,7 @@ def _rows(path: Path, model: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["model"] == model.name]
+    return [row for row in rows if row.get("model") == model.name]
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
