@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast ``--model kick`` evaluates against ``--model hf``, on real questions.
 
-    python -m benchmarks.eval_throughput --shape stories --data ../shared/data
-    python -m benchmarks.eval_throughput --shape llama-100m --questions 16 --prompts 16
-    python -m benchmarks.eval_throughput --shape llama-7b --device cuda --dtype bfloat16 \
-        --questions 2000 --prompts 1000 --batch-size 16
-    python -m benchmarks.eval_throughput --model FOLDER --plain --num-fewshot 5
+    python -m benchmarks.eval_throughput --data DIR --shape stories
+    python -m benchmarks.eval_throughput --data DIR --shape llama-100m --questions 16 --prompts 16
+    python -m benchmarks.eval_throughput --data DIR --shape llama-7b --device cuda \
+        --dtype bfloat16 --questions 2000 --prompts 1000 --batch-size 16
+    python -m benchmarks.eval_throughput --data DIR --model FOLDER --plain --num-fewshot 5
 
 All sides evaluate the same model object in one process, in turn, on the same requests, as lm-eval
 builds them: five-shot MMLU (consecutive questions of as few subjects as it takes) and FreebaseQA,
@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=["stories", *SHAPES], default="stories")
     parser.add_argument("--model", type=Path, help="a checkpoint instead of a shape")
     parser.add_argument("--plain", action="store_true", help="also a plain loop of batches")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch-size", type=int, default=8)

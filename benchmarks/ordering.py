@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each method costs a small trained model, in perplexity on text it generates itself.
 
-    python -m benchmarks.ordering ../shared/models/stories260K-hf --seeds 3
+    python -m benchmarks.ordering MODEL --seeds 3
 
 The model is calibrated and measured on its own samples, from different seeds, so it knows what it
 is measured on.

@@ -103,7 +103,7 @@ def configuration(
     output: str,
     *,
     recipes: Sequence[str] = tuple(RECIPES),
-    limits: dict[str, int] = LIMITS["full"],
+    limits: dict[str, int] = LIMITS["medium"],
     dtype: str = "float32",
     workers: int = 1,
 ) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def main() -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", required=True)
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the recipes' names")
-    parser.add_argument("--limit", choices=LIMITS, default="full")
+    parser.add_argument("--limit", choices=LIMITS, default="medium")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--table", action="store_true", help="print the tables and stop")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cost of ten sampled answers per question, with and without a shared prompt.
 
-    python -m benchmarks.sampled_answers MODEL --data ../shared/data
+    python -m benchmarks.sampled_answers MODEL --data DIR
 
 Asks the first questions of ``recall_kick_try`` with ``--model kick`` and, by
 ``prefix_reuse=false``, with ``generate_until`` of ``hf``, in one process and the same number of

@@ -281,8 +281,9 @@ def _find(source: str | Path | Iterable[str], data_dir: str | Path | None) -> _T
     if isinstance(source, str | Path):
         return _from_file(Path(source))
     texts = list(source)
-    if not all(isinstance(text, str) for text in texts):
-        raise SettingsError("calibration texts must be strings")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise SettingsError(f"calibration[{number}] is {text!r:.60}. Give a list of strings.")
     return _Text("the given texts", texts, joined=False)
 
 

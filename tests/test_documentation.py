@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmkick_plugin.cli import COMMANDS, main
-from lmkick_plugin.recipe.arguments import ARGUMENTS, parse_arguments
+from lmkick_plugin.recipe.argument_table import ARGUMENTS
+from lmkick_plugin.recipe.arguments import parse_arguments
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = import_module(f"lmkick_plugin.cli.{name}")
         own = argparse.ArgumentParser(prog=f"lmkick {name}")
         command.add_arguments(own)
-        return int(command.main(own.parse_args(options.arguments)))
+        return int(command.main(own.parse_args(_underscored(options.arguments))))
     except KeyboardInterrupt:
         print(f"lmkick {name}: interrupted", file=sys.stderr)
         return 130
@@ -86,6 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"lmkick {name}: {_line(error)}", file=sys.stderr)
         return 2
+
+
+def _underscored(arguments: Sequence[str]) -> list[str]:
+    """Names of options as lm-eval writes its own: ``--data-dir`` becomes ``--data_dir``."""
+    return [
+        re.sub(r"^--[a-z][a-z-]*", lambda name: "--" + name[0][2:].replace("-", "_"), each)
+        for each in arguments
+    ]
 
 
 def _line(error: Exception) -> str:

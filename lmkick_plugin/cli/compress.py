@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """``lmkick compress``: compress a model and save it, without evaluating it.
 
-Its options are the arguments of ``--model kick``, with dashes for underscores, taken from their
-table: one that is added there is an option here.
+Its options are the arguments of ``--model kick``, taken from their table: one that is added there
+is an option here.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from lmkick_plugin.files import check_target
 from lmkick_plugin.preflight.lm_eval_run import check_repeated
 from lmkick_plugin.preflight.models import check_model_arguments
-from lmkick_plugin.recipe.arguments import ARGUMENTS
+from lmkick_plugin.recipe.argument_table import ARGUMENTS
 from lmkick_plugin.recipe.formats import FORMATS
-from lmkick_plugin.recipe.methods import COMPRESSORS
+from lmkick_plugin.recipe.methods import COMPRESSORS, METHODS
 from lmkick_plugin.recipe.readers import read_bool
 from lmkick_plugin.terminal import CommandError
 
@@ -23,7 +24,7 @@ __all__ = ["add_arguments", "main"]
 
 #: Arguments that have an option under another name here, or decide about an evaluation only.
 _ELSEWHERE = ("compressor", "save_compressed", "save_format")
-#: Of lm-eval's ``hf`` model, those that say what is loaded and where; the rest by --model-args.
+#: Of lm-eval's ``hf`` model, those that say what is loaded and where; the rest by --model_args.
 _LOADING = {
     "dtype": "float32, bfloat16, float16 or auto (default: as saved)",
     "device": "where to compute, such as cuda or cpu",
@@ -62,21 +63,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         values: dict[str, Any] = {"metavar": name.upper()}
         if argument.read is read_bool:
             values = {"metavar": "true|false", "nargs": "?", "const": "true"}
-        default = "" if argument.default is None else f"; default: {_shown(argument.default)}"
         everywhere = len(partners) == len(COMPRESSORS) - 1
-        goes_with = "all" if everywhere else ", ".join(partners)
-        recipe.add_argument(
-            *_spellings(name), dest=name, help=f"goes with {goes_with}{default}", **values
-        )
+        limits = [] if everywhere else [f"with {', '.join(partners)}"]
+        text = "; ".join([argument.help, *limits, *_defaults(name, partners)])
+        recipe.add_argument(f"--{name}", help=text, **values)
     loading = parser.add_argument_group("model")
     for name, text in _LOADING.items():
-        loading.add_argument(*_spellings(name), dest=name, help=text)
+        loading.add_argument(f"--{name}", help=text)
     for name, text in _SWITCHES.items():
-        loading.add_argument(*_spellings(name), dest=name, action="store_true", help=text)
+        loading.add_argument(f"--{name}", action="store_true", help=text)
     loading.add_argument(
-        *_spellings("model_args"), dest="model_args", metavar="NAME=VALUE,...",
-        help="further arguments of lm-eval's hf model",
-    )  # fmt: skip
+        "--model_args", metavar="NAME=VALUE,...", help="further arguments of lm-eval's hf model"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -129,7 +127,7 @@ def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of ``--model kick``."""
     from lm_eval.utils import simple_parse_args_string
 
-    check_repeated(["--model-args", args.model_args or ""], ["--model-args"])
+    check_repeated(["--model_args", args.model_args or ""], ["--model_args"])
     further = dict(simple_parse_args_string(args.model_args or ""))
     given = {
         name: value
@@ -138,7 +136,7 @@ def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     }
     doubled = sorted(set(further) & {*given, "save_compressed", "save_format"})
     if doubled:
-        raise CommandError(f"--model-args names {doubled[0]}, which has its own option")
+        raise CommandError(f"--model_args names {doubled[0]}. Use --{doubled[0]} instead")
     return {**further, **given, "save_compressed": args.output, "save_format": args.format}
 
 
@@ -155,9 +153,17 @@ def _outcome(record: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _spellings(name: str) -> list[str]:
-    """``--group-size`` and, as lm-eval writes its options, ``--group_size``."""
-    return list(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
+def _defaults(name: str, partners: Sequence[str]) -> list[str]:
+    """The default of an argument, and those of methods with one of their own."""
+    default = ARGUMENTS[name].default
+    if default is None:
+        return []
+    own = [
+        f"{method}: {_shown(METHODS[method].defaults[name])}"
+        for method in partners
+        if name in METHODS[method].defaults
+    ]
+    return [f"default: {', '.join([_shown(default), *own])}"]
 
 
 def _shown(default: object) -> str:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, fields
+from inspect import getdoc
 from typing import Any
 
 from compressors.errors import SettingsError
@@ -40,13 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--content",
         action="store_true",
-        help="only say how varied the answers are; no judge is asked",
+        help="report how varied the answers are; no judge is called",
     )
     checks = parser.add_argument_group(
         "check of the judge", "what the report says under every judged score"
     )
     checks.add_argument(
-        "--check", action="store_true", help="judge some answers again, and say how well it agrees"
+        "--check", action="store_true", help="judge some answers again, and report the agreement"
     )
     checks.add_argument("--items", default="20", help="answers that are judged again (20)")
     checks.add_argument("--repeats", default="2", help="times that they are judged in all (2)")
@@ -119,8 +121,12 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
         "the same as in a run's --metadata; each can be set in the environment instead "
         "(LMKICK_JUDGE_MODEL and so on), the key only there (LMKICK_JUDGE_API_KEY)",
     )
+    documented = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", getdoc(JudgeSettings) or "", re.M)
+    meaning = {name: " ".join(text.replace("``", "").split()) for name, text in documented}
     for field in fields(JudgeSettings):
-        group.add_argument(f"--judge_{field.name}", metavar="VALUE", default=None)
+        default = "" if field.default in (MISSING, None) else f" (default: {field.default})"
+        text = meaning.get(field.name, "").rstrip(".")
+        group.add_argument(f"--judge_{field.name}", metavar="VALUE", help=f"{text}{default}")
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -41,6 +41,10 @@ def write_layer_table(results: ResultsFile) -> Path:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``lmkick layers`` takes."""
+    parser.description = (
+        "Write each matrix's error and size as CSV beside the results, and print the matrices "
+        "whose output changed most."
+    )
     parser.add_argument(
         "results",
         metavar="RESULTS",

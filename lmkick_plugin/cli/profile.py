@@ -128,7 +128,7 @@ def _arguments(args: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
 
     given: dict[str, Any] = dict(simple_parse_args_string(args.model_args))
     if "pretrained" in given:
-        raise CommandError("--model_args names pretrained, which has its own argument")
+        raise CommandError("--model_args names pretrained. Give the model as MODEL alone")
     given["dtype"] = args.dtype
     if args.device is not None:
         given["device"] = args.device

@@ -53,9 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--values", nargs="+", default=[], help="instead of the usual ones")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="calibration seeds")
     parser.add_argument("--no_dense", action="store_true", help="leave the dense model out")
-    parser.add_argument("--dry-run", "--plan", action="store_true", help="print the plan and stop")
-    parser.add_argument("--retry-failed", action="store_true", help="run what failed again")
+    parser.add_argument("--dry_run", "--plan", action="store_true", help="print the plan and stop")
+    parser.add_argument("--retry_failed", action="store_true", help="run what failed again")
     parser.add_argument("--limit", help="documents of each task")
+    parser.add_argument("--max_gen_toks", metavar="N", help="tokens of an answer, at most")
     parser.add_argument("--num_fewshot")
     parser.add_argument("--apply_chat_template", action="store_true")
     parser.add_argument("--metadata", default="", help="for the tasks: name=value,...")
@@ -90,6 +91,7 @@ def main(args: argparse.Namespace) -> int:
         output=args.output,
         dense=not args.no_dense,
         limit=args.limit,
+        max_gen_toks=args.max_gen_toks,
         num_fewshot=args.num_fewshot,
         apply_chat_template=args.apply_chat_template,
         metadata=_mapping(args.metadata),

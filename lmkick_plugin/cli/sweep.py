@@ -24,10 +24,10 @@ Exit status: 0 all done, 1 some cells failed, 2 the configuration is wrong, 130 
 """
 _EXAMPLES = """\
 examples:
-  lmkick sweep sweep.yaml --dry-run     # check the configuration, print the plan, run nothing
+  lmkick sweep sweep.yaml --dry_run     # check the configuration, print the plan, run nothing
   lmkick sweep sweep.yaml               # run what is missing
   lmkick sweep sweep.yaml --executor gpus
-  lmkick sweep sweep.yaml --executor ray --ray-address auto
+  lmkick sweep sweep.yaml --executor ray --ray_address auto
 
 sweep.yaml:
   models: [Qwen/Qwen3-0.6B]
@@ -49,18 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("config", metavar="CONFIG.yaml", help="see docs/sweep.md")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument("--retry-failed", action="store_true", help="run what failed again")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--retry_failed", action="store_true", help="run what failed again")
     group = parser.add_argument_group("keys of the configuration that may be given here instead")
     group.add_argument("--output", metavar="DIR", help="folder of the results")
-    group.add_argument("--data-dir", metavar="DIR", help="read data from local files")
+    group.add_argument("--data_dir", metavar="DIR", help="read data from local files")
     group.add_argument("--device")
-    group.add_argument("--batch-size")
+    group.add_argument("--batch_size")
     group.add_argument("--limit", help="documents of each task")
     group.add_argument("--executor", choices=["process", "gpus", "ray"])
     group.add_argument("--workers", metavar="N", help="processes or actors")
-    group.add_argument("--gpus-per-cell", metavar="N")
-    group.add_argument("--ray-address", metavar="ADDRESS", help="of a running cluster")
+    group.add_argument("--gpus_per_cell", metavar="N")
+    group.add_argument("--ray_address", metavar="ADDRESS", help="of a running cluster")
     group.add_argument("--retries", metavar="N", help="for a cell whose worker died")
 
 
@@ -134,7 +134,7 @@ def _ending(found: SweepResult) -> Sequence[str]:
     done = sum(cell.state == "done" for cell in found.cells)
     lines.append(f"{done} of {len(found.cells)} cells are done ({found.seconds:.0f} s)")
     if found.failures:
-        lines.append("--retry-failed runs again what failed")
+        lines.append("--retry_failed runs again what failed")
     lines.append(f"results: {found.output}")
     return lines
 

@@ -96,7 +96,10 @@ def _answers(row: Mapping[str, Any], where: str) -> list[Any]:
     try:
         return [parse["Answers"] for parse in row["Parses"]]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{where}: field 'Parses' must be a list of parses with Answers") from error
+        raise DataError(
+            f"{where}: field 'Parses' must be a list of parses with Answers, not "
+            f"{row['Parses']!r:.60}"
+        ) from error
 
 
 def _names(answers: Iterable[Mapping[str, Any]], where: str) -> list[str]:

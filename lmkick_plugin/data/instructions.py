@@ -119,7 +119,7 @@ def _rows(origin: Origin) -> list[dict[str, str]]:
     for where, row in origin.rows():
         for field in _FIELDS:
             if not isinstance(row[field], str):
-                raise DataError(f"{where}: field {field!r} must be text, not {row[field]!r}")
+                raise DataError(f"{where}: field {field!r} must be text, not {row[field]!r:.60}")
         found.append({field: row[field] for field in _FIELDS})
     return found
 

@@ -44,7 +44,9 @@ def _subjects(origin: Origin) -> dict[str, Any]:
     for where, row in origin.rows():
         choices, answer = row["choices"], row["answer"]
         if not isinstance(choices, list) or len(choices) != len(LETTERS):
-            raise DataError(f"{where}: field 'choices' must be a list of four texts")
+            raise DataError(
+                f"{where}: field 'choices' must be a list of four texts, not {choices!r:.60}"
+            )
         if isinstance(answer, bool) or answer not in range(len(LETTERS)):
             raise DataError(f"{where}: field 'answer' must be 0, 1, 2 or 3, not {answer!r}")
         docs.setdefault(row["subject"], []).append({field: row[field] for field in _FIELDS})

@@ -53,7 +53,10 @@ def _conversations(origin: Origin) -> Any:
     for where, row in origin.rows():
         solutions = row.get("reference") or []
         if not _are_texts(solutions) or len(solutions) not in (0, 2):
-            raise DataError(f"{where}: field 'reference' must be a list of two texts, or absent")
+            raise DataError(
+                f"{where}: field 'reference' must be a list of two texts, or absent, not "
+                f"{solutions!r:.60}"
+            )
         docs.append({**_common(row), "turns": _turns(row, where, 2), "solutions": solutions})
     return table(docs, question_id=TEXT, category=TEXT, turns=TEXTS, solutions=TEXTS)
 

@@ -97,7 +97,10 @@ def _triviaqa(origin: Origin) -> tuple[Fact, ...]:
     for where, row in triviaqa.each_once(origin.rows()):
         answer, aliases = row["answer"]["value"], row["answer"]["aliases"]
         if not isinstance(aliases, list) or not isinstance(answer, str):
-            raise DataError(f"{where}: field 'answer' must hold a text and a list of texts")
+            raise DataError(
+                f"{where}: field 'answer' must hold a text and a list of texts, not "
+                f"{answer!r:.60} and {aliases!r:.60}"
+            )
         answer = _usual_name(list(dict.fromkeys([answer, *aliases]))[:_COMPARED])
         names = tuple(dict.fromkeys([answer, *aliases, *row["answer"]["normalized_aliases"]]))
         found.append(Fact(str(row["question_id"]), row["question"], answer, names))

@@ -113,7 +113,7 @@ def _by_size(origin: Origin) -> dict[str, list[dict[str, str]]]:
         story = {name: row[name] for name in TEST.fields}
         for name, text in story.items():
             if not isinstance(text, str) or not text.strip():
-                raise DataError(f"{where}: field {name!r} must be text")
+                raise DataError(f"{where}: field {name!r} must be text, not {text!r:.60}")
         count = len(story["article"].split())
         size = next(size for size, (_, high) in SIZES.items() if count <= high)
         found[size].append(story)

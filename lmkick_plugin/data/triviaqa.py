@@ -97,7 +97,10 @@ def each_once(rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
 def _question(row: Row, where: str) -> dict[str, Any]:
     aliases = row["answer"]["normalized_aliases"]
     if not isinstance(aliases, list):
-        raise DataError(f"{where}: field 'answer.normalized_aliases' must be a list of texts")
+        raise DataError(
+            f"{where}: field 'answer.normalized_aliases' must be a list of texts, not "
+            f"{aliases!r:.60}"
+        )
     return {"question": row["question"], "aliases": aliases}
 
 

@@ -80,7 +80,10 @@ def prepare(
             references = plan.references(one.task, names, turns=turns)
         jobs.append(_Job(one, plan, references, is_dense))
     if judging and all(job.is_dense for job in jobs):
-        raise ValueError("only the dense model's answers are there, and they are the reference.")
+        raise ValueError(
+            "only the dense model's answers were found, and they are the reference. Add a "
+            "compressed run."
+        )
     return jobs
 
 

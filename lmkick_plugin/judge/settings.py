@@ -118,7 +118,7 @@ class JudgeSettings:
         prompt: A file of prompts instead of ours.
         order: ``both`` asks twice with the two answers swapped and averages;
             ``reference_first`` and ``answer_first`` ask once.
-        store: The file that keeps the replies; None for :func:`default_store`.
+        store: The file that keeps the replies; None for one in the user's cache.
         temperature: Sampling temperature of the judge.
         max_tokens: Longest reply; scores come first in it.
         structured: ``auto`` asks for JSON by schema and goes on without it where the endpoint

@@ -10,8 +10,9 @@ import torch
 
 from lmkick_plugin import bundled
 from lmkick_plugin.loading import checks, precompressed
-from lmkick_plugin.recipe.arguments import Recipe, parse_arguments
+from lmkick_plugin.recipe.arguments import parse_arguments
 from lmkick_plugin.recipe.readers import is_unset
+from lmkick_plugin.recipe.recipe import Recipe
 
 __all__ = ["read_arguments"]
 

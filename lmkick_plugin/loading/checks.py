@@ -13,7 +13,7 @@ from typing import Any
 from compressors.errors import SettingsError
 from lmkick_plugin import bundled
 from lmkick_plugin.files import parse_json
-from lmkick_plugin.recipe.arguments import ARGUMENTS
+from lmkick_plugin.recipe.argument_table import ARGUMENTS
 from lmkick_plugin.recipe.readers import check_path, is_unset, suggest
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import Any
 
 from compressors.errors import LmkickError, SettingsError
 from lmkick_plugin.loading.checks import shortened
-from lmkick_plugin.recipe.arguments import Recipe
 from lmkick_plugin.recipe.readers import is_unset
+from lmkick_plugin.recipe.recipe import Recipe
 
 __all__ = [
     "check_causal",
@@ -81,7 +81,7 @@ def check_tokenizer(tokenizer: Any, config: Any, name: object, passed: Mapping[s
     largest = max(token for token in (0, *plain, *used) if token is not None)
     if largest >= size:
         raise SettingsError(
-            f"The tokenizer of {name} has token {largest}, but the model only {size} tokens. "
+            f"The tokenizer of {name} has token {largest}, but the model has only {size} tokens. "
             f"{remedy}"
         )
 

@@ -60,7 +60,9 @@ def check_tasks(
     ours, others = [], False
     for name in names:
         if not name:
-            raise CommandError(f"--tasks {','.join(names)}: a name is empty. Is a comma too many?")
+            raise CommandError(
+                f"--tasks {','.join(names)}: a name is empty. Remove the extra comma"
+            )
         matches = manager.match_tasks([name])
         if not matches and name.lower().startswith(OUR_PREFIXES):
             hint = suggest(name, manager.all_tasks)

@@ -7,211 +7,19 @@ is loaded.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compressors.errors import SettingsError
-from compressors.number_formats import FLOAT_FORMATS, NUMBER_FORMATS
-from lmkick_plugin import bundled
+from compressors.number_formats import FLOAT_FORMATS
 from lmkick_plugin.recipe import allocation
-from lmkick_plugin.recipe.allocation import read_allocation, read_not_negative
-from lmkick_plugin.recipe.calibration_source import check_source
-from lmkick_plugin.recipe.formats import FORMATS, check_recipe, read_quantize
-from lmkick_plugin.recipe.methods import (
-    CALIBRATED,
-    COMPRESSORS,
-    JOINT,
-    METHODS,
-    PRUNERS,
-    QUANTIZERS,
-    ROUNDERS,
-)
-from lmkick_plugin.recipe.readers import (
-    BOS,
-    check_path,
-    is_unset,
-    read_batch_size,
-    read_bool,
-    read_choice,
-    read_device,
-    read_float,
-    read_folder,
-    read_int,
-    read_seeds,
-    read_text,
-    suggest,
-)
+from lmkick_plugin.recipe.argument_table import ARGUMENTS, PASSED
+from lmkick_plugin.recipe.formats import check_recipe
+from lmkick_plugin.recipe.methods import JOINT, METHODS, PRUNERS, QUANTIZERS
+from lmkick_plugin.recipe.readers import is_unset, suggest
 from lmkick_plugin.recipe.recipe import Recipe, split_pattern
 
-__all__ = ["ARGUMENTS", "Argument", "Recipe", "parse_arguments"]
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """One argument: reader, default, and the compressors it goes with."""
-
-    read: Callable[[str, Any], Any]
-    goes_with: tuple[str, ...] = COMPRESSORS
-    default: Any = None
-
-
-def _read_pattern(name: str, value: object) -> str:
-    text = str(value).strip().lower()
-    if text == "unstructured":
-        return text
-    if re.fullmatch(r"\d+:\d+", text) is None:
-        yaml = " In YAML, quote it: pattern: '2:4'." if not isinstance(value, str) else ""
-        raise SettingsError(
-            f"{name}={value!r}: expected unstructured or N:M, such as 2:4 (2 weights kept of "
-            f"every 4).{yaml}"
-        )
-    kept, every = split_pattern(text)
-    if not 0 < kept < every:
-        remedy = f"pattern={every}:{kept}" if 0 < every < kept else "pattern=2:4"
-        raise SettingsError(
-            f"{name}={value!r}: N:M keeps N weights of every M, so N must lie between 1 and M-1. "
-            f"Did you mean {remedy}?"
-        )
-    return f"{kept}:{every}"
-
-
-def _read_sparsity(name: str, value: object) -> float:
-    sparsity = read_float(name, value)
-    if not 0 <= sparsity < 1:
-        meant = f" Did you mean {name}={sparsity / 100:g}?" if 2 <= sparsity < 100 else ""
-        raise SettingsError(
-            f"{name}={value!r}: expected the share of weights to zero, at least 0 and below 1."
-            f"{meant}"
-        )
-    return sparsity
-
-
-def _read_group_size(name: str, value: object) -> int:
-    size = -1 if is_unset(value) else read_int(name, value)
-    if size != -1 and size < 1:
-        raise SettingsError(
-            f"{name}={value!r}: expected the input columns per scale, such as 128, or -1 for one "
-            "scale per row."
-        )
-    return size
-
-
-def _read_above_zero(name: str, value: object, *, wanted: str) -> float:
-    number = read_float(name, value)
-    if number <= 0:
-        raise SettingsError(f"{name}={value!r}: expected {wanted}.")
-    return number
-
-
-_read_fraction = partial(_read_above_zero, wanted="a number above 0, such as 0.01")
-_read_gigabytes = partial(_read_above_zero, wanted="GB that the cache may take, such as 100")
-
-
-def _read_calibration(name: str, value: object) -> str:
-    return check_source(check_path(name, value))
-
-
-def _read_data_dir(name: str, value: object) -> str:
-    text = check_path(name, value)
-    if not Path(bundled.data_folder(text)).is_dir():
-        raise SettingsError(
-            f"{name}={text}: no such folder. Give the folder of the data files, or leave {name} "
-            "out to use the Hub."
-        )
-    return text
-
-
-def _read_new_folder(name: str, value: object) -> str:
-    from lmkick_plugin.files import check_target
-
-    text = check_path(name, value)
-    check_target(text)
-    return text
-
-
-def _read_place(name: str, value: Any) -> Any:
-    """A name or path; objects, such as a loaded model, pass."""
-    return check_path(name, value) if isinstance(value, str) else value
-
-
-def _with(argument: str) -> tuple[str, ...]:
-    """Methods with an argument of their own."""
-    return tuple(name for name, method in METHODS.items() if argument in method.arguments)
-
-
-#: Calibration goes with every pruner where it decides the blocks' sparsities (allocation=owl).
-_CALIBRATABLE = tuple(dict.fromkeys((*CALIBRATED, *PRUNERS)))
-
-#: The contract: every argument of ours. A default holds where the argument applies.
-ARGUMENTS: dict[str, Argument] = {
-    "compressor": Argument(partial(read_choice, choices=COMPRESSORS), default="none"),
-    "sparsity": Argument(_read_sparsity, PRUNERS),
-    "pattern": Argument(_read_pattern, PRUNERS),
-    "bits": Argument(partial(read_int, low=2, high=8), QUANTIZERS),
-    "group_size": Argument(_read_group_size, QUANTIZERS, 128),
-    "symmetric": Argument(read_bool, QUANTIZERS, True),
-    "number_format": Argument(partial(read_choice, choices=NUMBER_FORMATS), ROUNDERS, "int"),
-    "act_order": Argument(read_bool, _with("act_order"), True),
-    "act_group_aware": Argument(read_bool, _with("act_group_aware")),
-    "static_groups": Argument(read_bool, _with("static_groups"), True),
-    "wanda_variant": Argument(read_bool, _with("wanda_variant"), False),
-    "grid_points": Argument(partial(read_int, low=1), _with("grid_points"), 20),
-    "clip": Argument(read_bool, _with("clip"), True),
-    "duo_scaling": Argument(read_bool, _with("duo_scaling"), False),
-    "dampening_frac": Argument(_read_fraction, _with("dampening_frac"), 0.01),
-    "block_size": Argument(partial(read_int, low=1), _with("block_size"), 128),
-    "true_sequential": Argument(read_bool, CALIBRATED, False),
-    "allocation": Argument(read_allocation, PRUNERS),
-    "owl_lambda": Argument(read_not_negative, PRUNERS),
-    "owl_threshold": Argument(read_not_negative, PRUNERS),
-    "calibration": Argument(_read_calibration, _CALIBRATABLE, "c4"),
-    "nsamples": Argument(partial(read_int, low=1), _CALIBRATABLE, 128),
-    "seqlen": Argument(partial(read_int, low=2), _CALIBRATABLE, 2048),
-    "seed": Argument(read_seeds, _CALIBRATABLE, (0,)),
-    "data_dir": Argument(_read_data_dir),
-    "resume_dir": Argument(read_folder, COMPRESSORS[1:]),
-    "compress_cache": Argument(read_folder, COMPRESSORS[1:]),
-    "compress_cache_gb": Argument(_read_gigabytes, COMPRESSORS[1:]),
-    "save_compressed": Argument(_read_new_folder, COMPRESSORS[1:]),
-    "save_format": Argument(partial(read_choice, choices=FORMATS), COMPRESSORS[1:]),
-    "reference": Argument(check_path),
-    "quantize": Argument(read_quantize, ("none",)),
-    "prefix_reuse": Argument(read_bool, default=True),
-    "bos": Argument(partial(read_choice, choices=BOS), default="auto"),
-}
-
-#: Arguments of lm-eval's ``hf`` model and of from_pretrained that are read here: there, any text
-#: but an empty one would be true.
-_PASSED: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(
-        (
-            "trust_remote_code", "use_fast_tokenizer", "add_bos_token", "truncation",
-            "logits_cache", "parallelize", "gptqmodel", "enable_thinking", "load_in_4bit",
-            "load_in_8bit", "low_cpu_mem_usage", "local_files_only", "force_download",
-            "use_safetensors", "ignore_mismatched_sizes", "offload_buffers", "weights_only",
-            "disable_mmap", "use_kernels", "allow_all_kernels",
-        ),
-        read_bool,
-    ),
-    **dict.fromkeys(
-        (
-            "pretrained", "tokenizer", "peft", "delta", "subfolder", "gguf_file", "cache_dir",
-            "offload_folder",
-        ),
-        _read_place,
-    ),
-    "batch_size": read_batch_size,
-    "max_batch_size": partial(read_int, low=1),
-    "max_length": partial(read_int, low=2),
-    "prefix_token_id": partial(read_int, low=0),
-    "device": read_device,
-    "revision": read_text,
-    "backend": partial(read_choice, choices=("default", "causal", "seq2seq")),
-}  # fmt: skip
+__all__ = ["parse_arguments"]
 
 #: Arguments of from_pretrained that carry a secret; true and false only switch a stored one.
 _TOKENS = ("token", "use_auth_token")
@@ -290,7 +98,7 @@ def _own_grid(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_passed(name: str, value: Any) -> Any:
-    read = _PASSED.get(name)
+    read = PASSED.get(name)
     return value if read is None or is_unset(value) else read(name, value)
 
 

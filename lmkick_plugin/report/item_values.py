@@ -238,8 +238,8 @@ def _check_score(items: ItemValues, scoring: Scoring, reported: float | None) ->
         return
     if not math.isclose(score, reported, rel_tol=1e-6, abs_tol=1e-9):
         raise _NotComparedError(
-            f"its items give {score:.6g} and the results file says {reported:.6g}: another"
-            " aggregation than the mean, or samples of another run"
+            f"its items average {score:.6g} and the results file says {reported:.6g}: the metric "
+            "is not a mean, or the samples are of another run"
         )
 
 

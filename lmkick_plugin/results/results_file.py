@@ -238,8 +238,8 @@ class ResultsFile:
         """
         if not self.stamp:
             raise ResultsError(
-                f"{self.path}: renamed? Its samples are found by the time in its name, "
-                "results_<time>.json"
+                f"{self.path}: its name holds no time, by which its samples are found. Rename it "
+                "to results_<time>.json, with the time of its samples_ files"
             )
         path = self.samples_path(task)
         if not path.is_file():

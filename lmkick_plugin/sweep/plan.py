@@ -142,7 +142,7 @@ class SweepPlan:
         ]
         if failed and not self.retry_failed:
             lines.append(
-                f"{failed} cells have failed and are skipped: --retry-failed runs them again"
+                f"{failed} cells have failed and are skipped: --retry_failed runs them again"
             )
         if self.repeated:
             lines.append(f"{self.repeated} points of the grid were given twice and count once")

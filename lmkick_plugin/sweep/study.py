@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmkick_plugin.recipe.arguments import ARGUMENTS
+from lmkick_plugin.recipe.argument_table import ARGUMENTS
 from lmkick_plugin.recipe.calibration_source import TRAINING_TEXT, check_source
 from lmkick_plugin.recipe.readers import read_seeds
 from lmkick_plugin.sweep.config import SweepConfig, read_config

@@ -179,7 +179,10 @@ class GenerationTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no 
         """Dense answers of the evaluated model."""
         model = model_of(self.task_name)
         if model is None:
-            raise SettingsError("the answers are not this run's: they came from a cache.")
+            raise SettingsError(
+                "the answers came from a cache, so no model is loaded that could answer as the "
+                "dense one. Leave --use_cache out, or give judge_reference=dense:RESULTS."
+            )
         if model.is_dense:
             return dict(zip((one.doc_id for one in self.instances), said, strict=True))
         found = model.answer_as_dense(list(self.instances))

@@ -148,8 +148,8 @@ CASES = [
     (GOOD + " --hf_hub_log_args hub_result_org=a", "Did you mean 'hub_results_org'"),
     (GOOD + " --use_cache {root}/file/x", "--use_cache=.*file is a file"),
     # --- run: tasks
-    (GOOD + " --tasks kick_freebaseqa,", "comma too many"),
-    (GOOD + " --tasks ,", "comma too many"),
+    (GOOD + " --tasks kick_freebaseqa,", "extra comma"),
+    (GOOD + " --tasks ,", "extra comma"),
     (GOOD + " --tasks KICK_FREEBASEQA", "Did you mean 'kick_freebaseqa'"),
     (GOOD + " --tasks kick_zzz*", "no task 'kick_zzz\\*'"),
     (GOOD + " --tasks kick_freebaseq", "Did you mean 'kick_freebaseqa'"),
@@ -247,7 +247,7 @@ CASES = [
             "text_width": "config",
             "no_heads": "config",
             "gguf": "gguf_file=q4.gguf",
-            "small_vocabulary": "has token 102, but the model only 64",
+            "small_vocabulary": "has token 102, but the model has only 64",
             "no_context": "context is 1 tokens",
             "no_tokens": "tokenizer of .* cannot be read",
             "fills_masks": "BertForMaskedLM",
@@ -446,7 +446,7 @@ CASES = [
             "missing_tensor": "model.norm.weight",
             "nan": "lm_head.weight",
             "more_layers": "9 tensors are missing",
-            "small_vocabulary": "has token 102, but the model only 64",
+            "small_vocabulary": "has token 102, but the model has only 64",
             "fills_masks": "BertForMaskedLM",
         }.items()
     ),

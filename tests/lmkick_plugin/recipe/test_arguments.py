@@ -23,7 +23,9 @@ from compressors import (
     Unstructured,
     Wanda,
 )
-from lmkick_plugin.recipe.arguments import ARGUMENTS, Recipe, parse_arguments
+from lmkick_plugin.recipe.argument_table import ARGUMENTS
+from lmkick_plugin.recipe.arguments import parse_arguments
+from lmkick_plugin.recipe.recipe import Recipe
 
 
 def recipe(**arguments: Any) -> Recipe:
