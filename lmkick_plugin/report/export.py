@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,8 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
             scores[task] = {
                 "metric": score.metric,
                 "filter": score.filter,
-                "value": _finite(score.value),
-                "stderr": _finite(score.stderr),
+                "value": score.value,
+                "stderr": score.stderr,
                 "n": evidence.items(cell, task),
                 "clusters": None if found is None else found.clusters,
                 **_kept(found),
@@ -88,22 +88,21 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
                 "label": cell.label,
                 "model": cell.model,
                 "dense": cell.dense,
-                **{k: _finite(values[k]) for k in FIELDS if k in RECORD_FIELDS},
+                **values,
                 "scores": scores,
                 "recall": {one.source: one.to_dict() for one in recalls.get(cell.name, ())},
                 "verdict": _run_verdict(evidence, cell),
                 "results": [str(file.path) for file in cell.run.files],
             }
         )
-    return [{field: row[field] for field in FIELDS} for row in rows]
+    return [{field: _finite(row[field]) for field in FIELDS} for row in rows]
 
 
 def _run_verdict(evidence: Evidence, cell: Cell) -> dict[str, Any] | None:
     """The verdict on a run; None for a dense one and where it cannot be compared."""
     if cell.dense or not evidence.statistics(cell):
         return None
-    found = evidence.verdict(cell).to_dict()
-    return {key: _finite(value) for key, value in found.items()}
+    return evidence.verdict(cell).to_dict()
 
 
 def _version(value: Any) -> float | None:
@@ -118,7 +117,7 @@ def _kept(found: PairedStatistics | None) -> dict[str, Any]:
     """Recovery, also above chance, with their intervals; None where nothing was compared."""
     kept = (None, None) if found is None else found.recovery_interval or (None, None)
     above = (None, None) if found is None else found.above_chance_interval or (None, None)
-    values = {
+    return {
         "recovery": found and found.recovery,
         "recovery_low": kept[0],
         "recovery_high": kept[1],
@@ -126,10 +125,14 @@ def _kept(found: PairedStatistics | None) -> dict[str, Any]:
         "above_chance_low": above[0],
         "above_chance_high": above[1],
     }
-    return {name: _finite(value) for name, value in values.items()}
 
 
 def _finite(value: Any) -> Any:
+    """The value with None for every number in it that is not finite: a record may nest them."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -151,7 +151,7 @@ def recovery_of(one: PairedStatistics, of: str = "") -> str:
 
 def size(count: float | None) -> str:
     """A number of bytes."""
-    if count is None:
+    if count is None or not math.isfinite(count):
         return NOTHING
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
@@ -170,7 +170,7 @@ def speed(profile: object, name: Literal["decode", "prefill"], *, ends: bool = F
     if not isinstance(spread, dict):
         return ""
     found = [spread.get(end) for end in ("median", "low", "high")]
-    if not all(isinstance(end, int | float) for end in found):
+    if not all(isinstance(end, int | float) and math.isfinite(end) for end in found):
         return ""
     median, low, high = (f"{end:,.0f}" for end in found)
     return f"{median} tokens/s" + (f" [{low}, {high}]" if ends else "")

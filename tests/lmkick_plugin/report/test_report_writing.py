@@ -365,6 +365,25 @@ def test_speed_and_the_text_as_read_stand_with_a_run(write: Writer, tmp_path: Pa
     assert facts["gptq"]["calibration"].startswith("c4 (read from web_text/train.jsonl)")
 
 
+def test_numbers_in_a_record_that_are_not_finite_are_null(write: Writer, tmp_path: Path) -> None:
+    nan, items = float("nan"), {"t": quiz("contains", 0.5)}
+    profile = {"decode": {"median": nan, "low": nan, "high": 1.0}, "memory_bytes": nan}
+    earlier = [{"compressor": "gptq", "num_bits": float("inf")}]
+    write("a", items, record=record())
+    write("b", items, record=record("wanda", requested_sparsity=0.5, earlier=earlier))
+    write("c", items, record=record("rtn", num_bits=4, profile=profile))
+    evidence = gather(collect([write.folder]), Settings(resamples=100))
+    lines, table, _ = write_leaderboard(evidence, tmp_path)
+    rows = {row["compressor"]: row for row in map(json.loads, lines.read_text().splitlines())}
+    assert rows["rtn"]["profile"]["decode"] == {"median": None, "low": None, "high": 1.0}
+    assert rows["wanda"]["earlier"] == [{"compressor": "gptq", "num_bits": None}]
+    assert "NaN" not in table.read_text()
+    (part,) = build(evidence, tmp_path).models
+    (facts,) = [dict(run.facts) for run in part.runs if run.line.cell.compressor == "rtn"]
+    assert facts.keys().isdisjoint({"decode", "weights in memory"})
+    assert not part.summary.measured
+
+
 def test_a_level_without_a_verdict_has_a_mark_of_its_own(write: Writer, tmp_path: Path) -> None:
     both = {"kick_freebaseqa": quiz("contains", 0.8), "other": quiz("contains", 0.8)}
     one = {"other": both["other"]}
