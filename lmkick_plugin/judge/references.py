@@ -17,12 +17,15 @@ from typing import Any, Literal
 
 from compressors.errors import SettingsError
 from lmkick_plugin.files import parse_json
+from lmkick_plugin.terminal import plain
 
 __all__ = ["IDENTITIES", "TEXTS", "Reference", "Turns", "load_answers", "read_reference"]
 
 Turns = tuple[str, ...]
 
-IDENTITIES = ("question_id", "doc_hash", "id", "doc_id")
+# Not lm-eval's doc_id: it counts documents from 0, and Vicuna's question_id from 1. As an identity
+# it would pair each question with the answer to another.
+IDENTITIES = ("question_id", "doc_hash", "id")
 """Fields of a row that may name its document, the first one counts."""
 
 TEXTS = ("text", "answer", "output", "response", "highlights")
@@ -75,9 +78,9 @@ def load_answers(path: Path | str) -> dict[str, Turns]:
     """Read answers from JSON Lines, plain or ``.gz``.
 
     Args:
-        path: A file whose rows hold an identity (``question_id``, ``doc_hash``, ``id`` or
-            ``doc_id``) and an answer: ``text``, ``answer``, ``output`` or ``response``;
-            ``choices[0].turns`` as FastChat writes them; or ``resps`` of an lm-eval samples file.
+        path: A file whose rows hold an identity (``question_id``, ``doc_hash`` or ``id``) and an
+            answer: ``text``, ``answer``, ``output`` or ``response``; ``choices[0].turns`` as
+            FastChat writes them; or ``resps`` of an lm-eval samples file.
 
     Returns:
         Answers by identity, as text. A row of lm-eval is found by its ``doc_hash``.
@@ -111,7 +114,11 @@ def _read_row(row: Any, where: str) -> tuple[str, Turns]:
         raise SettingsError(f"{where}: expected an object.")
     identity = next((row[name] for name in IDENTITIES if row.get(name) is not None), None)
     if identity is None:
-        raise SettingsError(f"{where}: no identity. Expected one of: {', '.join(IDENTITIES)}.")
+        held = ", ".join(map(str, row)) or "nothing"
+        raise SettingsError(
+            f"{where}: no identity, only {plain(held, limit=100)}. Give one of: "
+            f"{', '.join(IDENTITIES)}."
+        )
     turns = _turns(row)
     if turns is None:
         raise SettingsError(f"{where}: no answer. Expected one of: {', '.join(TEXTS)}.")

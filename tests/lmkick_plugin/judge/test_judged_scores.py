@@ -269,6 +269,7 @@ def test_forms_of_expert_scores(tmp_path: Path) -> None:
         ('{"id": 1}', "line 1: expected an identity"),
         ('{"id": 1, "score": "good"}', "line 1: expected an identity"),
         ('{"score": 1}', "line 1: expected an identity"),
+        ('{"doc_id": 0, "score": 1}', "line 1: expected an identity (question_id, doc_hash, id)"),
         ('{"id": 1, "score": NaN}', "line 1: expected an identity"),
     ],
 )

@@ -46,7 +46,11 @@ def test_samples_and_gzip(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ('{"id": 1, "text": "a"}\n{"id": 1, "text": "b"}', "line 2: a second, different answer"),
-        ('{"text": "a"}', "line 1: no identity"),
+        (
+            '{"text": "a"}',
+            "line 1: no identity, only text. Give one of: question_id, doc_hash, id.",
+        ),
+        ('{"doc_id": 0, "text": "a"}', "line 1: no identity, only doc_id, text. Give one of"),
         ('{"id": 1, "texts": "a"}', "line 1: no answer"),
         ('{"id": 1, "choices": []}', "line 1: no answer"),
         ("[1]", "line 1: expected an object"),
