@@ -289,8 +289,12 @@ def _fill(
         paired = pair_items(task, *files)
     except (MismatchError, ResultsError, SamplesError) as error:
         return [*problems, *str(error).splitlines()]
-    for pair in next(iter(paired.values())):
+    metric = FORMS[form]
+    pairs = next(iter(paired.values()))
+    if any(metric not in sample.values for pair in pairs for sample in pair):
+        # Not wrong but unscored: read as wrong, every fact would be lost.
+        return [*problems, f"{task}: no {metric}: made with --predict_only?"]
+    for pair in pairs:
         for side, sample in zip(answers, pair, strict=True):
-            right = sample.values.get(FORMS[form]) == 1.0
-            side.setdefault(str(sample.cluster), {})[form] = right
+            side.setdefault(str(sample.cluster), {})[form] = sample.values[metric] == 1.0
     return problems

@@ -133,6 +133,7 @@ def write_run(
     temperature: float = 0.8,
     limits: Mapping[str, int] | None = None,
     samples: bool = True,
+    scored: bool = True,
     kick: Mapping[str, Any] | None = None,
 ) -> Path:
     """Results and samples of the recall tasks, as lm-eval writes them."""
@@ -146,7 +147,7 @@ def write_run(
         "model_name": folder.name,
     }  # fmt: skip
     for form in tasks:
-        task, metric = f"recall_kick_{form}", FORMS[form]
+        task, metric = f"recall_kick_{form}", FORMS[form] if scored else "bypass"
         asked = {name: row[form] for name, row in facts.items() if form in row}
         asked = dict(list(asked.items())[: (limits or {}).get(form)])
         settings = {"temperature": temperature} if form == "try" else {"do_sample": False}
@@ -164,7 +165,7 @@ def write_run(
                     "doc_hash": f"{form} {name}",
                     "prompt_hash": name,
                     "target_hash": name,
-                    metric: float(right),
+                    metric: float(right) if scored else None,
                 }
             )
             for number, (name, right) in enumerate(asked.items())
@@ -225,6 +226,7 @@ def test_other_seeds_are_not_compared(tmp_path: Path) -> None:
         ({"temperature": 1.0}, "request settings differ for 60 of 60 items"),
         ({"limits": dict.fromkeys(FORMS, 40)}, "60 items against 40"),
         ({"samples": False}, "samples"),
+        ({"scored": False}, "recall_kick_choose: no acc_norm: made with --predict_only?"),
     ],
 )
 def test_what_was_asked_otherwise_is_not_compared(
