@@ -4,6 +4,7 @@
 References:
     Dutta et al., arXiv:2407.09141: flips, the share of answers whose correctness changed.
     McNemar, Psychometrika 12 (1947); the exact form is a two-sided binomial test.
+    Miller, arXiv:2411.00640: items that are not independent count as one cluster.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from lmkick_plugin.report.bootstrap import StatisticsError, as_columns
 
@@ -28,8 +29,9 @@ class Flips:
         churn: (b + c) / n, what arXiv:2407.09141 calls flips.
         all_flips: Flips and wrong answers that became other wrong answers, / n; None where the
             chosen answers are not known.
-        p_value: McNemar's exact test of b against c: changed at all? The verdict asks another
-            question: within 5 %?
+        p_value: McNemar's exact test of b against c: changed at all? Where clusters hold several
+            items, of the clusters that lost more than they won against those that won more. The
+            verdict asks another question: within 5 %?
     """
 
     right_to_wrong: int
@@ -63,7 +65,11 @@ def mcnemar_exact(b: int, c: int) -> float:
 
 
 def flips_of(
-    dense: ArrayLike, compressed: ArrayLike, *, answer_changed: ArrayLike | None = None
+    dense: ArrayLike,
+    compressed: ArrayLike,
+    *,
+    answer_changed: ArrayLike | None = None,
+    clusters: NDArray[np.int64] | None = None,
 ) -> Flips:
     """Count how right and wrong answers changed.
 
@@ -71,6 +77,7 @@ def flips_of(
         dense: [n] of 0 (wrong) and 1 (right).
         compressed: [n], the same items in the same order.
         answer_changed: [n] whether the chosen answers differ; None where they are not known.
+        clusters: int64 [n], the cluster 0 ... K-1 of each item; each its own by default.
 
     Returns:
         The counts, shares and McNemar's p.
@@ -97,5 +104,16 @@ def flips_of(
         net=(c - b) / n,
         churn=(b + c) / n,
         all_flips=all_flips,
-        p_value=mcnemar_exact(b, c),
+        p_value=mcnemar_exact(*_changed_clusters(second - first, clusters)),
     )
+
+
+def _changed_clusters(
+    changes: NDArray[np.float64], clusters: NDArray[np.int64] | None
+) -> tuple[int, int]:
+    """Clusters with a net loss, and with a net gain; one that lost as it won says nothing.
+
+    Copies of a question flip together: counted singly, they pass chance off as a change.
+    """
+    net = changes if clusters is None else np.bincount(clusters, weights=changes)
+    return int(np.count_nonzero(net < 0)), int(np.count_nonzero(net > 0))

@@ -55,7 +55,12 @@ class Measured:
         """Flips of right and wrong answers; None for a graded metric."""
         if not self.scoring.metric.binary:
             return None
-        return flips_of(self.dense.values, self.compressed.values, answer_changed=self.changed)
+        return flips_of(
+            self.dense.values,
+            self.compressed.values,
+            answer_changed=self.changed,
+            clusters=self.clusters,
+        )
 
     def statistics(self, rule: Rule) -> PairedStatistics:
         """Compare the two runs.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,6 +72,32 @@ def test_flips_equal_a_plain_loop(pairs: list[tuple[bool, bool]], rng: random.Ra
     assert flips.churn == (b + c) / n
     assert flips.all_flips == (b + c + other) / n
     assert flips.p_value == mcnemar_exact(b, c)
+
+
+def test_a_question_asked_several_times_is_one_in_mcnemar() -> None:
+    """Without a true change the test rejects no more often than it may, and does find a change."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(40), 4)
+
+    def rejected(kept: float) -> float:
+        found = []
+        for _ in range(200):
+            dense, compressed = (np.repeat(rng.random(40) < p, 4) for p in (0.6, kept))
+            found.append(flips_of(dense, compressed, clusters=clusters).p_value < 0.05)
+        return float(np.mean(found))
+
+    assert rejected(0.6) <= 0.05
+    assert rejected(0.2) > 0.9
+
+
+def test_a_cluster_counts_by_its_net_change() -> None:
+    clusters = np.asarray([0, 0, 0, 1, 1, 2, 3])
+    dense, compressed = [1, 1, 0, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0, 0]
+    found = flips_of(dense, compressed, clusters=clusters)
+    assert (found.right_to_wrong, found.wrong_to_right) == (4, 2)
+    assert found.p_value == mcnemar_exact(2, 0)  # cluster 1 lost as it won, 3 did not change
+    alone = flips_of(dense, compressed, clusters=np.arange(7))
+    assert alone == flips_of(dense, compressed)
 
 
 def test_equal_accuracy_can_hide_flips() -> None:
