@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask
 from lmkick_plugin.data import freebaseqa, triviaqa
 from lmkick_plugin.data.shots import freebaseqa_shots, triviaqa_shots
 
-__all__ = ["FreebaseQATask", "TriviaQATask"]
+__all__ = ["FewShotTask", "FreebaseQATask", "TriviaQATask"]
 
 
 class FewShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval has no type information

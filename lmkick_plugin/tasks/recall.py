@@ -8,13 +8,17 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from lmkick_plugin.inference.loaded_models import require_kick_model
-from lmkick_plugin.tasks.few_shot import FreebaseQATask, TriviaQATask
+from lmkick_plugin.tasks.few_shot import FewShotTask, FreebaseQATask, TriviaQATask
 
 __all__ = ["FreebaseChoiceTask", "RankTask", "TriviaChoiceTask"]
 
 
-class TriviaChoiceTask(TriviaQATask):
-    """Log-likelihoods of choices after the question, and of the same choices without it."""
+class _Choices(FewShotTask):
+    """Log-likelihoods of choices after the question, and of the same choices without it.
+
+    To inherit from, before the class of a data set: a method that says ``super()`` cannot be lent
+    to a class that does not inherit from its own.
+    """
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **options: Any) -> list[Instance]:
         """One request per choice after the question, then one per choice after nothing."""
@@ -32,10 +36,12 @@ class TriviaChoiceTask(TriviaQATask):
         return [*asked, *alone]
 
 
-class FreebaseChoiceTask(FreebaseQATask):
-    """As :class:`TriviaChoiceTask`, for FreebaseQA."""
+class TriviaChoiceTask(_Choices, TriviaQATask):
+    """Choices for TriviaQA."""
 
-    construct_requests = TriviaChoiceTask.construct_requests
+
+class FreebaseChoiceTask(_Choices, FreebaseQATask):
+    """Choices for FreebaseQA."""
 
 
 class RankTask(TriviaQATask):

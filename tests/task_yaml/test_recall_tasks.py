@@ -18,7 +18,7 @@ from lmkick_plugin.data.sources import DataError
 from lmkick_plugin.inference import loaded_models
 from lmkick_plugin.metrics.answers import normalize_spelling
 from lmkick_plugin.report.recall import FORMS, state_of
-from tests.task_yaml.conftest import tiny_files, write_data
+from tests.task_yaml.conftest import TASKS, tiny_files, write_data
 from tests.task_yaml.scripted import ScriptedLM
 
 if TYPE_CHECKING:
@@ -52,6 +52,13 @@ def manager(make_manager: Callable[..., TaskManager], tmp_path: Path) -> TaskMan
     opened = [_fact(n, f"Baker {n} lives in {TOWNS[n]}." if n % 3 else "No.") for n in range(9)]
     opened.append({**_fact(9, "Jarrow"), "question": "Another question of the same identifier?"})
     files["trivia_qa/rc_validation.jsonl"] = opened
+    for number, town in enumerate(TOWNS):
+        answer = {"Answers": [{"AnswersName": [town]}]}
+        row = {"RawQuestion": f"Home of cook {number}?", "Parses": [answer]}
+        half = "eval" if number < 5 else "train"
+        if number in (0, 5):
+            files[f"freebase_qa/{half}.jsonl"] = []
+        files[f"freebase_qa/{half}.jsonl"].append({"Question-ID": f"f_{number}", **row})
     return make_manager(data_dir=str(write_data(tmp_path, files)))
 
 
@@ -101,6 +108,34 @@ def test_limit_takes_the_same_facts(evaluate: Callable[..., Any], manager: TaskM
     names = {task: [s["doc"]["cluster"] for s in result["samples"][task]] for task in GROUP}
     assert names["recall_kick_say"] == names["recall_kick_choose"] == names["recall_kick_try"]
     assert result["n-shot"]["recall_kick_shown"] == 4
+
+
+def town_of(prompt: str) -> str:
+    return TOWNS[int(re.findall(r"(?:baker|cook) (\d)", prompt)[-1])]
+
+
+@pytest.mark.parametrize("group", ["recall_kick", "recall_kick_freebase"])
+def test_every_task_of_a_group_runs_and_is_scored(
+    evaluate: Callable[..., Any], manager: TaskManager, group: str
+) -> None:
+    def score(prompt: str, choice: str) -> tuple[float, bool]:
+        return (-1.0 if prompt and choice == f" {town_of(prompt)}" else -9.0), False
+
+    lm = ScriptedLM(say=lambda prompt: f" {town_of(prompt)}.", score=score)
+    result = evaluate(lm, group, task_manager=manager, limit=2, bootstrap_iters=0)
+    leaves = {
+        name for name in TASKS
+        if name.startswith("recall_kick") and ("freebase" in name) == ("freebase" in group)
+    }  # fmt: skip
+    assert set(result["samples"]) == leaves
+    metrics = ("contains", "acc_norm", "acc_pmi", "reached", "rate")
+    for name in leaves:
+        scores = result["results"][name]
+        found = [scores[f"{metric},none"] for metric in metrics if f"{metric},none" in scores]
+        assert found
+        assert set(found) == {1.0}, name
+    alone = [arguments for kind, arguments in lm.asked if kind == "loglikelihood"]
+    assert [context == "" for context, _ in alone].count(True) == 8
 
 
 def states(result: dict[str, Any]) -> set[str]:
