@@ -12,7 +12,7 @@ from typing import Any
 from lmkick_plugin.files import parse_json
 from lmkick_plugin.judge.references import Turns
 from lmkick_plugin.judge.rubric import Rubric, rubric_of
-from lmkick_plugin.results.results_file import NULLS, ResultsError, ResultsFile
+from lmkick_plugin.results.results_file import NULLS, ResultsError, ResultsFile, model_key
 from lmkick_plugin.results.runs import Run, find_results, group_runs, load_run
 
 __all__ = ["Logged", "dense_run", "find_logged", "find_runs"]
@@ -112,7 +112,7 @@ def dense_run(run: Run, runs: Sequence[Run]) -> Run | None:
         runs: Where to look.
 
     Returns:
-        The newest one; None where there is none.
+        The newest one of the same revision, subfolder and adapter; None where there is none.
     """
     for other in reversed(runs):
         dense = str(other.record.get("compressor", "none")).casefold() in NULLS
@@ -122,7 +122,7 @@ def dense_run(run: Run, runs: Sequence[Run]) -> Run | None:
 
 
 def _model(run: Run) -> str:
-    return str(run.record.get("base_model") or run.files[0].data.get("model_name"))
+    return model_key(run.record) or str(run.files[0].data.get("model_name"))
 
 
 def _read(file: ResultsFile, task: str) -> list[tuple[int, str, dict[str, Any], Turns]]:

@@ -16,6 +16,7 @@ import torch
 
 from lmkick_plugin.cli import main
 from lmkick_plugin.judge import shared_judge
+from lmkick_plugin.judge.logged_answers import dense_run, find_runs
 from lmkick_plugin.metrics import text_statistics
 from lmkick_plugin.results.results_file import NAME
 from tests.lmkick_plugin.judge.fault_server import FaultServer, fails, first, replies, serve, shown
@@ -30,6 +31,7 @@ from tests.lmkick_plugin.judge.test_judged_tasks import (
     talking,
 )
 from tests.lmkick_plugin.judge.test_judged_tasks import environment as environment  # a fixture
+from tests.lmkick_plugin.run_files import Writer, text_item
 
 TASKS = ("kick_instruct", "kick_summarization_small", "kickonly_mtbench", "llmkick_instruct")
 
@@ -176,6 +178,23 @@ def test_compressed_against_dense(
     assert judge(results, "--content", "--judge_reference", "dense") == 0
     assert line in capsys.readouterr().out.splitlines()
     assert len(server.requests) == before
+
+
+@pytest.mark.parametrize("part", ["revision", "subfolder", "adapter"])
+def test_the_dense_run_is_one_of_the_same_model(tmp_path: Path, part: str) -> None:
+    """Not a newer one of another checkpoint that is kept under the same name."""
+    for number, (compressor, value) in enumerate(
+        [("none", "one"), ("wanda", "one"), ("none", "other"), ("wanda", "third")]
+    ):
+        record = {"compressor": compressor, "base_model": "org/model", part: value}
+        items = {"kick_instruct": [text_item(0, "a", {"unique_words": 1})]}
+        stamp = f"2026-01-0{number + 1}T00-00-00"
+        Writer(tmp_path)(f"run{number}", items, record=record, stamp=stamp)
+    runs = find_runs(str(tmp_path))
+    dense, compressed, _, alone = runs
+    assert compressed.record["compressor"] == "wanda"
+    assert dense_run(compressed, runs) is dense
+    assert dense_run(alone, runs) is None
 
 
 def test_the_released_protocol_later(
