@@ -10,12 +10,13 @@ import ast
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import compress
 from typing import Any
 
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.formatting import visible
 from lmkick_plugin.report.models import Cell, Model
+from lmkick_plugin.results.samples import asked_once, chosen, scored_choices
 from lmkick_plugin.results.task_groups import leaves_of
 
 __all__ = ["EXAMPLES", "Example", "examples_of"]
@@ -24,6 +25,7 @@ EXAMPLES = 3
 """Lost, and won, for each run."""
 
 _QUESTION, _ANSWER = 240, 120  # characters shown
+_NONE = "(nothing)"
 _LONGEST_LIST = 20_000  # characters of a list of references that is taken apart
 
 
@@ -68,7 +70,7 @@ def examples_of(evidence: Evidence, model: Model) -> dict[str, tuple[Example, ..
                 break
             # Of the dense run's items, which may be gigabytes of documents, only what is shown.
             whole = {
-                name: (item["value"], visible(_answer(item), limit=_ANSWER))
+                name: (item["value"], visible(item["answer"], limit=_ANSWER))
                 for name, item in _items(model.dense, leaf, key)
             }
             for cell in waiting:
@@ -106,7 +108,7 @@ def _add(
                 visible(_question(item), limit=_QUESTION),
                 visible(_wanted(item), limit=_ANSWER),
                 dense,
-                visible(_answer(item), limit=_ANSWER),
+                visible(item["answer"], limit=_ANSWER),
                 won,
             )
         )
@@ -128,20 +130,20 @@ def _chosen(examples: Sequence[Example]) -> tuple[Example, ...]:
 
 
 def _items(cell: Cell, task: str, key: tuple[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A task's samples by document, with the value of a right-or-wrong metric."""
+    """A task's samples by document, with the value of a right-or-wrong metric and its answer."""
     file = cell.run.tasks.get(task)
-    path: Path | None = None if file is None else file.samples_path(task)
-    if path is None or not path.is_file():
+    if file is None or not file.samples_path(task).is_file():
         return
+    delimiter = file.target_delimiter(task)
     seen = set()
-    with path.open("rb") as lines:
+    with file.samples_path(task).open("rb") as lines:
         for line in filter(None, map(bytes.strip, lines)):
             item = json.loads(line)
             name, value = str(item.get("doc_hash")), item.get(key[0])
             if item.get("filter", "none") != key[1] or value not in (0, 1) or name in seen:
                 continue
             seen.add(name)
-            yield name, {**item, "value": value}
+            yield name, {**item, "value": value, "answer": _answer(item, key[0], delimiter)}
 
 
 def _question(item: Mapping[str, Any]) -> str:
@@ -168,23 +170,28 @@ def _wanted(item: Mapping[str, Any]) -> str:
     return target
 
 
-def _answer(item: Mapping[str, Any]) -> str:
-    """The answer given, or the choice of highest likelihood."""
+def _answer(item: Mapping[str, Any], metric: str, delimiter: str) -> str:
+    """The answer given, or the choice that the metric takes for it."""
     responses = item["filtered_resps"]
-    choices = _choices(item)
-    if choices and len(choices) == len(responses) and all(isinstance(r, list) for r in responses):
-        likely = [float(response[0]) for response in responses]
-        return choices[likely.index(max(likely))]
+    scored = scored_choices(item)
+    if scored is not None:
+        found = chosen(metric, scored, metrics=item["metrics"], target_delimiter=delimiter)
+        names = _choices(item)
+        if found is None:
+            return "(not known)"
+        if isinstance(found, int):
+            return names[found] if found >= 0 else _NONE
+        return " or ".join(compress(names, found)) or _NONE
     first = responses[0] if isinstance(responses, list) and responses else responses
-    return str(first).strip() or "(nothing)"
+    return str(first).strip() or _NONE
 
 
 def _choices(item: Mapping[str, Any]) -> list[str]:
     """Choices in the prompt's order, with the document's words for letters."""
-    requests = [list(request.values()) for request in item["arguments"].values()]
-    if len(requests) < 2 or any(len(r) < 2 or not isinstance(r[1], str) for r in requests):
+    scored = scored_choices(item)
+    if scored is None:
         return []
-    asked = [request[1].strip() for request in requests]
+    asked = [choice.text.strip() for choice in asked_once(scored)]
     doc = item.get("doc")
     words = doc.get("choices") if isinstance(doc, dict) else None
     if isinstance(words, list) and len(words) == len(asked) and asked != words:

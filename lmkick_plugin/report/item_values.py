@@ -173,7 +173,7 @@ def _measure(
     scoring = scoring.of_values(first.values, second.values)
     changed = None
     if scoring.metric.binary:
-        delimiter = _target_delimiter(task, dense)
+        delimiter = dense.target_delimiter(task)
         answers = [
             tuple(s.answer(metric, target_delimiter=delimiter) for s in pair) for pair in scored
         ]
@@ -246,12 +246,6 @@ def _check_score(items: ItemValues, scoring: Scoring, reported: float | None) ->
             f"its items average {score:.6g} and the results file says {reported:.6g}: the metric "
             "is not a mean, or the samples are of another run"
         )
-
-
-def _target_delimiter(task: str, file: ResultsFile) -> str:
-    config = file.mapping("configs").get(task)
-    delimiter = config.get("target_delimiter") if isinstance(config, dict) else None
-    return delimiter if isinstance(delimiter, str) else " "
 
 
 def pool(parts: Sequence[Measured]) -> Measured:

@@ -212,6 +212,12 @@ class ResultsFile:
         value = directions.get(metric) if isinstance(directions, dict) else None
         return value if isinstance(value, bool) else None
 
+    def target_delimiter(self, task: str) -> str:
+        """What a task puts between prompt and choice; a space, lm-eval's own, where not known."""
+        config = self.mapping("configs").get(task)
+        delimiter = config.get("target_delimiter") if isinstance(config, dict) else None
+        return delimiter if isinstance(delimiter, str) else " "
+
     def samples_path(self, task: str) -> Path:
         """Path of a task's samples file beside this file.
 

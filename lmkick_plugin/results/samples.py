@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +23,17 @@ import numpy as np
 from compressors.errors import LmkickError
 from lmkick_plugin.files import parse_json
 
-__all__ = ["Choice", "Sample", "SamplesError", "Value", "normalised_text", "read_samples"]
+__all__ = [
+    "Choice",
+    "Sample",
+    "SamplesError",
+    "Value",
+    "asked_once",
+    "chosen",
+    "normalised_text",
+    "read_samples",
+    "scored_choices",
+]
 
 Value: TypeAlias = float | tuple[float, ...] | str | None
 """An item's metric: a number, several (a sum and its weight; losses of windows), a word for a form
@@ -80,42 +91,71 @@ class Sample:
         """The model's answer as this metric sees it.
 
         Args:
-            metric: Metric name; ``acc_norm`` and ``acc_bytes`` choose by log-likelihood a
-                character or byte, ``acc_mutual_info`` against the choice without context,
-                ``acc_greedy`` by what is the model's own next token.
-            target_delimiter: What the task puts between prompt and choice, which lm-eval does not
-                count as the choice's length.
+            metric: Metric name.
+            target_delimiter: As in `chosen`.
 
         Returns:
             Something to compare for equality; None where the answer is not known.
         """
         if self.choices is None:
             return self.text
-        conditional = self.choices
-        half = len(conditional) // 2
-        unconditional = conditional[half:]
-        # lm-eval's mutual information asks for every choice once more without a context.
-        twice = [c.text for c in conditional[:half]] == [c.text for c in unconditional]
-        if twice and all(c.context == "" for c in unconditional):
-            conditional = conditional[:half]
-        if metric == "acc_greedy":
-            return tuple(c.greedy for c in conditional)
-        scores = [c.loglikelihood for c in conditional]
-        if metric in ("acc_norm", "acc_bytes"):
-            if len({c.context for c in conditional}) > 1:
-                return None  # the choices are in the contexts: their lengths are unknown here
-            names = [c.text.removeprefix(target_delimiter) for c in conditional]
-            lengths = [len(n if metric == "acc_norm" else n.encode()) for n in names]
-            if not all(lengths):
-                return None
-            scores = [score / length for score, length in zip(scores, lengths, strict=True)]
-        elif metric == "acc_mutual_info":
-            if len(conditional) == len(self.choices):
-                return None
-            scores = [
-                score - c.loglikelihood for score, c in zip(scores, unconditional, strict=True)
-            ]
-        return int(np.argmax(scores))  # the first of equals, and a NaN before all: as lm-eval does
+        return chosen(metric, self.choices, metrics=self.values, target_delimiter=target_delimiter)
+
+
+def asked_once(choices: Sequence[Choice]) -> Sequence[Choice]:
+    """The choices after their prompt, without those asked once more after nothing."""
+    half = len(choices) // 2
+    first, second = choices[:half], choices[half:]
+    again = [c.text for c in first] == [c.text for c in second]
+    return first if again and all(c.context == "" for c in second) else choices
+
+
+def chosen(
+    metric: str,
+    choices: Sequence[Choice],
+    *,
+    metrics: Collection[str] = (),
+    target_delimiter: str = " ",
+) -> int | tuple[bool, ...] | None:
+    """The choice that a metric takes for the model's answer.
+
+    Args:
+        metric: Metric name; ``acc_norm`` and ``acc_bytes`` choose by log-likelihood a character or
+            byte, ``acc_mutual_info`` and ``acc_pmi`` against the choice without context,
+            ``acc_greedy`` by what is the model's own next token.
+        choices: The choices as scored.
+        metrics: All metrics of the item. One with ``acc_pmi`` is of this package's recall tasks,
+            whose ``acc_norm`` divides by bytes, too: another answer than by characters where
+            names have letters beyond ASCII.
+        target_delimiter: What the task puts between prompt and choice, which lm-eval does not
+            count as the choice's length.
+
+    Returns:
+        Index of the choice, -1 where the metric takes none; of ``acc_greedy``, whether each choice
+        is the model's own; None where the answer is not known.
+    """
+    asked = asked_once(choices)
+    if metric == "acc_greedy":
+        return tuple(c.greedy for c in asked)
+    recall = "acc_pmi" in metrics
+    scores = [c.loglikelihood for c in asked]
+    if metric in ("acc_norm", "acc_bytes"):
+        if len({c.context for c in asked}) > 1:
+            return None  # the choices are in the contexts: their lengths are unknown here
+        names = [c.text.removeprefix(target_delimiter) for c in asked]
+        by_bytes = recall or metric == "acc_bytes"
+        lengths = [len(name.encode() if by_bytes else name) for name in names]
+        if not all(lengths):
+            return None
+        scores = [score / length for score, length in zip(scores, lengths, strict=True)]
+    elif metric in ("acc_mutual_info", "acc_pmi"):
+        if len(asked) == len(choices):
+            return None
+        alone = choices[len(asked) :]
+        scores = [score - c.loglikelihood for score, c in zip(scores, alone, strict=True)]
+    if recall and any(map(math.isnan, scores)):
+        return -1  # `score_choice` takes it for wrong, whichever is right
+    return int(np.argmax(scores))  # the first of equals, and a NaN before all: as lm-eval does
 
 
 def normalised_text(text: str) -> str:
@@ -166,6 +206,12 @@ def read_samples(path: Path) -> dict[str, list[Sample]]:
     for samples in by_filter.values():
         samples.sort(key=lambda sample: sample.doc_id)
     return by_filter
+
+
+def scored_choices(record: Mapping[str, Any]) -> tuple[Choice, ...] | None:
+    """The choices of a sample's line, scored; None where it is no multiple-choice item."""
+    texts = [[a for a in r.values() if isinstance(a, str)] for r in record["arguments"].values()]
+    return _choices(texts, record["filtered_resps"])
 
 
 def _reduce(record: dict[str, Any]) -> Sample:

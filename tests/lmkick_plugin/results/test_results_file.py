@@ -4,13 +4,24 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lmkick_plugin.metrics.recall import score_choice
 from lmkick_plugin.results.results_file import ResultsError, ResultsFile
 from lmkick_plugin.results.runs import find_results, load_run
-from lmkick_plugin.results.samples import SamplesError, normalised_text, read_samples
+from lmkick_plugin.results.samples import (
+    Choice,
+    SamplesError,
+    chosen,
+    normalised_text,
+    read_samples,
+)
 from tests.lmkick_plugin.run_files import STAMP, Writer, choice_item, read, text_item
 
 ITEMS = [choice_item(i, [-1.0, -2.0]) for i in range(4)]
@@ -328,6 +339,34 @@ def test_mutual_information_counts_every_choice_once(write: Writer) -> None:
     sample = read(write("m", {"quiz": [item]})).samples("quiz")["none"][0]
     assert sample.answer("acc") == 1
     assert sample.answer("acc_mutual_info") == 0
+
+
+@given(
+    st.lists(st.floats(-30, 0) | st.just(math.nan), min_size=8, max_size=8),
+    st.permutations(["Ā", "Zürich", "東京都", "Rome"]),
+)
+def test_the_answer_to_a_recall_task_is_the_one_it_scores(
+    likelihoods: list[float], names: list[str]
+) -> None:
+    """By bytes, and without an answer where a log-likelihood is not a number."""
+    choices = [
+        Choice("Q:" if i < 4 else "", f" {name}", likelihood, greedy=False)
+        for i, (name, likelihood) in enumerate(zip(names * 2, likelihoods, strict=True))
+    ]
+    results = [(choice.loglikelihood, choice.greedy) for choice in choices]
+    for metric in ("acc_norm", "acc_pmi"):
+        answer = chosen(metric, choices, metrics=("acc_norm", "acc_pmi"))
+        right = [score_choice({"choices": names, "answer": i}, results)[metric] for i in range(4)]
+        assert right == [float(i == answer) for i in range(4)]
+
+
+def test_bytes_and_characters_choose_differently() -> None:
+    choices = [Choice("Q:", " 東京", -3.0, greedy=False), Choice("Q:", " Rome", -5.0, greedy=False)]
+    assert chosen("acc_norm", choices) == 1  # -1.5 a character against -1.25
+    assert chosen("acc_bytes", choices) == 0  # -0.5 a byte against -1.25
+    twice = [*choices, *(replace(choice, context="") for choice in choices)]
+    assert chosen("acc_norm", twice, metrics=("acc_norm", "acc_mutual_info")) == 1
+    assert chosen("acc_norm", twice, metrics=("acc_norm", "acc_pmi")) == 0
 
 
 def test_choices_in_contexts_have_no_known_length(write: Writer) -> None:
