@@ -35,6 +35,16 @@ class _Choices(FewShotTask):
         ]
         return [*asked, *alone]
 
+    def process_results(self, doc: dict[str, Any], results: Any) -> dict[str, Any]:
+        """As in lm-eval; no score with ``--predict_only``.
+
+        That replaces the task's own scores by lm-eval's, which knows of one request per choice.
+        """
+        if "bypass" in self._metric_fn_list:
+            return {"bypass": None}
+        scores: dict[str, Any] = super().process_results(doc, results)
+        return scores
+
 
 class TriviaChoiceTask(_Choices, TriviaQATask):
     """Choices for TriviaQA."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmkick_plugin.data import wikitext
+from lmkick_plugin.model import KickLM
 from task_yaml.kick_mmlu._generate_configs import CATEGORIES
 from tests.task_yaml.conftest import SUBJECTS, tiny_files
 from tests.task_yaml.scripted import ScriptedLM
@@ -246,6 +247,24 @@ def test_predict_only(evaluate: Callable[..., Any], pattern: str) -> None:
     for name, samples in result["samples"].items():
         assert len(samples) == 1, name
     assert result["samples"][pattern[:-1] + "freebaseqa"][0]["filtered_resps"] == ["an answer"]
+
+
+@pytest.mark.parametrize(
+    ("names", "count"), [(["recall_kick", "recall_kick_freebase"], 9), (["kickonly"], 4)]
+)
+def test_predict_only_of_tasks_with_requests_of_their_own(
+    evaluate: Callable[..., Any],
+    make_manager: Callable[..., TaskManager],
+    names: list[str],
+    count: int,
+) -> None:
+    lm = KickLM("kick-mini", device="cpu", batch_size=16)
+    manager = make_manager(data_dir="mini", max_window=64)
+    result = evaluate(lm, *names, task_manager=manager, limit=1, predict_only=True)
+    assert len(result["samples"]) == count
+    for name, samples in result["samples"].items():
+        assert [bool(sample["filtered_resps"]) for sample in samples] == [True], name
+        assert result["results"][name]["bypass,none"] == 999  # lm-eval's word for no score
 
 
 def test_silence_scores_nothing(evaluate: Callable[..., Any]) -> None:
