@@ -147,8 +147,8 @@ def load_calibration(
         samples of 2,048 tokens from the first shard of C4).
     """
     for name, value in (("nsamples", nsamples), ("seqlen", seqlen)):
-        if value < 1:
-            raise SettingsError(f"{name}={value}: expected at least 1")
+        if not isinstance(value, int) or value < 1:
+            raise SettingsError(f"{name}={value!r}: expected a whole number, at least 1")
     context = max_length or getattr(tokenizer, "model_max_length", None)
     if context is not None and seqlen > context:
         _log.warning(

@@ -22,6 +22,7 @@ from compressors.blocks.forward import Passes, keep_hidden
 from compressors.blocks.input_hooks import collecting
 from compressors.blocks.offload import BlockMover, concrete_device, home_device, synchronize
 from compressors.blocks.preconditions import (
+    check_arguments,
     check_calibration,
     check_finite,
     check_shapes,
@@ -90,10 +91,10 @@ def compress_model(
         owl_threshold: Multiple of the mean score from which on a weight is an outlier.
         resume_dir: Keep finished blocks here, and go on from them when called again. Other models
             and settings are refused.
-        compress_cache: Take the compressed weights from here where they are kept, and else keep
-            them (:mod:`compressors.cache`).
-        compress_cache_gb: Most that this folder may take, in GB; what was not used for longest
-            goes.
+        compress_cache: Cache folder: compressed weights are read from it where they are there,
+            else written to it (:mod:`compressors.cache`).
+        compress_cache_gb: Size limit of ``compress_cache`` in GB; the least recently used entries
+            are removed first.
         grids: Filled with the grid of each matrix that is quantized, by its name: what a checkpoint
             of integers needs beside the weights.
         progress: Show a progress bar.
@@ -114,6 +115,7 @@ def compress_model(
         Frantar et al., arXiv:2210.17323, section 4 (GPTQ), whose code has "true sequential".
     """
     clock = _Clock()
+    check_arguments(model, compressor)
     if resume_dir is not None and compress_cache is not None:
         raise SettingsError(
             "resume_dir and compress_cache were both given, but compress_cache keeps finished "

@@ -18,15 +18,28 @@ import torch
 from torch import Tensor, nn
 
 from compressors.blocks.find import Block
+from compressors.errors import SettingsError
 
 __all__ = ["BlockMover", "concrete_device", "home_device", "synchronize"]
 
 
 def concrete_device(device: torch.device | str) -> torch.device:
-    """Return ``device`` with its index filled in, so that devices can be compared."""
-    device = torch.device(device)
-    # Allocating nothing on it is the one way that works for every kind of device.
-    return torch.empty(0, device=device).device
+    """Return ``device`` with its index filled in, so that devices can be compared.
+
+    Raises:
+        SettingsError: There is no such device.
+    """
+    try:
+        # Allocating nothing on it is the one way that works for every kind of device.
+        return torch.empty(0, device=torch.device(device)).device
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one class
+        cause = str(error).partition("\n")[0]
+        raise SettingsError(
+            f"device={device}: torch cannot use it ({cause:.100}). Use cpu, or a device that is "
+            "there"
+        ) from error
 
 
 def home_device(module: nn.Module) -> torch.device:

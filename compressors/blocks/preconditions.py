@@ -16,13 +16,31 @@ from compressors.errors import NumericalError, SettingsError, UnsupportedModelEr
 from compressors.statistics import NoStatistic
 
 __all__ = [
-    "check_calibration", "check_finite", "check_shapes", "in_evaluation", "memory_advice",
-    "require_calibration",
+    "check_arguments", "check_calibration", "check_finite", "check_shapes", "in_evaluation",
+    "memory_advice", "require_calibration",
 ]  # fmt: skip
 
 #: What else tells of it: the CPU's allocator, pinned memory and CUDA's libraries have no exception
 #: class of their own for this.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
+
+
+def check_arguments(model: object, compressor: object) -> None:
+    """Refuse a name in place of a model, and a class or name in place of a method.
+
+    Raises:
+        SettingsError: Naming what was received.
+    """
+    if not isinstance(model, nn.Module):
+        raise SettingsError(
+            f"model={model!r:.80}: expected a loaded model. Load it first, as with "
+            "AutoModelForCausalLM.from_pretrained"
+        )
+    if not isinstance(compressor, Compressor):
+        raise SettingsError(
+            f"compressor={compressor!r:.80}: expected a method with its settings, such as "
+            "Wanda(pattern=NM(2, 4))"
+        )
 
 
 def check_calibration(
@@ -48,6 +66,11 @@ def require_calibration(model: nn.Module, method: str, calibration: Tensor | Non
         raise SettingsError(
             f"{method} needs calibration data: pass calibration=token_ids, int64 [samples, seqlen] "
             "(load_calibration makes them from text)"
+        )
+    if not isinstance(calibration, Tensor):
+        raise SettingsError(
+            f"calibration={calibration!r:.60}: expected token ids, an int64 tensor [samples, "
+            "seqlen]; load_calibration makes them from text"
         )
     shape = tuple(calibration.shape)
     if calibration.dtype not in (torch.int64, torch.int32) or len(shape) != 2:

@@ -180,19 +180,20 @@ def _short_group(
         return None, ""
     if number_format != "int":
         return f"is {columns} wide, with a last block shorter than {group_size}", "Save it dense"
-    fitting = ", ".join(map(str, _dividing_sizes(blocks)))
+    fitting = ", ".join([*map(str, _dividing_sizes(blocks)), "-1"])
     other = "save_format=gptq, " if group_size in GPTQ_GROUPS else ""
     return (
         f"is {columns} wide, with a shorter last group of group_size={group_size}",
-        f"Use group_size={fitting} or -1, {other}or save it dense",
+        f"Use group_size={fitting}, {other}or save it dense",
     )
 
 
 def _dividing_sizes(blocks: list[Block]) -> list[int]:
-    """Group sizes from 16 to 1,024 that divide every matrix."""
+    """Group sizes from 16 to 1,024 that divide every matrix, else the largest that does."""
     widths = [matrix.view().shape[1] for block in blocks for matrix in block.matrices]
     common = math.gcd(*widths)
-    return [size for size in range(16, 1025) if common % size == 0]
+    usual = [size for size in range(16, 1025) if common % size == 0]
+    return usual or [common] * (common > 1)
 
 
 def _fits_float16(bias: Tensor | None) -> bool:

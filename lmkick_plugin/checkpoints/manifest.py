@@ -125,6 +125,8 @@ def read_manifest(folder: str | Path) -> Manifest | None:
             for name, file in content["files"].items()
         }
         return Manifest(str(content["storage"]), dict(content["record"]), files)
+    except SettingsError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SettingsError(
             f"{path} is not a {MANIFEST} of lmkick: {error!r}. {_remedy()}"

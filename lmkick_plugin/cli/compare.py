@@ -13,7 +13,7 @@ from lmkick_plugin.report.compare import compare_runs
 from lmkick_plugin.report.comparison_table import Comparison
 from lmkick_plugin.report.verdict import DEFAULT_RESAMPLES, DEFAULT_TOLERANCE, Rule
 from lmkick_plugin.results.runs import load_run
-from lmkick_plugin.terminal import emit, read_path
+from lmkick_plugin.terminal import CommandError, emit, read_path
 
 __all__ = ["add_arguments", "main"]
 
@@ -88,6 +88,8 @@ def main(args: argparse.Namespace) -> int:
         (args.json, Comparison.to_json),
         (args.csv, Comparison.to_csv),
     ]
+    if args.json is not None and args.json == args.csv:
+        raise CommandError(f"--json and --csv name one file, {args.json}. Give two")
     for name, path in (("--json", args.json), ("--csv", args.csv)):
         if path is not None:
             check_file(name, path)

@@ -43,6 +43,17 @@ def takes_part(options: argparse.Namespace) -> bool:
         settings.get("model") == "kick"
         or any(name.lower().lstrip("*?[").startswith(OUR_PREFIXES) for name in _names(settings))
         or "judge_" in str(settings.get("metadata"))
+        or _is_ours_misspelt(settings)
+    )
+
+
+def _is_ours_misspelt(settings: Mapping[str, Any]) -> bool:
+    """Whether the model is nearly ours, or another one with our first argument."""
+    model, given = str(settings.get("model")), settings.get("model_args")
+    return (
+        bool(suggest(model, ("kick",)))
+        or "compressor=" in str(given)
+        or (isinstance(given, Mapping) and "compressor" in given)
     )
 
 
@@ -64,7 +75,10 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
     task_metadata = model_arguments | _mapping(settings.get("metadata"))
     _check_values(settings)
     check_metadata(task_metadata)
-    if settings.get("model") == "kick":
+    model = settings.get("model")
+    if hint := suggest(str(model), ("kick",)) if model != "kick" else "":
+        raise CommandError(f"--model {model}: no such model. {hint}".rstrip())
+    if model == "kick":
         placed = {
             name: settings[name]
             for name in ("batch_size", "max_batch_size", "device")
@@ -78,16 +92,24 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
             from lmkick_plugin.loading.checks import check_device
 
             check_device(read_device("device", device))
+    elif "compressor" in model_arguments:
+        raise CommandError(
+            f"--model_args: compressor={model_arguments['compressor']} goes with --model kick; "
+            f"received --model {model}. Use --model kick"
+        )
     elif isinstance(trusted := model_arguments.get("trust_remote_code"), str):
         raise CommandError(
-            f"--model_args: trust_remote_code={trusted}: --model {settings.get('model')} takes any "
-            "text for true and would run the checkpoint's code. Write true or false."
+            f"--model_args: trust_remote_code={trusted}: --model {model} takes any text for true "
+            "and would run the checkpoint's code. Write true or false."
         )
     if settings.get("output_path"):
         check_output(settings["output_path"], model_arguments)
     check_data_dir(task_metadata.get("data_dir"))
+    names = _names(settings)
+    if not names:
+        raise CommandError("--tasks: none given. Name some, as in --tasks kick (`lmkick ls tasks`)")
     check_tasks(
-        _names(settings),
+        names,
         include_path=settings.get("include_path"),
         task_metadata=task_metadata,
         judged=not settings.get("predict_only"),

@@ -56,7 +56,7 @@ def check_recipe(
     Raises:
         SettingsError: The message says what would do.
     """
-    if storage == "dense":
+    if read_choice("save_format", storage, FORMATS) == "dense":
         return
     if bits is None:
         raise SettingsError(

@@ -64,10 +64,12 @@ def read_judged(results: Path, stamp: str) -> tuple[dict[str, JudgedTask], list[
             reason = plain(error, limit=80)
             notes.append(f"{path}: not what lmkick judge writes ({reason}), left out; judge again")
     judged: dict[str, JudgedTask] = {}
+    newest: dict[str, str] = {}
     for _, path, tasks in sorted(found, key=lambda one: (one[0], one[1].name)):
-        for task in tasks.keys() & judged.keys():
-            notes.append(f"{task}: judged more than once; {path.name} counts")
+        newest |= dict.fromkeys(tasks.keys() & judged.keys(), path.name)
         judged |= tasks
+    for task, name in newest.items():
+        notes.append(f"{task}: judged more than once; {name} counts")
     return judged, notes
 
 

@@ -276,6 +276,8 @@ def test_bad_files_are_named_with_a_remedy(
 def test_bad_settings(tokenizer: Any) -> None:
     with pytest.raises(SettingsError, match="nsamples=0"):
         load(DOCUMENTS, tokenizer, nsamples=0)
+    with pytest.raises(SettingsError, match="nsamples='2': expected a whole number"):
+        load(DOCUMENTS, tokenizer, nsamples="2")
     with pytest.raises(SettingsError, match="seqlen=0"):
         load(DOCUMENTS, tokenizer, seqlen=0)
     with pytest.raises(SettingsError, match="must be strings"):

@@ -453,6 +453,16 @@ def test_no_calibration_is_an_error_before_any_work() -> None:
         quiet(model, WANDA, torch.zeros(8, dtype=torch.int64))
     with pytest.raises(SettingsError, match="batch_size=0"):
         quiet(model, WANDA, torch.ones(2, 8, dtype=torch.int64), batch_size=0)
+    with pytest.raises(SettingsError, match=r"calibration='c4': expected token ids"):
+        quiet(model, WANDA, "c4")
+    with pytest.raises(SettingsError, match=r"device=gpu: torch cannot use it"):
+        quiet(model, RTN(num_bits=4), device="gpu")
+    with pytest.raises(SettingsError, match=r"compressor='wanda': expected a method"):
+        quiet(model, "wanda")
+    with pytest.raises(SettingsError, match=r"class .*Wanda.*: expected a method"):
+        quiet(model, Wanda)
+    with pytest.raises(SettingsError, match=r"model='a/model': expected a loaded model"):
+        quiet("a/model", WANDA)
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 

@@ -154,6 +154,9 @@ CASES = [
     (GOOD + " --tasks kick_zzz*", "no task 'kick_zzz\\*'"),
     (GOOD + " --tasks kick_freebaseq", "Did you mean 'kick_freebaseqa'"),
     (GOOD + " --tasks no_such_task", "Tasks not found: .*no_such_task"),
+    ("run --model kick --model_args pretrained={model}", "--tasks: none given"),
+    (GOOD.replace("--model kick", "--model kik"), "--model kik: no such model. Did you mean 'kick'"),
+    (PRUNE.replace("--model kick", "--model hf") + "sparsity=0.5", "Use --model kick"),
     (GOOD + " --include_path {root}/file", "--include_path .*no such folder"),
     (GOOD + " --include_path {root}/nowhere", "--include_path .*no such folder"),
     # --- run: devices and switches

@@ -251,9 +251,10 @@ def test_floating_point_formats_come_back_bit_for_bit(
         ),
         ("bias", RTN(num_bits=4), "gptq", UnsupportedModelError, "bias that float16 rounds"),
         ("wide", RTN(num_bits=6), "gptq", SettingsError, "2, 3, 4 or 8 bits"),
+        ("wide", RTN(num_bits=4), "gguf", SettingsError, "save_format='gguf'"),
         (
             "short", RTN(num_bits=4), "compressed-tensors", UnsupportedModelError,
-            "q_proj is 192 wide.*group_size=128.*16, 32, 64 or -1, save_format=gptq",
+            "q_proj is 192 wide.*group_size=128.*16, 32, 64, -1, save_format=gptq",
         ),
         (
             "wide", GPTQ(num_bits=4, static_groups=False), "compressed-tensors", SettingsError,
