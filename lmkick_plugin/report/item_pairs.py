@@ -8,7 +8,7 @@ files decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from compressors.errors import LmkickError
@@ -28,6 +28,7 @@ _PROMPT_CAUSES = (
     ("few-shot examples as turns", None, "fewshot_as_multiturn"),
     ("seed of the few-shot examples", "config", "fewshot_seed"),
 )
+_OF_SHOTS = ("fewshot_as_multiturn", "fewshot_seed")
 
 
 class MismatchError(LmkickError, ValueError):
@@ -124,12 +125,21 @@ def _prompt_causes(task: str, dense: ResultsFile, compressed: ResultsFile) -> st
     shots = [file.mapping("n-shot").get(task) for file in (dense, compressed)]
     if shots[0] != shots[1]:
         causes.append(f"few-shot: {shots[0]} against {shots[1]}")
-    for words, part, key in _PROMPT_CAUSES:
-        values = [(f.mapping(part) if part else f.data).get(key) for f in (dense, compressed)]
-        if values[0] != values[1]:
-            shown = ("none" if v is None else str(v)[:12] for v in values)
-            causes.append(f"{words}: {' against '.join(shown)}")
+    causes += [f"{words}: {values}" for words, _, values in _other_causes(dense, compressed)]
     return f" ({'; '.join(causes)})" if causes else ""
+
+
+def _other_causes(first: ResultsFile, second: ResultsFile) -> Iterator[tuple[str, str, str]]:
+    """Words, key and values of the settings of `_PROMPT_CAUSES` that differ."""
+    for words, part, key in _PROMPT_CAUSES:
+        values = [(f.mapping(part) if part else f.data).get(key) for f in (first, second)]
+        if values[0] != values[1]:
+            yield words, key, _against(*values)
+
+
+def _against(first: object, second: object, *, limit: int = 12) -> str:
+    shown = ("none" if value is None else plain(value)[:limit] for value in (first, second))
+    return " against ".join(shown)
 
 
 def visible_differences(task: str, first: ResultsFile, second: ResultsFile) -> list[str]:
@@ -153,18 +163,42 @@ def visible_differences(task: str, first: ResultsFile, second: ResultsFile) -> l
         values = [file.mapping(part).get(task) for file in (first, second)]
         if values[0] != values[1] and None not in values:
             found.append(f"{words} {plain(values[0])} against {plain(values[1])}")
-    for words, key in (
-        ("chat template", "chat_template_sha"),
-        ("system instruction", "system_instruction_sha"),
-    ):
-        given = [file.data.get(key) for file in (first, second)]
-        if given[0] != given[1]:
-            shown = ["none" if value is None else plain(value)[:12] for value in given]
-            found.append(f"{words} {shown[0]} against {shown[1]}")
     hashes = [file.mapping("task_hashes").get(task) for file in (first, second)]
-    if not found and None not in hashes and hashes[0] != hashes[1]:
+    same = None not in hashes and hashes[0] == hashes[1]
+    for words, key, both in _other_causes(first, second):
+        matters = not same and all(_shapes_prompts(key, task, file) for file in (first, second))
+        if key not in _OF_SHOTS or matters:
+            found.append(f"{words} {both}")
+    found += _other_requests(task, first, second)
+    if not found and None not in hashes and not same:
         found.append("other data or prompts (task_hashes differ)")
     return found
+
+
+def _shapes_prompts(key: str, task: str, file: ResultsFile) -> bool:
+    """Whether a setting of the few-shot examples changes prompts of a task."""
+    if not file.mapping("n-shot").get(task):
+        return False
+    if key == "fewshot_as_multiturn":  # without a template, turns are joined to one text
+        return None not in (file.data.get(key), file.data.get("chat_template_sha"))
+    config = file.mapping("configs").get(task)
+    shots = config.get("fewshot_config") if isinstance(config, dict) else None
+    # Without samples to draw from, the task brings its own.
+    fixed = isinstance(shots, dict) and (
+        shots.get("sampler") == "first_n" or shots.get("samples") == []
+    )
+    return not fixed and file.mapping("config").get(key) is not None
+
+
+def _other_requests(task: str, first: ResultsFile, second: ResultsFile) -> list[str]:
+    """Generation settings that differ, in a line; none where either file does not say them."""
+    configs = [file.mapping("configs").get(task) for file in (first, second)]
+    one, other = (c.get("generation_kwargs") if isinstance(c, dict) else None for c in configs)
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return []
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    differing = [f"{plain(n)} {_against(one.get(n), other.get(n), limit=40)}" for n in names]
+    return [f"request settings: {', '.join(differing)}"] if differing else []
 
 
 def _effective(task: str, file: ResultsFile) -> int | None:

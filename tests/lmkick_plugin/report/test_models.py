@@ -250,6 +250,52 @@ def test_without_samples_settings_decide(
     assert any(message in note for note in evidence.notes)
 
 
+SHOTS = {"n-shot": {"kick_freebaseqa": 5}}
+TEMPLATE = {"chat_template_sha": "abc", "fewshot_as_multiturn": False}
+
+
+@pytest.mark.parametrize(
+    ("both", "change", "message"),
+    [
+        (
+            {"configs": {"kick_freebaseqa": {"generation_kwargs": {"max_gen_toks": 32}}}},
+            {"configs": {"kick_freebaseqa": {"generation_kwargs": {"temperature": 1.5}}}},
+            "request settings: max_gen_toks 32 against none, temperature none against 1.5",
+        ),
+        (SHOTS, {"config": {"fewshot_seed": 99}}, "seed of the few-shot examples 1234 against 99"),
+        (
+            {**SHOTS, **TEMPLATE},
+            {"fewshot_as_multiturn": True},
+            "few-shot examples as turns False against True",
+        ),
+        # What changes no prompt is no difference.
+        ({}, {"config": {"fewshot_seed": 99}}, ""),
+        (TEMPLATE, {"fewshot_as_multiturn": True}, ""),
+        ({**SHOTS, **TEMPLATE, "chat_template_sha": None}, {"fewshot_as_multiturn": True}, ""),
+        (
+            {**SHOTS, "task_hashes": {"kick_freebaseqa": "f00"}},
+            {"config": {"fewshot_seed": 99}},
+            "",
+        ),
+        (
+            {**SHOTS, "configs": {"kick_freebaseqa": {"fewshot_config": {"sampler": "first_n"}}}},
+            {"config": {"fewshot_seed": 99}},
+            "",
+        ),
+    ],
+)
+def test_without_samples_requests_and_shots_decide_where_they_change_prompts(
+    write: Writer, both: dict[str, object], change: dict[str, object], message: str
+) -> None:
+    common = {"samples": False, "scores": {"kick_freebaseqa": {"contains_stderr,none": 0.03}}}
+    facts(write, "dense", 0.6, record(), **common, **both)
+    kick = record("wanda", requested_sparsity=0.2)
+    facts(write, "w", 0.5, kick, **{**common, **both, **change})
+    evidence = gather(collect([write.folder]), FAST)
+    assert (evidence.pairings == {}) == bool(message)
+    assert any(message in note for note in evidence.notes)
+
+
 def test_without_samples_standard_errors_have_to_do(write: Writer) -> None:
     scores = {"kick_freebaseqa": {"contains_stderr,none": 0.01}}
     both = {"samples": False, "scores": scores}
