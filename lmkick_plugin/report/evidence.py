@@ -4,9 +4,9 @@
 Verdicts and intervals of one run on a task are `PairedStatistics`, of all its tasks `RunVerdict`.
 Statements about several runs or tasks at once (:mod:`lmkick_plugin.report.claims`) need more:
 *draws*, the scores over draws of the clusters' weights, the same weights for all runs of a task, so
-that whatever is computed from them is paired throughout. Where samples were not logged, draws are
-normal with lm-eval's standard errors, independent between runs: wider than the truth for runs that
-agree on items.
+that whatever is computed from them is paired throughout. Where samples were not logged, draws come
+from lm-eval's standard errors, independent between runs: wider than the truth for runs that agree
+on items.
 """
 
 from __future__ import annotations

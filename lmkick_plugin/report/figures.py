@@ -79,7 +79,7 @@ class _Maker:
             return None
         pairing = self.evidence.pairing(cell, task, metric)
         ends: tuple[float, float] | None = None
-        if score.stderr is not None:
+        if score.stderr:
             ends = (score.value - 1.96 * score.stderr, score.value + 1.96 * score.stderr)
         if pairing is not None and pairing.statistics.recovery_interval is not None:
             one, (least, most) = pairing.statistics, pairing.statistics.recovery_interval

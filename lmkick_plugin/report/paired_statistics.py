@@ -259,6 +259,7 @@ def statistics_of_draws(
     flips: Flips | None = None,
     available: int | None = None,
     settle: int | None = None,
+    unknown: str = "",
 ) -> PairedStatistics:
     """Statistics from draws of the two scores.
 
@@ -274,6 +275,7 @@ def statistics_of_draws(
         flips: Handed through.
         available: Items that the task has.
         settle: Clusters that would settle an inconclusive verdict.
+        unknown: Why the draws tell nothing; empty where they do.
 
     Returns:
         The statistics.
@@ -290,7 +292,7 @@ def statistics_of_draws(
     if metric.direction == "at_most":
         above = None
     margin = verdict = p = None
-    reason = _no_verdict(dense, compressed, metric, lifted)
+    reason = _no_verdict(dense, compressed, metric, lifted, unknown)
     if not reason and metric.direction is not None:
         with np.errstate(all="ignore"):
             margins = margin_of(dense_draws, draws, rule.tolerance, metric.direction)
@@ -311,10 +313,14 @@ def statistics_of_draws(
         difference=compressed - dense,
         interval=interval,
         recovery=kept,
-        recovery_interval=_ends(dense_draws, draws, metric.direction, 0.0, kept),
+        recovery_interval=_ends(
+            dense_draws, draws, metric.direction, 0.0, None if unknown else kept
+        ),
         floor=metric.floor,
         recovery_above_chance=above,
-        above_chance_interval=_ends(dense_draws, draws, metric.direction, metric.floor, above),
+        above_chance_interval=_ends(
+            dense_draws, draws, metric.direction, metric.floor, None if unknown else above
+        ),
         margin=margin,
         verdict=verdict,
         reason=reason,
@@ -327,7 +333,7 @@ def statistics_of_draws(
     )
 
 
-def _no_verdict(dense: float, compressed: float, metric: Metric, lifted: bool) -> str:
+def _no_verdict(dense: float, compressed: float, metric: Metric, lifted: bool, unknown: str) -> str:
     """Reason for a missing verdict; empty where there can be one."""
     if metric.direction is None:
         return "the metric only describes"
@@ -335,6 +341,8 @@ def _no_verdict(dense: float, compressed: float, metric: Metric, lifted: bool) -
         return "perplexity is judged by tokens" if metric.direction == "at_most" else "not judged"
     if math.isnan(dense) or math.isnan(compressed):
         return "a score is NaN"
+    if unknown:
+        return unknown
     if not lifted:
         shown = "0" if metric.floor == 0 else f"chance ({metric.floor:g})"
         return f"the dense score is not above {shown}: nothing to lose"

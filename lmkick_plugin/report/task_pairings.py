@@ -3,11 +3,13 @@
 
 Draws are scores over resamples of the items where the same resample is used for all runs of a task,
 so that whatever is computed from draws is paired throughout. Where samples were not logged, draws
-are normal with lm-eval's standard errors, independent between runs.
+are independent between runs: of a share of right answers from its Beta distribution, of any other
+score normal with lm-eval's standard error. An error of 0, where all items score alike, gives none.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,7 @@ from lmkick_plugin.report.item_pairs import MismatchError, visible_differences
 from lmkick_plugin.report.item_values import Key, Measured, measure_task, pool
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.paired_statistics import PairedStatistics, statistics_of_draws
-from lmkick_plugin.report.scores import scores_of
+from lmkick_plugin.report.scores import Score, scores_of
 from lmkick_plugin.report.scoring import ItemValues, scoring_of
 from lmkick_plugin.report.verdict import Rule
 from lmkick_plugin.results.results_file import ResultsError, ResultsFile
@@ -32,6 +34,8 @@ __all__ = ["CLAIM_RESAMPLES", "Notes", "Pairing", "Settings", "compare_task"]
 
 CLAIM_RESAMPLES = 4_000
 """Draws behind statements about several runs: ten in each tail of 1 - .05/10."""
+
+_NO_ERROR = "lm-eval's standard error is 0: log the samples (--log_samples)"
 
 _ALSO = (
     "acc_greedy", "jsd", "judge_coherence", "judge_consistency", "judge_fluency",
@@ -301,11 +305,12 @@ def _by_errors(
             floor=score.facts.floors.get(score.metric, 0.0),
             requested=score.metric in settings.requested(task),
         )
+        countable = scoring.metric.direction == "at_least" and scoring.is_binary()
+        shares = [countable and _is_share(one) for one in (other, score)]
+        unknown = any(not s and not o.stderr for s, o in zip(shares, (other, score), strict=True))
         drawn = [
-            np.random.default_rng(_seed(f"{who}/{task}/{key}", settings.seed)).normal(
-                one.value, one.stderr or 0.0, CLAIM_RESAMPLES
-            )
-            for who, one in ((dense.name, other), (cell.name, score))
+            _drawn(one, share=share, seed=_seed(f"{who}/{task}/{key}", settings.seed))
+            for who, one, share in zip((dense.name, cell.name), (other, score), shares, strict=True)
         ]
         found[cell.name, task, key] = Pairing(
             statistics=statistics_of_draws(
@@ -315,8 +320,9 @@ def _by_errors(
                 compressed=score.value,
                 dense_draws=drawn[0],
                 draws=drawn[1],
-                metric=scoring.metric,
+                metric=replace(scoring.metric, binary=all(shares)),
                 rule=settings,
+                unknown=_NO_ERROR if unknown else "",
             ),
             paired=False,
             dense_draws=drawn[0],
@@ -324,3 +330,29 @@ def _by_errors(
             files=files,
         )
     return found
+
+
+def _is_share(score: Score) -> bool:
+    """Whether a score is a share of right answers: its error is that of zeros and ones.
+
+    No other values between 0 and 1 have an error as large as p (1 - p) / (n - 1). The members of a
+    group have a common error that is less, unless all items are right, or none.
+    """
+    if score.n is None or score.n < 2 or score.stderr is None or not 0 <= score.value <= 1:
+        return False
+    expected = math.sqrt(score.value * (1 - score.value) / (score.n - 1))
+    return math.isclose(score.stderr, expected, rel_tol=0.01, abs_tol=1e-9)
+
+
+def _drawn(score: Score, *, share: bool, seed: int) -> FloatArray:
+    """Draws of a score: Beta(right + 1, wrong + 1) of a share; NaN without a standard error.
+
+    With a normal of width 0 no wrong item among 20 would be no loss at all.
+    """
+    rng = np.random.default_rng(seed)
+    if share and score.n is not None:
+        right = score.value * score.n
+        return rng.beta(right + 1, score.n - right + 1, CLAIM_RESAMPLES)
+    if not score.stderr:
+        return np.full(CLAIM_RESAMPLES, math.nan)
+    return rng.normal(score.value, score.stderr, CLAIM_RESAMPLES)

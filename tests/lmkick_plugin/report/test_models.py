@@ -14,7 +14,7 @@ from lmkick_plugin.recipe.methods import OWN_SETTINGS
 from lmkick_plugin.record import build as record_module
 from lmkick_plugin.record.fields import RECORD_FIELDS
 from lmkick_plugin.report.curves import curves_of, matching
-from lmkick_plugin.report.evidence import Settings, gather
+from lmkick_plugin.report.evidence import Evidence, Settings, gather
 from lmkick_plugin.report.models import collect
 from lmkick_plugin.report.scores import headline, scores_of, shown_tasks
 from lmkick_plugin.results.results_file import ResultsError
@@ -309,6 +309,59 @@ def test_without_samples_standard_errors_have_to_do(write: Writer) -> None:
     # Two independent errors of 0.01: 1.96 times their root of squares about -0.1.
     assert (low, high) == pytest.approx((-0.1277, -0.0723), abs=0.003)
     assert any("standard errors" in note for note in evidence.notes)
+
+
+def alone(
+    write: Writer, metric: str, dense: float, compressed: float, error: float, n: int = 20
+) -> Evidence:
+    """Two runs without samples, with the same standard error."""
+    scores = {"t": {f"{metric},none": dense, f"{metric}_stderr,none": error}}
+    items, common = quiz("acc", 1.0, n=n), {"samples": False, "directions": {metric: True}}
+    write("dense", {"t": items}, record=record(), scores=scores, **common)
+    scores = {"t": {**scores["t"], f"{metric},none": compressed}}
+    kick = record("wanda", requested_sparsity=0.2)
+    write("w", {"t": items}, record=kick, scores=scores, **common)
+    return gather(collect([write.folder]), Settings(metrics={"t": metric}))
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(20, "inconclusive"), (200, "match")])
+def test_without_samples_no_wrong_answer_among_few_is_not_no_loss(
+    write: Writer, n: int, verdict: str
+) -> None:
+    """lm-eval's standard error is 0 where all items are right."""
+    evidence = alone(write, "exact_match", 1.0, 1.0, 0.0, n)
+    (pairing,) = evidence.pairings.values()
+    found = pairing.statistics
+    assert found.verdict == verdict
+    low, high = found.interval
+    # The difference of two Beta(n + 1, 1) is nearly a Laplace variate of rate n + 1.
+    assert low == pytest.approx(0.05 ** (1 / (n + 1)) - 1, rel=0.1)
+    assert low < 0 < high
+    assert pairing.draws.mean() == pytest.approx((n + 1) / (n + 2), abs=0.002)
+
+
+def test_without_samples_a_right_share_is_drawn_as_one(write: Writer) -> None:
+    """A normal of this width has draws below 0."""
+    evidence = alone(write, "exact_match", 0.05, 0.05, (0.05 * 0.95 / 19) ** 0.5)
+    (pairing,) = evidence.pairings.values()
+    assert pairing.draws.min() > 0
+    assert pairing.draws.mean() == pytest.approx(2 / 22, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("metric", "dense", "compressed"), [("f1", 1.0, 1.0), ("acc_norm", 0.5, 0.5), ("mc2", 3.0, 3.0)]
+)
+def test_without_samples_an_error_of_0_of_another_metric_gives_no_verdict(
+    write: Writer, metric: str, dense: float, compressed: float
+) -> None:
+    evidence = alone(write, metric, dense, compressed, 0.0)
+    (pairing,) = evidence.pairings.values()
+    found = pairing.statistics
+    assert (found.verdict, found.margin, found.recovery_interval) == (None, None, None)
+    assert found.reason == "lm-eval's standard error is 0: log the samples (--log_samples)"
+    assert found.recovery == 1
+    assert any(note.startswith(f"t: no verdict: {found.reason}") for note in evidence.notes)
+    assert evidence.verdict(evidence.collection.models[0].cells[0]).word == "cannot tell"
 
 
 def test_another_dtype_is_said(write: Writer) -> None:
