@@ -27,16 +27,56 @@ from lmkick_plugin.recipe.readers import (
 )
 from lmkick_plugin.terminal import plain
 
-__all__ = ["KEY_VARIABLES", "JudgeSettings", "api_key", "default_store", "endpoint_address"]
+__all__ = [
+    "ADDRESS_VARIABLE",
+    "KEY_VARIABLES",
+    "JudgeSettings",
+    "api_key",
+    "decides_scores",
+    "default_store",
+    "endpoint_address",
+    "is_setting",
+]
 
 KEY_VARIABLES = ("LMKICK_JUDGE_API_KEY", "OPENAI_API_KEY")
 """Where the key is looked for, in this order."""
+
+ADDRESS_VARIABLE = "OPENAI_BASE_URL"
+"""Where the address is looked for if no setting gives one."""
 
 _PREFIX = "judge_"
 _ENVIRONMENT_PREFIX = "LMKICK_JUDGE_"
 _OPENAI = "https://api.openai.com/v1"
 _SECRET_WORDS = ("key", "token", "password", "passwd", "secret", "auth", "credential", "bearer")
 ORDERS = ("both", "reference_first", "answer_first")
+
+# How a judge is asked decides its scores; how often, how patiently and where its replies are kept
+# does not.
+_PATIENCE = frozenset(
+    f"judge_{name}"
+    for name in (
+        "store", "max_requests", "concurrency", "timeout", "retries", "backoff", "max_wait",
+        "give_up_after",
+    )
+)  # fmt: skip
+
+
+def is_setting(variable: str) -> bool:
+    """Whether :meth:`JudgeSettings.read` reads an environment variable; it reads no key.
+
+    Args:
+        variable: Its name.
+    """
+    return variable.startswith(_ENVIRONMENT_PREFIX) and variable not in KEY_VARIABLES
+
+
+def decides_scores(name: str) -> bool:
+    """Whether a value affects scores, and not only how patiently the judge is asked for them.
+
+    Args:
+        name: In the metadata or the environment; of another setting than the judge's, too.
+    """
+    return name.lower().removeprefix("lmkick_") not in _PATIENCE
 
 
 def default_store(environment: Mapping[str, str] | None = None) -> Path:
@@ -99,9 +139,9 @@ def endpoint_address(base_url: str | None, environment: Mapping[str, str] | None
     if base_url:
         return base_url
     values = os.environ if environment is None else environment
-    given = values.get("OPENAI_BASE_URL", "").strip()
+    given = values.get(ADDRESS_VARIABLE, "").strip()
     if given:
-        _check_url("OPENAI_BASE_URL", given)
+        _check_url(ADDRESS_VARIABLE, given)
     return given.rstrip("/") or _OPENAI
 
 
@@ -197,7 +237,7 @@ class JudgeSettings:
         environment = os.environ if environment is None else environment
         given: dict[str, Any] = {}
         for full, value in environment.items():
-            if full.startswith(_ENVIRONMENT_PREFIX) and full not in KEY_VARIABLES:
+            if is_setting(full):
                 name = full.removeprefix(_ENVIRONMENT_PREFIX).lower()
                 _check_name(full, name, [_ENVIRONMENT_PREFIX + one.upper() for one in _READERS])
                 if not is_unset(value):

@@ -18,6 +18,12 @@ from typing import Any
 
 from compressors.errors import LmkickError
 from lmkick_plugin.data.sources import DATA_DIR_VARIABLE
+from lmkick_plugin.judge.settings import (
+    ADDRESS_VARIABLE,
+    JudgeSettings,
+    endpoint_address,
+    is_setting,
+)
 
 __all__ = [
     "UNFINISHED",
@@ -32,19 +38,26 @@ __all__ = [
 #: Folder below a cell's for files that are being written; readers of results pass it over.
 UNFINISHED = ".unfinished"
 
-_VARIABLES = (
-    DATA_DIR_VARIABLE,
-    *(f"LMKICK_JUDGE_{name}" for name in ("MODEL", "REFERENCE", "ORDER", "TEMPERATURE", "PROMPT")),
-)
-
 
 class KeepError(LmkickError, OSError):
     """lm-eval could not write its results."""
 
 
-def environment() -> dict[str, str]:
-    """Environment variables that affect results."""
-    return {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+def environment(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Environment variables that a sweep uses, without keys.
+
+    Args:
+        metadata: The sweep's. ``OPENAI_BASE_URL`` counts only where a judge is asked there.
+
+    Raises:
+        SettingsError: A setting of the judge is wrong, or that address is none.
+    """
+    judge = JudgeSettings.read(metadata)  # refuses what is no setting, and passwords in addresses
+    names = [DATA_DIR_VARIABLE, *filter(is_setting, os.environ)]
+    if judge is not None and judge.base_url is None:
+        endpoint_address(None)  # likewise
+        names.append(ADDRESS_VARIABLE)
+    return {name: os.environ[name] for name in sorted(names) if os.environ.get(name)}
 
 
 def set_environment(variables: Mapping[str, str]) -> None:
@@ -53,7 +66,7 @@ def set_environment(variables: Mapping[str, str]) -> None:
     Args:
         variables: What :func:`environment` returned there.
     """
-    for name in _VARIABLES:
+    for name in (DATA_DIR_VARIABLE, ADDRESS_VARIABLE, *filter(is_setting, list(os.environ))):
         os.environ.pop(name, None)
     os.environ.update(variables)
 

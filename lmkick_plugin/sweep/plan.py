@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin.judge.settings import decides_scores
 from lmkick_plugin.recipe.readers import suggest
 from lmkick_plugin.report.formatting import plural
 from lmkick_plugin.results.task_facts import facts_of
@@ -188,7 +189,7 @@ def make_plan(
         retry_failed: Whether what failed is tried again.
 
     Raises:
-        SettingsError: A model or recipe is wrong.
+        SettingsError: A model, recipe or setting of the judge is wrong.
         CommandError: A name after ``limit`` or ``max_gen_toks`` is not a task of the sweep, or the
             output folder holds a sweep of other settings.
     """
@@ -222,6 +223,9 @@ def task_settings(config: SweepConfig, task: str) -> dict[str, Any]:
     Args:
         config: The configuration.
         task: One of the sweep's.
+
+    Raises:
+        SettingsError: A setting of the judge is wrong.
     """
     generation = dict(config.gen_kwargs)
     longest = _of(config.max_gen_toks, task)
@@ -235,8 +239,8 @@ def task_settings(config: SweepConfig, task: str) -> dict[str, Any]:
         "system_instruction": config.system_instruction,
         "gen_kwargs": generation,
         "bootstrap_iters": config.bootstrap_iters,
-        "metadata": {name: config.metadata[name] for name in _deciding(config.metadata)},
-        "environment": environment(),
+        "metadata": _deciding(config.metadata),
+        "environment": _deciding(environment(config.metadata)),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return {name: value for name, value in plain.items() if value not in (None, {})}
@@ -246,16 +250,5 @@ def _of(given: Any, task: str) -> Any:
     return given.get(task, given.get("default")) if isinstance(given, Mapping) else given
 
 
-# How a judge is asked decides its scores; how often, how patiently and where its replies are kept
-# does not.
-_PATIENCE = frozenset(
-    f"judge_{name}"
-    for name in (
-        "store", "max_requests", "concurrency", "timeout", "retries", "backoff", "max_wait",
-        "give_up_after",
-    )
-)  # fmt: skip
-
-
-def _deciding(metadata: Iterable[str]) -> Iterator[str]:
-    return (name for name in metadata if name not in _PATIENCE)
+def _deciding(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if decides_scores(name)}

@@ -51,7 +51,7 @@ class Cell:
         Args:
             config: The sweep, as JSON.
             probe: A file that the driver has put into the output folder.
-            variables: Of the driver's environment, what decides results.
+            variables: Of the driver's environment, what a sweep uses.
         """
         set_environment(variables)
         self._config = SweepConfig.from_json(config)
@@ -129,7 +129,8 @@ class RayWorkers:
     def start(self) -> _Actor:
         """Start an actor."""
         absolute = self._config.absolute()
-        handle = self._actor.remote(absolute.to_json(), str(self._probe), environment())
+        variables = environment(absolute.metadata)
+        handle = self._actor.remote(absolute.to_json(), str(self._probe), variables)
         return _Actor(handle)
 
     def submit(self, worker: _Actor, job: Job) -> None:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lmkick_plugin import cli
+from lmkick_plugin.judge.settings import KEY_VARIABLES, JudgeSettings
 from lmkick_plugin.sweep.config import SweepConfig, read_config
+from lmkick_plugin.sweep.evaluate import environment, set_environment
 from lmkick_plugin.sweep.grid import list_cells
 from lmkick_plugin.sweep.plan import make_plan, task_settings
 from lmkick_plugin.terminal import CommandError
@@ -187,6 +190,72 @@ def test_settings_of_a_task() -> None:
         9, {"temperature": 0, "max_gen_toks": 7}, "auto"
     )  # fmt: skip
     assert mmlu["metadata"] == {"judge_model": "m"}  # patience decides no score
+
+
+JUDGE = {
+    "model": "m", "base_url": "http://a/v1", "reference": "model:r", "prompt": "p.yaml",
+    "reference_base_url": "http://b/v1", "order": "answer_first", "store": "s", "temperature": 0.5,
+    "max_tokens": 77, "structured": "off", "max_requests": 9, "concurrency": 2, "timeout": 5.0,
+    "retries": 7, "reask": 3, "backoff": 2.0, "max_wait": 8.0, "give_up_after": 4,
+}  # fmt: skip
+PATIENCE = {
+    "store", "max_requests", "concurrency", "timeout", "retries", "backoff", "max_wait",
+    "give_up_after",
+}  # fmt: skip
+
+
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy, which a test may set to another's."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+
+@pytest.mark.parametrize("name", JUDGE)
+def test_a_setting_of_the_judge_decides_wherever_it_is_given(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = task_settings(config(judge_model="other"), "kick_instruct")
+    given = task_settings(config(**{"judge_model": "other", f"judge_{name}": JUDGE[name]}), "t")
+    monkeypatch.setenv(f"LMKICK_JUDGE_{name.upper()}", str(JUDGE[name]))
+    found = task_settings(config(judge_model="other"), "kick_instruct")
+    assert (found == before) == (name in PATIENCE)
+    assert (given["metadata"] == before["metadata"]) == (name in PATIENCE)
+
+
+@pytest.mark.usefixtures("own_environment")
+def test_an_actor_asks_the_judge_as_the_driver_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"LMKICK_JUDGE_{name.upper()}" for name in JUDGE]
+    for name, value in zip(names, JUDGE.values(), strict=True):
+        monkeypatch.setenv(name, str(value))
+    for name in KEY_VARIABLES:
+        monkeypatch.setenv(name, "pa55")
+    sent = environment({})
+    assert set(sent) - {"LMKICK_DATA_DIR"} == set(names)
+    assert "pa55" not in sent.values()
+    for name in names:  # the node's own are others, of which it may not know one
+        monkeypatch.setenv(name, "other")
+    monkeypatch.setenv("LMKICK_JUDGE_FROM_LATER", "1")
+    set_environment(sent)
+    assert JudgeSettings.read({}) == JudgeSettings(**JUDGE)  # type: ignore[arg-type]
+    assert os.environ[KEY_VARIABLES[0]] == "pa55"  # its own
+
+
+@pytest.mark.usefixtures("own_environment")
+def test_the_address_of_openai_counts_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://a/v1")
+    judged = config(judge_model="m")
+    before = task_settings(judged, "kick_instruct")
+    assert environment(judged.metadata)["OPENAI_BASE_URL"] == "http://a/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:pa55@b/v1")
+    for other in (config(), config(judge_model="m", judge_base_url="http://c/v1")):
+        assert "OPENAI_BASE_URL" not in environment(other.metadata)
+    with pytest.raises(ValueError, match="OPENAI_BASE_URL: an address") as caught:
+        environment(judged.metadata)
+    assert "pa55" not in str(caught.value)
+    set_environment({"OPENAI_BASE_URL": "http://b/v1"})
+    assert task_settings(judged, "kick_instruct") != before
+    set_environment({})  # the driver asks OpenAI itself
+    assert "OPENAI_BASE_URL" not in os.environ
 
 
 def test_limits_of_unknown_tasks_are_refused(tmp_path: Path) -> None:
