@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from compressors.errors import SettingsError
 from lmkick_plugin.inference.kept_logits import KeptLogits
+from lmkick_plugin.inference.scoring import encode_many
 from lmkick_plugin.inference.token_windows import batch_size_for, encode_text
 from lmkick_plugin.inference.truncation import cut_left
 from lmkick_plugin.loading.reference import Reference
@@ -103,10 +104,8 @@ def _encode(model: Any, text: str, settings: dict[str, Any]) -> _Text:
     room = int(model.max_length) - new_tokens
     cut = False
     if whole:
-        special = (
-            {} if model.add_bos_token is None else {"add_special_tokens": bool(model.add_bos_token)}
-        )
-        token_ids = list(model.tokenizer.encode(text, verbose=False, **special))
+        # As the tasks' own requests: a chat template may have written BOS already.
+        (token_ids,) = encode_many(model, [text])
         windows = [cut_left(token_ids, length)[0]]
         opening, cut = cut_left(token_ids, room)
     else:

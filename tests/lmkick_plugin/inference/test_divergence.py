@@ -329,6 +329,21 @@ def test_a_prompt_is_one_window_cut_from_the_left(pruned: KickLM) -> None:
     assert whole["generated"] == [12, 12]
 
 
+@pytest.mark.parametrize("add_bos_token", [None, True])
+def test_a_prompt_that_begins_with_bos_gets_no_second_one(
+    sharp_dir: Path, add_bos_token: bool | None
+) -> None:
+    model = KickLM(
+        pretrained=str(sharp_dir), compressor="magnitude", sparsity=0.5,
+        add_bos_token=add_bos_token, **CPU,
+    )  # fmt: skip
+    prompt = f"user: {SENTENCE}"
+    by_template, plain = ask(model, [f"<s>{prompt}", prompt], whole=True)
+    assert plain["positions"] == len(model.tokenizer(prompt).input_ids)
+    assert by_template == plain
+    assert plain["jsd"] > 0
+
+
 def test_broken_models_lose_no_results(sharp_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = KickLM(pretrained=str(sharp_dir), **CPU)
     with torch.no_grad():
