@@ -20,6 +20,7 @@ from lmkick_plugin.report.item_values import Key
 from lmkick_plugin.report.models import Cell, Collection, Model
 from lmkick_plugin.report.notes import on_runs
 from lmkick_plugin.report.paired_statistics import PairedStatistics
+from lmkick_plugin.report.recall import Recall, compare_recall
 from lmkick_plugin.report.run_verdict import RunVerdict, run_verdict
 from lmkick_plugin.report.scores import Score, headline, scores_of, shown_tasks
 from lmkick_plugin.report.task_pairings import Notes, Pairing, Settings, compare_task
@@ -45,6 +46,8 @@ class Evidence:
         scores: Of each cell (by name), what lm-eval wrote.
         pairings: By cell's name, task and key.
         notes: What a reader should know.
+        recalls: A run's facts against those of the dense one, one per source, by cell's name.
+        recall_notes: Why there are none of a source, likewise.
     """
 
     collection: Collection
@@ -55,6 +58,8 @@ class Evidence:
     scores: Mapping[str, Sequence[Score]]
     pairings: Mapping[tuple[str, str, Key], Pairing]
     notes: tuple[str, ...]
+    recalls: Mapping[str, tuple[Recall, ...]] = field(default_factory=dict)
+    recall_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _index: dict[tuple[str, str, Key], Score] = field(default_factory=dict)
 
     def key(self, task: str, metric: str | None = None) -> Key | None:
@@ -168,6 +173,8 @@ def gather(
     tasks = shown_tasks(every, children)
     keys = _keys(tasks, every, children, settings.metrics)
     said = Notes()
+    recalls: dict[str, tuple[Recall, ...]] = {}
+    recall_notes: dict[str, tuple[str, ...]] = {}
     for model in collection.models:
         whole = model.dense
         if whole is None:
@@ -175,6 +182,8 @@ def gather(
         for cell in model.cells:
             for note in on_runs(whole.run, cell.run):
                 said.add(note, cell.label)
+            facts, why_not = compare_recall(whole.run, cell.run, rule=settings)
+            recalls[cell.name], recall_notes[cell.name] = tuple(facts), tuple(why_not)
     pairings: dict[tuple[str, str, Key], Pairing] = {}
     work = [
         (model, task) for model in collection.models if model.dense for task in tasks if model.cells
@@ -191,6 +200,8 @@ def gather(
         scores=scores,
         pairings=pairings,
         notes=tuple(dict.fromkeys(notes)),
+        recalls=recalls,
+        recall_notes=recall_notes,
         _index={
             (name, score.task, (score.metric, score.filter)): score
             for name, found in scores.items()

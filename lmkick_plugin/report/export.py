@@ -20,7 +20,6 @@ from lmkick_plugin.report.markdown import escaped, table
 from lmkick_plugin.report.models import Cell, Collection
 from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.recall import STATES
-from lmkick_plugin.report.recall_section import recalls_of
 
 __all__ = ["leaderboard_rows", "write_leaderboard"]
 
@@ -59,8 +58,6 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
         for JSON has none.
     """
     rows = []
-    models = evidence.collection.models
-    recalls = {cell.name: recalls_of(model, cell)[0] for model in models for cell in model.cells}
     for cell in evidence.collection.cells:
         scores: dict[str, Any] = {}
         for task in evidence.tasks:
@@ -81,6 +78,7 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
                 "verdict": None if found is None else found.verdict,
                 "version": _version(file.mapping("versions").get(task)),
             }
+        recalls = evidence.recalls.get(cell.name, ())
         values = {field: cell.record.get(field) for field in RECORD_FIELDS}
         rows.append(
             {
@@ -90,7 +88,7 @@ def leaderboard_rows(evidence: Evidence) -> list[dict[str, Any]]:
                 "dense": cell.dense,
                 **values,
                 "scores": scores,
-                "recall": {one.source: one.to_dict() for one in recalls.get(cell.name, ())},
+                "recall": {one.source: one.to_dict() for one in recalls},
                 "verdict": _run_verdict(evidence, cell),
                 "results": [str(file.path) for file in cell.run.files],
             }
@@ -235,7 +233,7 @@ def _card(evidence: Evidence) -> str:
                     table(_CARD, known),
                     *(
                         escaped(" ".join([f"Facts of {one.source}.", *one.remarks()]))
-                        for one in recalls_of(model, cell)[0]
+                        for one in evidence.recalls.get(cell.name, ())
                     ),
                 ]
     if not parts:

@@ -198,7 +198,7 @@ def _model(evidence: Evidence, model: Model, output: Path, index: int | None) ->
             for curve in curves_of(model)
             if (found := matching(evidence, curve, task)) is not None
         ),
-        recall=recall_section(model, prefix=prefix),
+        recall=recall_section(evidence, model, prefix=prefix),
         runs=tuple(
             _run(evidence, line, answers.get(line.cell.name, ()), output) for line in summary.lines
         ),

@@ -10,13 +10,14 @@ import numpy as np
 
 from lmkick_plugin.report.bootstrap import FloatArray, Interval, percentile_interval
 from lmkick_plugin.report.curves import Curve, curves_of
+from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.figure_model import Bar, Figure, Panel, Part
 from lmkick_plugin.report.formatting import interval, percent
 from lmkick_plugin.report.models import Cell, Model
-from lmkick_plugin.report.recall import STATES, Recall, compare_recall
+from lmkick_plugin.report.recall import STATES, Recall
 from lmkick_plugin.report.verdict import FEWEST
 
-__all__ = ["RecallSection", "recall_section", "recalls_of"]
+__all__ = ["RecallSection", "recall_section"]
 
 _COLORS = dict(zip(STATES, ("#0072b2", "#8cc5e8", "#f0c36d", "#8f3d1e"), strict=True))
 """Told apart in any form of colour blindness, and by lightness where neighbours meet."""
@@ -37,24 +38,20 @@ class RecallSection:
     figures: tuple[Figure, ...]
 
 
-def recalls_of(model: Model, cell: Cell) -> tuple[list[Recall], list[str]]:
-    """A run's facts against those of the dense model, and why there are none of a source."""
-    return ([], []) if model.dense is None else compare_recall(model.dense.run, cell.run)
-
-
-def recall_section(model: Model, *, prefix: str = "") -> RecallSection | None:
+def recall_section(evidence: Evidence, model: Model, *, prefix: str = "") -> RecallSection | None:
     """The section; None where no recall tasks were run.
 
     Args:
+        evidence: What is known.
         model: The model.
         prefix: Put before the figures' names, where there are several models.
     """
     runs, notes = [], []
     for cell in model.cells:
-        found, why_not = recalls_of(model, cell)
-        notes += [f"{cell.label}: {note}" for note in why_not]
+        found = evidence.recalls.get(cell.name, ())
+        notes += [f"{cell.label}: {note}" for note in evidence.recall_notes.get(cell.name, ())]
         if found:
-            runs.append((cell, tuple(found)))
+            runs.append((cell, found))
     if not runs and not notes:
         return None
     sources = dict.fromkeys(one.source for _, found in runs for one in found)

@@ -23,7 +23,6 @@ from lmkick_plugin.report.formatting import (
 )
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.paired_statistics import PairedStatistics
-from lmkick_plugin.report.recall_section import recalls_of
 from lmkick_plugin.report.run_verdict import RunVerdict, why_open
 from lmkick_plugin.report.verdict import FEWEST
 from lmkick_plugin.terminal import plain, render_table
@@ -203,12 +202,12 @@ def _line(evidence: Evidence, model: Model, cell: Cell) -> RunLine:
     return RunLine(cell, found.word, share, tasks, found)
 
 
-def _recalled(model: Model) -> str:
+def _recalled(evidence: Evidence, model: Model) -> str:
     """What became of the facts, where nothing else was asked; of the run that says fewest."""
     found = [
         (cell, one)
         for cell in model.cells
-        for one in recalls_of(model, cell)[0]
+        for one in evidence.recalls.get(cell.name, ())
         if one.said >= FEWEST
     ]
     if not found:
@@ -234,7 +233,7 @@ def _answer(
     if not judged:
         return "No run was asked the dense model's questions, so none has a verdict.", None
     if not any(one.verdict for line in judged for one in line.tasks.values()):
-        recalled = _recalled(model)
+        recalled = _recalled(evidence, model)
         if recalled:
             return recalled, None
         whys = {one.reason: None for line in judged for one in line.tasks.values() if one.reason}

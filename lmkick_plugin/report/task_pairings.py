@@ -335,8 +335,8 @@ def _by_errors(
 def _is_share(score: Score) -> bool:
     """Whether a score is a share of right answers: its error is that of zeros and ones.
 
-    No other values between 0 and 1 have an error as large as p (1 - p) / (n - 1). The members of a
-    group have a common error that is less, unless all items are right, or none.
+    No other values between 0 and 1 have a variance as large as p (1 - p). The members of a group
+    have a common error that is less, unless all items are right, or none.
     """
     if score.n is None or score.n < 2 or score.stderr is None or not 0 <= score.value <= 1:
         return False

@@ -10,7 +10,6 @@ from lmkick_plugin.report.claims.quantities import CONTROLS, PAPER_PRUNERS, by_l
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.recall import STATES, Recall
-from lmkick_plugin.report.recall_section import recalls_of
 from lmkick_plugin.report.verdict import FEWEST
 
 __all__ = ["most_are_out_of_reach", "quantization_loses_fewer"]
@@ -20,20 +19,20 @@ _SAID, _OUT, _READABLE, _LOST = range(len(STATES))
 _NEEDS = f"recall_kick tasks with samples, of which dense says {FEWEST} facts or more"
 
 
-def most_are_out_of_reach(evidence: Evidence, model: Model) -> Finding:  # noqa: ARG001
+def most_are_out_of_reach(evidence: Evidence, model: Model) -> Finding:
     """Claim 15: of the facts no longer said at the highest sparsity, most are out of reach.
 
     Args:
-        evidence: Not looked at: the claim reads samples of the model's runs.
+        evidence: What is known.
         model: The model in question.
 
     Returns:
         The finding: share of those out of reach among the facts no longer said, less a half.
     """
     parts = []
-    levels = by_level(cell for cell in unstructured(model) if _recalls(model, cell))
+    levels = by_level(cell for cell in unstructured(model) if _recalls(evidence, cell))
     for cell in levels[max(levels)] if levels else []:
-        for found in _recalls(model, cell):
+        for found in _recalls(evidence, cell):
             gone = 1 - found.draws[:, _SAID]
             value = found.shares[_OUT] / (1 - found.shares[_SAID])
             what = f"{found.source}: out of reach among facts no longer said, less a half"
@@ -43,11 +42,11 @@ def most_are_out_of_reach(evidence: Evidence, model: Model) -> Finding:  # noqa:
     return finding(parts, needs=f"needs a pruned run ({', '.join(PAPER_PRUNERS)}) with {_NEEDS}")
 
 
-def quantization_loses_fewer(evidence: Evidence, model: Model) -> Finding:  # noqa: ARG001
+def quantization_loses_fewer(evidence: Evidence, model: Model) -> Finding:
     """Claim 16: at equal loss of said facts, quantization loses fewer for good than pruning.
 
     Args:
-        evidence: Not looked at: the claim reads samples of the model's runs.
+        evidence: What is known.
         model: The model in question.
 
     Returns:
@@ -55,9 +54,9 @@ def quantization_loses_fewer(evidence: Evidence, model: Model) -> Finding:  # no
         within ten points; share lost by pruning less that lost by quantization.
     """
     parts: list[Part] = []
-    pruned = [(c, one) for c in _compared(model, pruned=True) for one in _recalls(model, c)]
+    pruned = [(c, one) for c in _compared(model, pruned=True) for one in _recalls(evidence, c)]
     for cell in _compared(model, pruned=False):
-        for ours in _recalls(model, cell):
+        for ours in _recalls(evidence, cell):
             rivals = [
                 (abs(theirs.shares[_SAID] - ours.shares[_SAID]), other.name, other, theirs)
                 for other, theirs in pruned
@@ -81,6 +80,6 @@ def _compared(model: Model, *, pruned: bool) -> list[Cell]:
     return [cell for cell in cells if (cell.pruned if pruned else cell.quantized)]
 
 
-def _recalls(model: Model, cell: Cell) -> list[Recall]:
+def _recalls(evidence: Evidence, cell: Cell) -> list[Recall]:
     """A run's facts against dense, where dense says enough."""
-    return [one for one in recalls_of(model, cell)[0] if one.said >= FEWEST]
+    return [one for one in evidence.recalls.get(cell.name, ()) if one.said >= FEWEST]

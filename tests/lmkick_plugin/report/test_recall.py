@@ -16,10 +16,18 @@ import pytest
 
 from lmkick_plugin.report import write_report
 from lmkick_plugin.report.claims import CLAIMS
-from lmkick_plugin.report.evidence import gather
+from lmkick_plugin.report.evidence import Evidence, Settings, gather
 from lmkick_plugin.report.export import write_leaderboard
-from lmkick_plugin.report.models import Cell, Model, collect
-from lmkick_plugin.report.recall import FORMS, STATES, compare_recall, recall_of, state_of
+from lmkick_plugin.report.models import Cell, Collection, Model, collect
+from lmkick_plugin.report.page_content import build
+from lmkick_plugin.report.recall import (
+    FORMS,
+    STATES,
+    Recall,
+    compare_recall,
+    recall_of,
+    state_of,
+)
 from lmkick_plugin.report.recall_section import recall_section
 from lmkick_plugin.results.runs import load_run
 from tests.lmkick_plugin.report.worlds import record
@@ -302,6 +310,10 @@ def model_of(tmp_path: Path, *cells: Cell, facts: int = 700) -> Model:
     return Model(name="m", key="m", dense=dense, cells=cells)
 
 
+def evidence_on(model: Model) -> Evidence:
+    return gather(Collection((model,), (), ()), Settings(resamples=2_000))
+
+
 @pytest.mark.parametrize(
     ("counts", "outcome"),
     [
@@ -317,7 +329,7 @@ def test_claim_15(tmp_path: Path, counts: dict[str, int], outcome: str) -> None:
     facts = sum(counts.values())
     mild = cell(tmp_path / "mild", world(1, lost=facts)[1], **{**wanda, "requested_sparsity": 0.3})
     model = model_of(tmp_path, mild, severe, facts=facts)
-    assert CLAIMS[14].test(None, model).outcome == outcome  # type: ignore[arg-type]
+    assert CLAIMS[14].test(evidence_on(model), model).outcome == outcome
 
 
 @pytest.mark.parametrize(("lost", "outcome"), [(50, "confirmed"), (350, "refuted")])
@@ -332,10 +344,11 @@ def test_claim_16(tmp_path: Path, lost: int, outcome: str) -> None:
     facts = world(1, said=320, recognised=380 - lost, lost=lost)[1]
     quantized = cell(tmp_path / "bits", facts, compressor="gptq", num_bits=3)
     model = model_of(tmp_path, pruned, far, quantized)
-    found = CLAIMS[15].test(None, model)  # type: ignore[arg-type]
+    found = CLAIMS[15].test(evidence_on(model), model)
     assert found.outcome == outcome
     assert [one.name for one in found.cells] == ["pruned", "bits"]
-    assert CLAIMS[15].test(None, model_of(tmp_path / "x", far)).outcome == "not tested"  # type: ignore[arg-type]
+    lonely = model_of(tmp_path / "x", far)
+    assert CLAIMS[15].test(evidence_on(lonely), lonely).outcome == "not tested"
 
 
 # --- in a report ----------------------------------------------------------------------------------
@@ -356,7 +369,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_picture_has_the_shares(tmp_path: Path) -> None:
     wanda = {"compressor": "wanda", "requested_sparsity": 0.5}
     model = model_of(tmp_path, cell(tmp_path / "wanda", world(3, **PLANTED)[1], **wanda))
-    section = recall_section(model)
+    section = recall_section(evidence_on(model), model)
     assert section is not None
     ((_, (found,)),) = section.runs
     (figure,) = section.figures
@@ -376,7 +389,8 @@ def test_the_picture_has_the_shares(tmp_path: Path) -> None:
 def test_few_facts_are_drawn_without_shares(tmp_path: Path) -> None:
     facts = world(1, said=9, lost=10)[1]
     wanda = cell(tmp_path / "w", facts, compressor="wanda", requested_sparsity=0.5)
-    section = recall_section(model_of(tmp_path, wanda, facts=19))
+    model = model_of(tmp_path, wanda, facts=19)
+    section = recall_section(evidence_on(model), model)
     assert section is not None
     assert [panel.title for panel in section.figures[0].panels] == ["wanda: all facts"]
     assert "fewer than 20" in section.figures[0].text
@@ -408,6 +422,24 @@ def test_no_section_without_recall_tasks(tmp_path: Path) -> None:
     text = (tmp_path / "report" / "report.md").read_text()
     assert "recall_kick_say" in text
     assert "## Known, out of reach, lost" not in text
+
+
+def test_facts_are_compared_once_with_the_settings_of_the_report(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def counted(*args: Any, resamples: int, seed: int) -> Recall:
+        asked.append((resamples, seed))
+        return recall_of(*args, resamples=resamples, seed=seed)
+
+    monkeypatch.setattr("lmkick_plugin.report.recall.recall_of", counted)
+    evidence = gather(collect([results]), Settings(resamples=500, seed=7))
+    (part,) = build(evidence, tmp_path).models
+    write_leaderboard(evidence, tmp_path)
+    assert asked == [(500, 7)] * 2, "two runs, one source"
+    assert part.recall is not None
+    assert [one.draws.shape for _, found in part.recall.runs for one in found] == [(500, 4)] * 2
 
 
 def test_export_has_the_shares(results: Path, tmp_path: Path) -> None:
