@@ -78,14 +78,17 @@ def check_allocation(
 
 
 def _check_blocks(allocation: Mapping[str, float], names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in allocation]
-    if missing:
-        raise SettingsError(
-            f"allocation: no sparsity for {missing[0]}; give one for each of {len(names)} blocks"
-        )
-    for name, value in allocation.items():
+    for name in allocation:
         if name not in names:
-            raise SettingsError(f"allocation: the model has no block {name}; remove it")
+            raise SettingsError(
+                f"allocation: the model has no block {name}; its blocks are {names[0]} to {names[-1]}"
+            )
+    for name in names:
+        if name not in allocation:
+            raise SettingsError(
+                f"allocation: no sparsity for {name}; give one for each of {len(names)} blocks"
+            )
+    for name, value in allocation.items():
         if not is_number(value) or not 0 <= value < 1:
             raise SettingsError(
                 f"allocation: {name} asks for {value!r}; give a sparsity from 0 to below 1"

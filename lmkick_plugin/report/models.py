@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lmkick_plugin.recipe.methods import COMPRESSORS
+from lmkick_plugin.recipe.readers import suggest
 from lmkick_plugin.record.fields import RECIPE, RECORD_FIELDS
 from lmkick_plugin.report.failed_cells import failed_cells
 from lmkick_plugin.results.results_file import (
@@ -38,6 +39,10 @@ LABEL_FIELDS = frozenset({*RECIPE, "label", "achieved_sparsity", "bytes_best_for
 }
 """Record fields that ``--label FOLDER=field=value,field=value`` can set."""
 
+_NUMBERS = (
+    "achieved_sparsity", "bytes_best_format", "bytes_dense", "group_size", "nonzero_parameters",
+    "num_bits", "requested_sparsity", "total_parameters",
+)  # fmt: skip
 _KNOWN_FIELDS = LABEL_FIELDS | {*RECORD_FIELDS, "layers"}
 
 
@@ -215,12 +220,15 @@ def read_labels(labels: Mapping[Path, str] | None) -> dict[Path, dict[str, Any]]
                 field, equals, value = (piece.strip() for piece in part.partition("="))
                 field = {"sparsity": "requested_sparsity", "bits": "num_bits"}.get(field, field)
                 if not equals or field not in LABEL_FIELDS:
-                    known = ", ".join(sorted(LABEL_FIELDS))
+                    remedy = suggest(field, LABEL_FIELDS) if equals else ""
+                    remedy = remedy or f"Fields: {', '.join(sorted(LABEL_FIELDS))}"
                     raise ResultsError(
-                        f"label of {folder}: {plain(part)!r}: write a name, or field=value with a"
-                        f" field of {known}"
+                        f"label of {folder}: {plain(part)!r}: write a name, or field=value. "
+                        f"{remedy}".rstrip()
                     )
                 fields[field] = _value(value)
+                if field in _NUMBERS and isinstance(fields[field], str):
+                    raise ResultsError(f"label of {folder}: {plain(part)!r}: expected a number")
         if not fields.get("label", "a name"):
             raise ResultsError(f"label of {folder} is empty; write FOLDER=NAME")
         read[folder.resolve()] = fields

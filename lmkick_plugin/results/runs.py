@@ -18,6 +18,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from lmkick_plugin.recipe.readers import suggest
 from lmkick_plugin.results.results_file import NAME, NULLS, ResultsError, ResultsFile
 from lmkick_plugin.terminal import plain
 
@@ -195,10 +196,9 @@ def _selected(file: ResultsFile, selector: str, files: Sequence[ResultsFile]) ->
         key = _ALIASES.get(key, key)
         known = sorted({fact for other in files for fact in other.facts})
         if not equals or key not in known:
-            raise ResultsError(
-                f"selector {plain(term)!r}: write key=value with a key of"
-                f" {plain(', '.join([*_ALIASES, *known]))}"
-            )
+            keys = [*_ALIASES, *known]
+            remedy = suggest(key, keys) or f"with a key of {plain(', '.join(keys))}"
+            raise ResultsError(f"selector {plain(term)!r}: write key=value. {remedy}".rstrip())
         if not _means(wanted, file.facts.get(key), prefix=key == "date"):
             return False
     return True

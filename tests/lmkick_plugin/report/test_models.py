@@ -211,7 +211,13 @@ def test_a_plain_run_of_the_same_name_is_the_dense_one(write: Writer) -> None:
 
 @pytest.mark.parametrize(
     ("label", "message"),
-    [("sparsness=0.5", "sparsness"), ("", "empty"), ("bits=4,oops", "oops")],
+    [
+        ("sparsness=0.5", "sparsness"),
+        ("compresor=awq", "Did you mean 'compressor'"),
+        ("", "empty"),
+        ("bits=4,oops", "oops"),
+        ("bits=four", "expected a number"),
+    ],
 )
 def test_wrong_labels(write: Writer, label: str, message: str) -> None:
     folder = facts(write, "w", 0.5)

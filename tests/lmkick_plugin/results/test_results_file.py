@@ -97,7 +97,10 @@ def test_many_runs_are_told_apart_by_the_shortest_selectors(write: Writer) -> No
     ("selector", "message"),
     [
         ("compressor=sparsegpt", "no run in .* matches compressor=sparsegpt. Its runs: "),
-        ("compresor=wanda", "selector 'compresor=wanda': write key=value with a key of .*sparsity"),
+        (
+            "compresor=wanda",
+            "selector 'compresor=wanda': write key=value. Did you mean .compressor.",
+        ),
         ("wanda", "selector 'wanda': write key=value"),
         ("sparsity=half", "no run in"),
         ("compressor=wanda", "2 runs; choose one"),
