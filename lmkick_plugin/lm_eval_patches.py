@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["PATCHES", "Patch", "apply_patches", "scan_also"]
+__all__ = ["PATCHES", "Patch", "apply_patches", "drop_known_warnings", "scan_also"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,35 @@ def scan_also(folder: Path) -> None:
     index_class.build = staticmethod(build_with_ours)
 
 
+@dataclass(frozen=True, slots=True)
+class _Drop(logging.Filter):
+    """Drops messages about our tasks that hold a text. Equal ones are added to a logger once."""
+
+    starts: tuple[str, ...]
+    holds: str
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (message.startswith(self.starts) and self.holds in message)
+
+
+def drop_known_warnings(prefixes: tuple[str, ...]) -> None:
+    """Drop two warnings of lm-eval that say nothing about our tasks.
+
+    In lm-eval 0.4.12 and 0.4.13: ``custom_dataset`` is explained in a warning for each of MMLU's 57
+    subjects, and metrics without a value for some items are warned about though no group averages
+    them. Goes once lm-eval logs the first once, and knows metrics with missing values.
+
+    Args:
+        prefixes: How our tasks and groups begin.
+    """
+    custom = _Drop(prefixes, "Custom kwargs can be passed to `--metadata`")
+    logging.getLogger("lm_eval.api.task").addFilter(custom)
+    groups = tuple(f"[{prefix}" for prefix in prefixes)
+    unequal = _Drop(groups, "Metrics were not scored on the same number")
+    logging.getLogger("lm_eval.evaluator_utils").addFilter(unequal)
+
+
 def compile_templates_once() -> None:
     """Let lm-eval's template environment remember what it has compiled."""
     from lm_eval.utils import env
@@ -94,27 +123,6 @@ def compile_templates_once() -> None:
     env.from_string = from_string
 
 
-@dataclass(frozen=True, slots=True)
-class _Drop(logging.Filter):
-    """Drops messages about our tasks that hold a text. Equal ones are added to a logger once."""
-
-    starts: tuple[str, ...]
-    holds: str
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        return not (message.startswith(self.starts) and self.holds in message)
-
-
-def drop_known_warnings() -> None:
-    """Drop two warnings of lm-eval that say nothing about our tasks."""
-    tasks = ("kick", "llmkick", "mmlu_kick_", "mmlu_llmkick_", "recall_kick_")
-    custom = _Drop(tasks, "Custom kwargs can be passed to `--metadata`")
-    logging.getLogger("lm_eval.api.task").addFilter(custom)
-    unequal = _Drop(("[kick", "[llmkick"), "Metrics were not scored on the same number")
-    logging.getLogger("lm_eval.evaluator_utils").addFilter(unequal)
-
-
 def silence_git() -> None:
     """Keep git's own words off the terminal while lm-eval asks it for a commit."""
     from lm_eval.loggers import utils
@@ -132,13 +140,6 @@ PATCHES = (
         reason="a prompt template is compiled again for every document and shot: 84,000 times for "
         "five-shot MMLU, a millisecond each; prompts are unchanged",
         until="lm-eval caches compiled templates",
-    ),
-    Patch(
-        drop_known_warnings,
-        versions="0.4.12, 0.4.13",
-        reason="custom_dataset is explained in a warning for each of MMLU's 57 subjects, and "
-        "metrics without a value for some items are warned about though no group averages them",
-        until="lm-eval logs the first once, and knows metrics with missing values",
     ),
     Patch(
         silence_git,

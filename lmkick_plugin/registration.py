@@ -12,11 +12,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lmkick_plugin.lm_eval_patches import apply_patches, scan_also
+from lmkick_plugin.lm_eval_patches import apply_patches, drop_known_warnings, scan_also
 
 __all__ = [
     "MODEL_NAME",
     "MODEL_TARGET",
+    "OUR_PREFIXES",
     "TASK_FOLDER",
     "register",
     "register_model",
@@ -29,6 +30,9 @@ MODEL_TARGET = "lmkick_plugin.model:KickLM"
 # Beside this package in a wheel, an editable install and a checkout alike. Not looked up by its
 # import name: a folder called task_yaml in the user's working directory would come first.
 TASK_FOLDER = Path(__file__).resolve().parent.parent / "task_yaml"
+
+#: How our tasks, groups and tags begin, and none of lm-eval's.
+OUR_PREFIXES = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick", "recall_kick")
 
 
 def register() -> None:
@@ -54,4 +58,5 @@ def register_model() -> None:
 def register_tasks() -> None:
     """Register our tasks and apply our patches of lm-eval; only after ``lm_eval.tasks`` ran."""
     scan_also(TASK_FOLDER)
+    drop_known_warnings(OUR_PREFIXES)
     apply_patches()

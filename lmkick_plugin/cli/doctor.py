@@ -188,7 +188,8 @@ def _faster_dtype() -> str:
 
 def _data(args: argparse.Namespace) -> Iterator[Finding]:
     from lmkick_plugin.data.sources import data_directory
-    from lmkick_plugin.preflight.tasks import OUR_PREFIXES, check_data_dir, check_tasks
+    from lmkick_plugin.preflight.tasks import check_data_dir, check_tasks
+    from lmkick_plugin.registration import OUR_PREFIXES
 
     check_data_dir(args.data_dir)
     folder = data_directory(args.data_dir)

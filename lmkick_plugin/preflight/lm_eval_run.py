@@ -13,7 +13,7 @@ from typing import Any
 from lmkick_plugin import bundled
 from lmkick_plugin.files import check_folder, parse_json, read_settings
 from lmkick_plugin.preflight.models import check_model, check_model_arguments
-from lmkick_plugin.preflight.tasks import OUR_PREFIXES, check_data_dir, check_tasks
+from lmkick_plugin.preflight.tasks import check_data_dir, check_tasks
 from lmkick_plugin.recipe.readers import (
     check_path,
     read_amount,
@@ -24,6 +24,7 @@ from lmkick_plugin.recipe.readers import (
     read_int,
     suggest,
 )
+from lmkick_plugin.registration import OUR_PREFIXES
 from lmkick_plugin.terminal import CommandError
 
 __all__ = ["check_output", "check_repeated", "check_run", "takes_part"]

@@ -9,12 +9,10 @@ from typing import Any
 
 from lmkick_plugin.data.sources import data_directory
 from lmkick_plugin.recipe.readers import check_path, suggest
+from lmkick_plugin.registration import OUR_PREFIXES, TASK_FOLDER
 from lmkick_plugin.terminal import CommandError
 
-__all__ = ["OUR_PREFIXES", "check_data_dir", "check_tasks"]
-
-#: How our tasks, groups and tags begin, and none of lm-eval's.
-OUR_PREFIXES = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
+__all__ = ["check_data_dir", "check_tasks"]
 
 
 def check_data_dir(folder: str | None) -> None:
@@ -48,8 +46,6 @@ def check_tasks(
 
     """
     from lm_eval.tasks import TaskManager
-
-    from lmkick_plugin.registration import TASK_FOLDER
 
     # Without lm-eval's own 14,000 files the index takes a fraction of a second instead of four.
     manager = TaskManager(

@@ -11,8 +11,6 @@ from lmkick_plugin.terminal import CommandError
 
 __all__ = ["TaskCache", "task_manager"]
 
-_OURS = ("kick_", "kickonly_", "llmkick_")
-
 
 def task_manager(
     names: Sequence[str], metadata: dict[str, Any], include_path: str | None = None
@@ -30,7 +28,7 @@ def task_manager(
     """
     from lm_eval.tasks import TaskManager
 
-    from lmkick_plugin.registration import TASK_FOLDER, register
+    from lmkick_plugin.registration import OUR_PREFIXES, TASK_FOLDER, register
 
     register()
     folders = [TASK_FOLDER, *([include_path] if include_path else [])]
@@ -39,7 +37,8 @@ def task_manager(
     if not unknown:
         return ours
     for name in unknown:
-        if name.lower().startswith(_OURS):  # spares who mistyped one the reading of lm-eval's files
+        # Spares who mistyped one the reading of lm-eval's files.
+        if name.lower().startswith(OUR_PREFIXES):
             raise _no_task(name, ours)
     manager = TaskManager(include_path=include_path, metadata=metadata)
     for name in names:

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressors.errors import SettingsError
-from lmkick_plugin.registration import TASK_FOLDER
+from lmkick_plugin.registration import OUR_PREFIXES, TASK_FOLDER
 
 __all__ = ["Prompt", "load_tasks", "prompts"]
-
-# No task of lm-eval's starts like this.
-_OURS = ("kick", "llmkick", "mmlu_kick", "mmlu_llmkick")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ def load_tasks(names: Sequence[str], metadata: Mapping[str, Any]) -> dict[str, l
     )
     found: dict[str, list[Any]] = {}
     for name in names:
-        if name not in manager.all_tasks and not name.startswith(_OURS):
+        if name not in manager.all_tasks and not name.startswith(OUR_PREFIXES):
             manager = TaskManager(include_path=[TASK_FOLDER], metadata=dict(metadata))
         if name not in manager.all_tasks:
             raise SettingsError(

@@ -12,10 +12,11 @@ from lm_eval import utils
 
 from lmkick_plugin.lm_eval_patches import (
     PATCHES,
-    apply_patches,
     compile_templates_once,
+    drop_known_warnings,
     silence_git,
 )
+from lmkick_plugin.registration import OUR_PREFIXES
 
 
 def test_prompts_are_the_same_and_compiled_once() -> None:
@@ -47,11 +48,11 @@ def test_other_ways_to_call_it_are_left_alone() -> None:
 def test_only_the_known_warnings_about_our_tasks_are_dropped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    apply_patches()
-    apply_patches()
+    drop_known_warnings(OUR_PREFIXES)
+    drop_known_warnings(OUR_PREFIXES)
     log = logging.getLogger("lm_eval.api.task")
     about = "%s: Custom kwargs can be passed to `--metadata` in console"
-    for task in ("kick_mmlu", "mmlu_kick_law", "hellaswag"):
+    for task in ("kick_mmlu", "mmlu_kick_law", "recall_kick_say", "hellaswag"):
         log.warning(about, task)
     log.warning("kick_mmlu: something else")
     assert [record.getMessage()[:12] for record in caplog.records] == [

@@ -75,6 +75,18 @@ def test_nothing_is_added_twice_or_unasked(harness: SimpleNamespace, paths: list
     assert harness.index.build(paths)["paths"] == paths
 
 
+def test_every_name_of_ours_begins_with_one_of_our_prefixes() -> None:
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=[registration.TASK_FOLDER], include_defaults=False)
+    assert {"kick", "recall_kick", "mmlu_kick_anatomy"} <= set(manager.all_tasks)
+    assert [n for n in manager.all_tasks if not n.startswith(registration.OUR_PREFIXES)] == []
+    used = {
+        p for name in manager.all_tasks for p in registration.OUR_PREFIXES if name.startswith(p)
+    }
+    assert used == set(registration.OUR_PREFIXES)
+
+
 def test_registering_twice_wraps_once(harness: SimpleNamespace) -> None:
     registration.register_tasks()
     once = harness.index.build

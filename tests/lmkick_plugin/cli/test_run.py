@@ -16,6 +16,7 @@ from lm_eval.loggers import EvaluationTracker
 from compressors.errors import SettingsError
 from lmkick_plugin import cli
 from lmkick_plugin.cli.run import check_lm_eval_runs
+from lmkick_plugin.preflight.lm_eval_run import takes_part
 
 Execute = Callable[[argparse.Namespace], None]
 
@@ -42,6 +43,12 @@ def options(**given: Any) -> argparse.Namespace:
 
 def fails(_: argparse.Namespace) -> None:
     raise SettingsError("found\nlate")
+
+
+@pytest.mark.parametrize("name", ["recall_kick", "recall_kick_say", "*recall_kick_s*", "kickonly"])
+def test_runs_of_our_tasks_are_checked_whatever_the_model(name: str) -> None:
+    assert takes_part(options(model="hf", tasks=f"hellaswag,{name}"))
+    assert not takes_part(options(model="hf", tasks="hellaswag,mmlu"))
 
 
 def test_an_error_is_one_line_and_exit_status_2(

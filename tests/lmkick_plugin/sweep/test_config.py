@@ -313,11 +313,32 @@ def test_batch_sizes(size: Any) -> None:
     assert str(config(batch_size=size).batch_size) == str(size)
 
 
-def test_an_unknown_task_is_suggested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("kick_mlmu", "kick_mmlu"),
+        ("mmlu_kick_anatmy", "mmlu_kick_anatomy"),
+        ("recall_kick_chose", "recall_kick_choose"),
+    ],
+)
+def test_an_unknown_task_is_suggested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    typed: str, meant: str,
+) -> None:  # fmt: skip
+    from lm_eval import tasks
+
+    really, read = tasks.TaskManager, []
+
+    def manager(*args: Any, **options: Any) -> Any:
+        read.append(options.get("include_defaults", True))
+        return really(*args, **options)
+
+    monkeypatch.setattr(tasks, "TaskManager", manager)
     path = tmp_path / "sweep.yaml"
-    path.write_text("models: [a/b]\ntasks: [kick_mlmu]\noutput: o", encoding="utf-8")
+    path.write_text(f"models: [a/b]\ntasks: [{typed}]\noutput: o", encoding="utf-8")
     assert cli.main(["sweep", str(path), "--dry-run"]) == 2
-    assert "no task 'kick_mlmu'. Did you mean 'kick_mmlu'" in capsys.readouterr().err
+    assert f"no task {typed!r}. Did you mean {meant!r}" in capsys.readouterr().err
+    assert read == [False]  # lm-eval's own 14,000 files were not
 
 
 READY = sorted((Path(__file__).resolve().parents[3] / "sweeps").glob("*.yaml"))
