@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lmkick_plugin.data import freebaseqa, triviaqa
 from lmkick_plugin.data.sources import DataError
-from tests.task_yaml.conftest import tiny_files, write_data
+from tests.task_yaml.conftest import TASKS, tiny_files, write_data
 from tests.task_yaml.scripted import ScriptedLM
 
 if TYPE_CHECKING:
@@ -245,6 +246,20 @@ def test_shots_of_freebaseqa(
     with pytest.raises(DataError, match="3 unscored questions for num_fewshot=4"):
         evaluate(lm, "kick_freebaseqa", task_manager=manager, num_fewshot=4)
     assert lm.asked == []
+
+
+def test_examples_and_calibration_text_have_the_form_of_the_prompt(
+    make_manager: Callable[..., TaskManager],
+) -> None:
+    """It stands in YAML and in the code."""
+    manager = make_manager(data_dir="mini")
+    families = ("kick_freebaseqa", "kick_triviaqa_", "recall_kick_", "kickonly_recall_")
+    tasks = manager.load([name for name in TASKS if name.startswith(families)])["tasks"]
+    assert len(tasks) == 13
+    for name, task in tasks.items():
+        doc = task.eval_docs[0]
+        solved = freebaseqa.SOLVED if "freebase" in name else triviaqa.SOLVED
+        assert f"{task.doc_to_text(doc)} X".endswith(solved.format(doc["question"], "X")), name
 
 
 def test_shots_are_found_once_for_all_documents(
