@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lmkick_plugin.report.evidence import Evidence
-from lmkick_plugin.report.formatting import plural, task_name
+from lmkick_plugin.report.formatting import listed, plural, task_name
 from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.results.task_groups import leaves_of
-from lmkick_plugin.terminal import plain
 
-__all__ = ["banner"]
+__all__ = ["banner", "not_compared"]
 
 
 def banner(evidence: Evidence) -> list[str]:
@@ -24,7 +23,7 @@ def banner(evidence: Evidence) -> list[str]:
         None of them where whole tasks were asked, uncut, with samples logged.
     """
     said = [_limit(evidence), _floor(evidence), _cut(evidence)]
-    said += [_unpaired(evidence), *_apart(evidence)]
+    said += [_unpaired(evidence), *not_compared(evidence, evidence.collection.models)]
     failed = sum(" failed" in note for note in evidence.collection.notes)
     if failed:
         said.append(f"{plural(failed, 'evaluation')} of a sweep failed and is missing here.")
@@ -85,38 +84,19 @@ def _unpaired(evidence: Evidence) -> str:
     if not labels:
         return ""
     said = "samples were not logged (--log_samples), so intervals are wider, from standard errors"
-    return f"{_names(labels)}: {said}."
+    return f"{listed(sorted(labels))}: {said}."
 
 
-def _apart(evidence: Evidence) -> list[str]:
-    """Runs that were not compared on a task though dense was asked it, and why."""
-    labels: dict[bool, set[str]] = {True: set(), False: set()}
-    for model, cell, task in _scored(evidence):
-        if model.dense in (None, cell) or evidence.pairing(cell, task) is not None:
-            continue
-        if evidence.score(model.dense, task) is not None:
-            labels[_logged(evidence, model.dense, cell, task)].add(cell.label)
-    whys = {
-        True: "where asked otherwise than dense (shots, limit, template, data; see notes)",
-        False: "where neither samples (--log_samples) nor standard errors were saved",
-    }
-    return [f"{_names(labels[k])}: not compared {why}." for k, why in whys.items() if labels[k]]
+def not_compared(evidence: Evidence, models: Iterable[Model]) -> list[str]:
+    """Sentences on runs that were not compared on a task though dense was asked it, and why.
 
-
-def _logged(evidence: Evidence, dense: Cell, cell: Cell, task: str) -> bool:
-    """Whether both runs have samples or a standard error of a task."""
-    leaves = leaves_of(task, evidence.children)
-    files = [(leaf, one.run.tasks.get(leaf)) for one in (dense, cell) for leaf in leaves]
-    try:
-        if all(file is not None and file.samples_path(leaf).is_file() for leaf, file in files):
-            return True
-    except OSError:  # a name too long for a file
-        return False
-    scores = [evidence.score(one, task) for one in (dense, cell)]
-    return all(score is not None and score.stderr is not None for score in scores)
-
-
-def _names(names: Iterable[str], most: int = 3) -> str:
-    shown = [plain(name, limit=60) for name in sorted(names)]
-    more = f" and {len(shown) - most} more" if len(shown) > most else ""
-    return ", ".join(shown[:most]) + more
+    Args:
+        evidence: What is known.
+        models: Whose runs.
+    """
+    labels: dict[str, set[str]] = {}
+    for model in models:
+        for cell in model.cells:
+            for why in filter(None, (evidence.why_not(model, cell, t) for t in evidence.tasks)):
+                labels.setdefault(why, set()).add(cell.label)
+    return [f"{listed(sorted(runs))}: not compared where {why}." for why, runs in labels.items()]

@@ -24,6 +24,7 @@ from lmkick_plugin.report.recall import Recall, compare_recall
 from lmkick_plugin.report.run_verdict import RunVerdict, run_verdict
 from lmkick_plugin.report.scores import Score, headline, scores_of, shown_tasks
 from lmkick_plugin.report.task_pairings import Notes, Pairing, Settings, compare_task
+from lmkick_plugin.report.why_not import OTHER
 from lmkick_plugin.results.judges import judge_line
 from lmkick_plugin.results.results_file import ResultsError
 from lmkick_plugin.results.task_facts import TaskFacts
@@ -48,6 +49,7 @@ class Evidence:
         notes: What a reader should know.
         recalls: A run's facts against those of the dense one, one per source, by cell's name.
         recall_notes: Why there are none of a source, likewise.
+        left_out: Why a run is not compared on a task, by cell's name and task.
     """
 
     collection: Collection
@@ -60,6 +62,7 @@ class Evidence:
     notes: tuple[str, ...]
     recalls: Mapping[str, tuple[Recall, ...]] = field(default_factory=dict)
     recall_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
     _index: dict[tuple[str, str, Key], Score] = field(default_factory=dict)
 
     def key(self, task: str, metric: str | None = None) -> Key | None:
@@ -81,6 +84,14 @@ class Evidence:
         """A cell against its dense model; None where it is dense or cannot be compared."""
         key = self.key(task, metric)
         return None if key is None else self.pairings.get((cell.name, task, key))
+
+    def why_not(self, model: Model, cell: Cell, task: str) -> str:
+        """Why a run is not compared on a task of which both runs have a score; else empty."""
+        if model.dense in (None, cell) or self.pairing(cell, task) is not None:
+            return ""
+        if any(self.score(one, task) is None for one in (model.dense, cell)):
+            return ""
+        return self.left_out.get((cell.name, task), OTHER)
 
     def statistics(self, cell: Cell) -> dict[str, PairedStatistics]:
         """Statistics of a cell's headline metrics, by task shown."""
@@ -202,6 +213,7 @@ def gather(
         notes=tuple(dict.fromkeys(notes)),
         recalls=recalls,
         recall_notes=recall_notes,
+        left_out=said.left_out,
         _index={
             (name, score.task, (score.metric, score.filter)): score
             for name, found in scores.items()

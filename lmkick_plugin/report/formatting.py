@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 from lmkick_plugin.report.paired_statistics import PairedStatistics
+from lmkick_plugin.terminal import plain
 
 __all__ = [
     "NOTHING",
     "SYMBOLS",
     "interval",
+    "listed",
     "number",
     "percent",
     "plural",
@@ -85,6 +88,17 @@ def plural(count: int, noun: str) -> str:
     ('1 run', '2 runs')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """Names, of which so many are shown.
+
+    >>> listed("abcde")
+    'a, b, c and 2 more'
+    """
+    shown = [plain(name, limit=60) for name in names]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more
 
 
 def visible(text: object, *, limit: int) -> str:

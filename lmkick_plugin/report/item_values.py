@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from lmkick_plugin.report.bootstrap import FloatArray
 from lmkick_plugin.report.clusters import joined, numbered
 from lmkick_plugin.report.flips import Flips, flips_of
+from lmkick_plugin.report.formatting import plural
 from lmkick_plugin.report.item_pairs import Pair, pair_items
 from lmkick_plugin.report.notes import on_empty_answers
 from lmkick_plugin.report.paired_statistics import PairedStatistics, paired_statistics
 from lmkick_plugin.report.scoring import ItemValues, Scoring, UnusableValuesError, scoring_of
 from lmkick_plugin.report.verdict import Rule
+from lmkick_plugin.report.why_not import ASKED, NAN, OTHER
 from lmkick_plugin.results.judges import judges_differ
 from lmkick_plugin.results.results_file import ResultsError, ResultsFile
 from lmkick_plugin.results.samples import Value
@@ -81,7 +83,11 @@ class Measured:
 
 
 class _NotComparedError(Exception):
-    """Reason why a metric is left out: a note, not a failure."""
+    """Reason why a metric is left out: a note, not a failure; ``why`` is it in few words."""
+
+    def __init__(self, reason: str, why: str = OTHER) -> None:
+        super().__init__(reason)
+        self.why = why
 
 
 def measure_task(
@@ -92,6 +98,7 @@ def measure_task(
     notes: list[str],
     *,
     requested: Sequence[str] = (),
+    left_out: dict[Key, str] | None = None,
 ) -> tuple[dict[Key, Measured], set[str]]:
     """Pair one task's items and read every metric's values.
 
@@ -102,6 +109,7 @@ def measure_task(
         metrics: Metric names to keep; all if empty.
         notes: Lines on what is left out are added here.
         requested: Metrics that the user asked for by name.
+        left_out: Metrics that are left out are added here, with `why_not`'s words.
 
     Returns:
         The metrics that can be compared, and the names of all metrics that the items have.
@@ -129,6 +137,8 @@ def measure_task(
                 )
             except (_NotComparedError, UnusableValuesError) as reason:
                 notes.append(f"{task}, {metric}: not compared: {reason}")
+                if left_out is not None:
+                    left_out[metric, filter_name] = getattr(reason, "why", OTHER)
     return measured, names
 
 
@@ -217,10 +227,11 @@ def _check_sizes(first: ItemValues, second: ItemValues) -> None:
     if first.values.shape != second.values.shape:
         raise _NotComparedError(
             f"{len(first.values)} windows against {len(second.values)}: another tokenizer or"
-            " context length"
+            " context length",
+            ASKED,
         )
     if not _equal(first.weights, second.weights):
-        raise _NotComparedError("the items' sizes differ between the runs")
+        raise _NotComparedError("the items' sizes differ between the runs", ASKED)
 
 
 def _equal(first: FloatArray | None, second: FloatArray | None) -> bool:
@@ -241,6 +252,13 @@ def _check_score(items: ItemValues, scoring: Scoring, reported: float | None) ->
     score = items.score(scoring.metric.transform)
     if reported is None or (math.isnan(score) and math.isnan(reported)):
         return
+    broken = int(np.isnan(items.values).sum())
+    if broken:
+        raise _NotComparedError(
+            f"{broken} of {plural(len(items.values), 'item')} are NaN, and the results file says"
+            f" {reported:.6g}",
+            NAN,
+        )
     if not math.isclose(score, reported, rel_tol=1e-6, abs_tol=1e-9):
         raise _NotComparedError(
             f"its items average {score:.6g} and the results file says {reported:.6g}: the metric "

@@ -7,13 +7,15 @@ Page, ``report.md``, ``cells.csv`` and what `lmkick sweep` prints all take it fr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lmkick_plugin.report.banner import not_compared
 from lmkick_plugin.report.dense_command import dense_commands
 from lmkick_plugin.report.evidence import Evidence
 from lmkick_plugin.report.formatting import (
     NOTHING,
+    listed,
     percent,
     plural,
     recovery_of,
@@ -25,6 +27,7 @@ from lmkick_plugin.report.models import Cell, Model
 from lmkick_plugin.report.paired_statistics import PairedStatistics
 from lmkick_plugin.report.run_verdict import RunVerdict, why_open
 from lmkick_plugin.report.verdict import FEWEST
+from lmkick_plugin.report.why_not import ASKED
 from lmkick_plugin.terminal import plain, render_table
 
 __all__ = ["COLUMNS", "RunLine", "Summary", "summaries_text", "summarise"]
@@ -122,6 +125,7 @@ class Summary:
         lines: The dense run, then the others by size, the smallest first.
         knowledge: Tasks whose mean is *knowledge kept*.
         command: What makes a missing dense run; empty where there is one.
+        not_compared: Which runs were not compared on a task, and why.
     """
 
     model: Model
@@ -130,6 +134,7 @@ class Summary:
     lines: tuple[RunLine, ...]
     knowledge: tuple[str, ...]
     command: str
+    not_compared: tuple[str, ...]
 
     @property
     def measured(self) -> bool:
@@ -147,10 +152,11 @@ class Summary:
         return header, rows
 
     def text(self) -> str:
-        """Sentence and table in plain text."""
+        """Sentence, table and what was not compared, in plain text."""
         table = render_table(*self.table())
         command = f"\n{self.command}" if self.command else ""
-        return f"{plain(self.sentence)}{command}\n\n{table}"
+        below = "".join(f"\n{plain(line, limit=400)}" for line in self.not_compared)
+        return f"{plain(self.sentence)}{command}\n\n{table}" + (f"\n{below}" if below else "")
 
 
 def summaries_text(summaries: Sequence[Summary]) -> str:
@@ -187,6 +193,7 @@ def summarise(evidence: Evidence, model: Model) -> Summary:
         lines=tuple(lines),
         knowledge=knowledge,
         command="" if whole is not None else dense_commands(model),
+        not_compared=tuple(not_compared(evidence, [model])),
     )
 
 
@@ -216,6 +223,25 @@ def _recalled(evidence: Evidence, model: Model) -> str:
     return f"Facts alone were asked, for which there is no verdict. {cell.short}: {one.sentence()}"
 
 
+def _reasons(evidence: Evidence, model: Model) -> dict[str, list[str]]:
+    """Why runs have no verdict, each reason with its tasks."""
+    whys: dict[str, list[str]] = {}
+    for task in evidence.tasks:
+        for cell in model.cells:
+            one = evidence.pairing(cell, task)
+            why = one.statistics.reason if one else evidence.why_not(model, cell, task)
+            if why and task_name(task) not in whys.setdefault(why, []):
+                whys[why].append(task_name(task))
+    return whys
+
+
+def _by_task(whys: Mapping[str, Sequence[str]]) -> str:
+    """Reasons, with their tasks where there are several."""
+    if len(whys) < 2:
+        return "".join(whys)
+    return "; ".join(f"on {listed(tasks)}, {why}" for why, tasks in whys.items())
+
+
 def _answer(
     evidence: Evidence, model: Model, lines: Sequence[RunLine], knowledge: Sequence[str]
 ) -> tuple[str, RunLine | None]:
@@ -231,13 +257,16 @@ def _answer(
     if not model.cells:
         return "Only the dense model was evaluated: nothing to compare it with.", None
     if not judged:
-        return "No run was asked the dense model's questions, so none has a verdict.", None
+        whys = _reasons(evidence, model)
+        if {*whys} <= {ASKED}:
+            return "No run was asked the dense model's questions, so none has a verdict.", None
+        return f"No run can be compared with the dense one: {_by_task(whys)}.", None
     if not any(one.verdict for line in judged for one in line.tasks.values()):
         recalled = _recalled(evidence, model)
         if recalled:
             return recalled, None
-        whys = {one.reason: None for line in judged for one in line.tasks.values() if one.reason}
-        return f"No run has a verdict on any task: {'; '.join(whys) or 'no score to judge'}.", None
+        said = _by_task(_reasons(evidence, model)) or "no score to judge"
+        return f"No run has a verdict on any task: {said}.", None
     unlost = [line for line in judged if line.word != "loses"]
     keeping = [line for line in unlost if line.word == "keeps"]
     knowing = [line for line in unlost if _known(line, knowledge)]

@@ -13,7 +13,6 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from lmkick_plugin.report.paired_statistics import PairedStatistics, statistics_
 from lmkick_plugin.report.scores import Score, scores_of
 from lmkick_plugin.report.scoring import ItemValues, scoring_of
 from lmkick_plugin.report.verdict import Rule
+from lmkick_plugin.report.why_not import INCOMPLETE, UNSAVED, of_error
 from lmkick_plugin.results.results_file import ResultsError, ResultsFile
 from lmkick_plugin.results.samples import SamplesError
 from lmkick_plugin.results.task_groups import leaves_of
@@ -78,16 +78,26 @@ class Pairing:
 
 
 class Notes:
-    """Remarks with the runs they apply to, each once."""
+    """Remarks with the runs they apply to, each once.
+
+    Attributes:
+        left_out: Why a run is not compared on a task (`why_not`), by cell's name and task.
+    """
 
     def __init__(self) -> None:
         self._said: dict[str, list[str]] = {}
+        self.left_out: dict[tuple[str, str], str] = {}
 
     def add(self, line: str, label: str) -> None:
         """Say something of a run."""
         labels = self._said.setdefault(line, [])
         if label not in labels:
             labels.append(label)
+
+    def leave_out(self, cell: Cell, task: str, why: str) -> None:
+        """Say why a run is not compared on a task; nothing if it is."""
+        if why:
+            self.left_out[cell.name, task] = why
 
     def lines(self) -> list[str]:
         """Everything said, each with its runs."""
@@ -131,12 +141,15 @@ def compare_task(
         for cell in cells:
             if cell.name not in measured:
                 continue
-            found = _measure(cell, dense, leaf, wanted, said, settings.requested(task))
+            left_out: dict[Key, str] = {}
+            found = _measure(cell, dense, leaf, wanted, said, settings.requested(task), left_out)
+            why = left_out.get(keys[task], "") if isinstance(found, dict) else found
+            said.leave_out(cell, task, why)
             if isinstance(found, dict):
                 measured[cell.name][leaf] = found
                 continue
             del measured[cell.name]
-            if found == "without samples":
+            if found == UNSAVED:
                 unpaired.append(cell)
     pairings: dict[tuple[str, str, Key], Pairing] = {}
     for name in [task, *(child for child in children.get(task, []) if child in children)]:
@@ -171,6 +184,7 @@ def _with_all(
             if missing:
                 names = plain(", ".join(missing), limit=80)
                 said.add(f"{task}: not compared: {names} was not evaluated", run.label)
+                said.leave_out(cell, task, INCOMPLETE)
                 break
         else:
             cells.append(cell)
@@ -184,8 +198,9 @@ def _measure(
     wanted: Sequence[str],
     said: Notes,
     requested: Sequence[str],
-) -> dict[Key, Measured] | Literal["without samples", "not comparable"]:
-    """Items of a task, or the reason why there are none."""
+    left_out: dict[Key, str],
+) -> dict[Key, Measured] | str:
+    """Items of a task, or why there are none (`why_not`); `UNSAVED` if errors may do instead."""
     first, second = dense.run.tasks[leaf], cell.run.tasks[leaf]
     notes: list[str] = []
     try:
@@ -198,11 +213,13 @@ def _measure(
                 " lm-eval's standard errors, without pairing items",
                 cell.label,
             )
-            return "without samples"
-        measured, _ = measure_task(leaf, first, second, wanted, notes, requested=requested)
+            return UNSAVED
+        measured, _ = measure_task(
+            leaf, first, second, wanted, notes, requested=requested, left_out=left_out
+        )
     except (MismatchError, ResultsError, SamplesError, OSError) as error:
         said.add(f"not compared: {error}", cell.label)
-        return "not comparable"
+        return of_error(error)
     for note in notes:
         said.add(note, cell.label)
     return measured

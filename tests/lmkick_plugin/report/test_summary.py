@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from typing import Any
 
@@ -17,7 +18,7 @@ from lmkick_plugin.report.page_content import build
 from lmkick_plugin.report.paired_statistics import rounded
 from lmkick_plugin.report.summary import COLUMNS, Summary, summarise
 from tests.lmkick_plugin.report.worlds import quiz, record, windows
-from tests.lmkick_plugin.run_files import Writer
+from tests.lmkick_plugin.run_files import Writer, text_item
 
 FACTS = "kick_freebaseqa"
 
@@ -267,6 +268,63 @@ def test_runs_asked_otherwise_are_named_and_not_compared(write: Writer, differen
     assert any("not compared" in note and "gptq 4 bits" in note for note in evidence.notes)
 
 
+def cut_off(write: Writer, name: str) -> None:
+    """Leave half of a run's samples file."""
+    (file,) = (write.folder / name).glob("samples_*")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_samples_that_cannot_be_read_are_the_reason_given(write: Writer) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.8)
+    run(write, "four", record("gptq", num_bits=4), kick_freebaseqa=0.8)
+    cut_off(write, "four")
+    evidence = evidence_of(write)
+    said = "big-7b gptq 4 bits: not compared where samples cannot be read (see notes)."
+    assert banner(evidence) == [said]
+    assert any("the file is truncated" in note for note in evidence.notes)
+    found = summarise(evidence, evidence.collection.models[0])
+    assert found.sentence == (
+        "No run can be compared with the dense one: samples cannot be read (see notes)."
+    )
+    assert found.text().splitlines()[-1] == said
+
+
+def test_beside_a_run_that_is_compared_the_terminal_says_which_is_not(write: Writer) -> None:
+    run(write, "dense", record(), kick_freebaseqa=0.8)
+    run(write, "four", record("gptq", num_bits=4), kick_freebaseqa=0.8)
+    run(write, "three", record("gptq", num_bits=3), kick_freebaseqa=0.8)
+    cut_off(write, "three")
+    found = summary_of(write)
+    assert found.sentence.startswith("gptq 4 bits")
+    assert found.text().splitlines()[-1] == (
+        "big-7b gptq 3 bits: not compared where samples cannot be read (see notes)."
+    )
+
+
+def test_reasons_without_a_verdict_are_given_by_task_and_say_nan(write: Writer) -> None:
+    nan = text_item(0, "", {"token_perplexity": {"window_losses": [math.nan] * 60}})
+    for name, kick, items in (
+        ("dense", record(), windows(5.0)),
+        ("four", record("gptq", num_bits=4), [nan]),
+    ):
+        write(
+            name,
+            {FACTS: quiz("contains", 0.0), "kickonly_perplexity": items},
+            record=kick,
+            scores={"kickonly_perplexity": {"token_perplexity,none": 5.0}},
+            directions={"contains": True},
+        )
+    evidence = evidence_of(write)
+    assert summarise(evidence, evidence.collection.models[0]).sentence == (
+        "No run has a verdict on any task: on FreebaseQA, the dense score is not above 0: nothing"
+        " to lose; on WikiText token perplexity, items are NaN (see notes)."
+    )
+    assert banner(evidence)[1:] == [
+        "big-7b gptq 4 bits: not compared where items are NaN (see notes)."
+    ]
+    assert any("60 of 60 items are NaN" in note for note in evidence.notes)
+
+
 def test_the_banner_says_what_limits_the_report(write: Writer) -> None:
     for name, kick in (("dense", record()), ("four", record("gptq", num_bits=4))):
         items = {FACTS: quiz("contains", 0.8, n=40), "other": quiz("contains", 0.8, n=60)}
@@ -284,6 +342,10 @@ def test_the_banner_tells_runs_without_standard_errors_from_runs_asked_otherwise
     items = {FACTS: quiz("contains", 0.8)}
     for name, kick in (("dense", record()), ("four", record("gptq", num_bits=4))):
         write(name, items, record=kick, samples=False)
+    assert summary_of(write).sentence == (
+        "No run can be compared with the dense one: neither samples (--log_samples) nor standard"
+        " errors were saved."
+    )
     assert banner(evidence_of(write)) == [
         "big-7b gptq 4 bits: not compared where neither samples (--log_samples) nor standard errors"
         " were saved."
