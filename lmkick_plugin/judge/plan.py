@@ -20,6 +20,7 @@ from lmkick_plugin.judge.limits import Budget, Limits
 from lmkick_plugin.judge.llmkick_original import PROMPTS
 from lmkick_plugin.judge.prompts import Prompts
 from lmkick_plugin.judge.references import Reference, Turns, load_answers, read_reference
+from lmkick_plugin.judge.reply_store import ReplyStore, StoreError
 from lmkick_plugin.judge.rubric import Rubric
 from lmkick_plugin.judge.settings import JudgeSettings, api_key, endpoint_address
 
@@ -137,7 +138,7 @@ class JudgePlan:
         }
 
     def check(self, task: str, *, needs_reference: bool = False) -> None:
-        """Look at key and endpoints.
+        """Look at prompts, reply store, key and endpoints.
 
         Args:
             task: Its name, for messages.
@@ -152,6 +153,12 @@ class JudgePlan:
                 "none is given. Give judge_reference=file:PATH or model:NAME."
             )
         Prompts.load(self.settings.prompt)
+        try:
+            problem = ReplyStore(self.settings.store_path).check()
+        except StoreError as error:
+            raise SettingsError(f"{task}: {error}") from error
+        if problem is not None:
+            _say_read_only(problem)
         for endpoint in self.endpoints():
             name, model = endpoint.name, endpoint.model
             if endpoint.problem is not None:
@@ -213,6 +220,11 @@ class JudgePlan:
 @functools.lru_cache(maxsize=8)
 def _say_unlisted(name: str, model: str, address: str) -> None:
     _LOGGER.warning("%s=%s is not among the models that %s lists.", name, model, address)
+
+
+@functools.lru_cache(maxsize=8)
+def _say_read_only(problem: str) -> None:
+    _LOGGER.warning("%s Until then only the replies in it count.", problem)
 
 
 @functools.lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ import math
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,6 +29,7 @@ from lmkick_plugin.judge.logged_answers import Logged, dense_run
 from lmkick_plugin.judge.plan import JudgePlan
 from lmkick_plugin.judge.references import Reference, Turns
 from lmkick_plugin.judge.rubric import Metrics
+from lmkick_plugin.judge.settings import JudgeSettings
 from lmkick_plugin.judge.verdicts import Verdict
 from lmkick_plugin.metrics.variety import Content, describe
 from lmkick_plugin.results.runs import Run
@@ -120,7 +121,7 @@ def judge_jobs(jobs: Sequence[_Job], check: CheckSettings | None = None) -> int:
     Returns:
         Exit status: 0; 1 where answers are unjudged; 2 where a file cannot be written.
     """
-    outputs: dict[Path, dict[str, Any]] = {}
+    outputs: dict[Path, _Output] = {}
     table: list[list[str]] = []
     lines: list[str] = []
     unjudged = failed = 0
@@ -130,33 +131,36 @@ def judge_jobs(jobs: Sequence[_Job], check: CheckSettings | None = None) -> int:
         unjudged += missing
         path = _output_path(job.logged, plan)
         if path not in outputs:
-            outputs[path] = _with_earlier_tasks(path, _header(job.logged, plan))
-        tasks = outputs[path]["tasks"]
-        checked = tasks.get(job.logged.task, {})  # an earlier check stays
-        kept = {name: checked[name] for name in ("check", "line") if name in checked}
-        tasks[job.logged.task] = kept | entry
+            outputs[path] = _Output.open(path, _header(job.logged, plan))
+        line = entry.get("line")
         try:  # after each task: what is done is on the disk
-            text = json.dumps(outputs[path], indent=2, ensure_ascii=False)
-            write_atomically(path, text + "\n")
+            line = outputs[path].add(job.logged.task, entry) or line
         except OSError as error:
             failed += 1
             print(f"lmkick judge: {path} cannot be written: {error}", file=sys.stderr)
-        if "line" in entry:
-            lines.append(f"{job.logged.run.label}, {job.logged.task}: {entry['line']}")
+        if line is not None:
+            lines.append(f"{job.logged.run.label}, {job.logged.task}: {line}")
         for metric, value in entry["metrics"].items():
             name = (job.logged.run.label, job.logged.task, metric)
             table.append([*name, str(value["n"]), _number(value["mean"]), _number(value["stderr"])])
     emit(render_table(["run", "task", "metric", "n", "value", "stderr"], table, text_columns=3))
     for line in lines:
         emit(f"\n{plain(line)}")
-    for settings in {plan.settings for _, plan in done}:
-        emit(f"\n{plain(settings.model)}: {shared_judge(settings).summary}.")
-        emit(f"Replies are kept in {settings.store_path}.")
-    for path in outputs:
-        emit(f"Scores are in {path}")
+    _say_where([plan.settings for _, plan in done], outputs)
     if failed:
         return 2
     return 1 if unjudged else 0
+
+
+def _say_where(judges: Sequence[JudgeSettings], outputs: Mapping[Path, _Output]) -> None:
+    """Print what the judges did, and where replies and scores are."""
+    for settings in set(judges):
+        judge = shared_judge(settings)
+        emit(f"\n{plain(settings.model)}: {judge.summary}.")
+        emit(judge.store.failure or f"Replies are kept in {settings.store_path}.")
+    for path, output in outputs.items():
+        if output.written:
+            emit(f"Scores are in {path}")
 
 
 def _judge_one(
@@ -223,16 +227,77 @@ def _header(logged: Logged, plan: JudgePlan) -> dict[str, Any]:
     }
 
 
-def _with_earlier_tasks(path: Path, header: dict[str, Any]) -> dict[str, Any]:
-    """Keep what an earlier call with other ``--tasks`` wrote to the same file."""
+@dataclass(slots=True)
+class _Output:
+    """A file of scores, and what an earlier call wrote to it.
+
+    Attributes:
+        path: The file.
+        content: What it is to hold: with the tasks of an earlier call with other ``--tasks``.
+        earlier: All tasks of an earlier call, of another version of lmkick too.
+        written: Whether this call wrote it.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    earlier: dict[str, Any]
+    written: bool = False
+
+    @classmethod
+    def open(cls, path: Path, header: dict[str, Any]) -> _Output:
+        """Read what is there."""
+        try:
+            found = parse_json(path.read_bytes())
+            earlier = dict(found["tasks"])
+            same = all(
+                found[name] == header[name] for name in header if name not in ("tasks", "date")
+            )
+        except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
+            return cls(path, header, {})
+        return cls(path, {**header, "tasks": dict(earlier) if same else {}}, earlier)
+
+    def add(self, task: str, entry: dict[str, Any]) -> str | None:
+        """Write the scores of a task, unless an earlier call judged more of its answers.
+
+        Returns:
+            Why they are not written; None where they are.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        judged, of = _count_judged(entry)
+        earlier = self.earlier.get(task, {})
+        before, _ = _count_judged(earlier)
+        tasks = self.content["tasks"]
+        if judged < before:
+            tasks[task] = earlier
+            if self.written:
+                self._write()
+            return (
+                f"{judged} of {of} answers judged this time, {before} before: the earlier scores "
+                f"stay in {self.path}"
+            )
+        if not judged:
+            return f"0 of {of} answers judged: nothing is written"
+        checked = tasks.get(task, {})  # an earlier check stays
+        kept = {name: checked[name] for name in ("check", "line") if name in checked}
+        tasks[task] = kept | entry
+        self._write()
+        return None
+
+    def _write(self) -> None:
+        text = json.dumps(self.content, indent=2, ensure_ascii=False)
+        write_atomically(self.path, text + "\n")
+        self.written = True
+
+
+def _count_judged(entry: dict[str, Any]) -> tuple[int, int]:
+    """How many answers of a task have scores, and how many there are."""
     try:
-        earlier = parse_json(path.read_bytes())
-        same = all(
-            earlier[name] == header[name] for name in header if name not in ("tasks", "date")
-        )
-        return {**header, "tasks": dict(earlier["tasks"])} if same else header
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
-        return header
+        verdicts = [verdict for item in entry["items"] for verdict in item["verdicts"]]
+        return sum(verdict["scores"] is not None for verdict in verdicts), len(verdicts)
+    except (KeyError, TypeError):  # none, or not one of ours
+        return 0, 0
 
 
 def _output_path(logged: Logged, plan: JudgePlan) -> Path:

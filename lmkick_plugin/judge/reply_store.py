@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 import sqlite3
 import threading
@@ -112,6 +113,25 @@ class ReplyStore:
                 self._connection.execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
             self._connection.close()
             self._connection = None
+
+    def check(self) -> str | None:
+        """Open the file as a run would, which makes it where it is missing, and close it.
+
+        Returns:
+            Why replies can be read but not added; None where they can be added.
+
+        Raises:
+            StoreError: They cannot even be read.
+        """
+        try:
+            self.get("")
+            try:
+                self.claim("check", 1.0)
+            except StoreError as error:
+                return str(error)
+            return None
+        finally:
+            self.close()
 
     def get(self, key: str) -> Reply | None:
         """Look up a reply.
@@ -257,9 +277,11 @@ class ReplyStore:
         return connection
 
     def _message(self, purpose: str, error: Exception) -> str:
+        reason = "it is a folder" if os.path.isdir(self.path) else str(error)  # noqa: PTH112
+        advice = "Free space there, or give" if re.search(r"full|space left", reason) else "Give"
         return (
-            f"Cannot {purpose} the judge's reply store {self.path} ({error}). Free space there, or "
-            "give another file as judge_store=PATH."
+            f"Cannot {purpose} the judge's reply store {self.path} ({reason}). {advice} another "
+            "file as judge_store=PATH."
         )
 
 

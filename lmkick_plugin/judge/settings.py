@@ -214,7 +214,10 @@ class JudgeSettings:
     @property
     def store_path(self) -> Path:
         """The file that keeps the replies."""
-        return Path(self.store).expanduser() if self.store else default_store()
+        try:
+            return Path(self.store).expanduser() if self.store else default_store()
+        except RuntimeError as error:  # no such user
+            raise SettingsError(f"judge_store={self.store}: {error} Give a full path.") from error
 
     @classmethod
     def read(

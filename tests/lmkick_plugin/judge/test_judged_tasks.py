@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sqlite3
 import statistics
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lmkick_plugin.inference import loaded_models
-from lmkick_plugin.judge import Judge, shared_judge
+from lmkick_plugin.judge import Judge, ReplyStore, shared_judge
 from tests.lmkick_plugin.judge.fault_server import (
     FaultServer,
     fails,
@@ -370,6 +371,25 @@ def test_a_model_that_is_not_listed_is_mentioned(
     server.models = ["weak", "weaker"]
     judged(ScriptedLM(say=say), "kick_instruct")
     assert [text for text in caplog.messages if "judge_model=strong is not among" in text]
+
+
+def test_a_store_that_can_only_be_read_is_mentioned(
+    judged: Callable[..., Any],
+    server: FaultServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(store: ReplyStore) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("attempt to write a readonly database")
+
+    judged(ScriptedLM(say=say), "kick_instruct")
+    before = len(server.requests)
+    shared_judge.cache_clear()
+    monkeypatch.setattr(ReplyStore, "_open_for_writing", refuse)
+    again = judged(ScriptedLM(say=say), "kick_instruct")
+    assert again["results"]["kick_instruct"]["unjudged,none"] == 0
+    assert len(server.requests) == before
+    assert [text for text in caplog.messages if "only the replies in it count" in text]
 
 
 def test_nothing_is_asked_under_predict_only(

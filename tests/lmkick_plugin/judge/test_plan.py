@@ -13,6 +13,7 @@ import pytest
 from lmkick_plugin.judge import Prompts
 from lmkick_plugin.judge.plan import check_metadata
 from lmkick_plugin.preflight.lm_eval_run import check_run, takes_part
+from lmkick_plugin.terminal import CommandError
 
 FINE = {"judge_model": "m", "judge_base_url": "http://127.0.0.1:9/v1"}
 
@@ -56,6 +57,14 @@ def test_what_judging_needs_is_missed_before_a_run(monkeypatch: pytest.MonkeyPat
     check_metadata({"data_dir": "x"})
     monkeypatch.setenv("LMKICK_JUDGE_MODEL", "m")
     check_metadata({"data_dir": "x"})  # the environment's judge concerns judged tasks alone
+
+
+def test_an_unusable_store_is_missed_before_a_run(tmp_path: Path, tiny_data: Path) -> None:
+    metadata = {**FINE, "data_dir": str(tiny_data), "judge_store": str(tmp_path)}
+    given = argparse.Namespace(model="hf", tasks="kick_instruct", metadata=metadata)
+    with pytest.raises(CommandError, match=r"\(it is a folder\). Give another") as caught:
+        check_run(given)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lmkick_plugin.cli import main
-from lmkick_plugin.judge import shared_judge
+from lmkick_plugin.judge import Reply, ReplyStore, shared_judge
 from lmkick_plugin.judge.logged_answers import dense_run, find_runs
 from lmkick_plugin.metrics import text_statistics
 from lmkick_plugin.results.results_file import NAME
@@ -33,6 +33,7 @@ from tests.lmkick_plugin.judge.test_judged_tasks import (
 from tests.lmkick_plugin.judge.test_judged_tasks import environment as environment  # a fixture
 from tests.lmkick_plugin.run_files import Writer, text_item
 
+UNREACHABLE = ["--judge_model", "m", "--judge_base_url", "http://127.0.0.1:9/v1"]
 TASKS = ("kick_instruct", "kick_summarization_small", "kickonly_mtbench", "llmkick_instruct")
 
 
@@ -146,6 +147,120 @@ def test_a_fault_leaves_what_is_done_and_the_next_call_does_the_rest(
     assert len(server.requests) == 5
     (found,) = judged_files(results)
     assert found["tasks"]["kick_instruct"]["metrics"]["unjudged"]["mean"] == 0
+
+
+@pytest.mark.parametrize("version", [None, "0.0"])
+def test_a_call_that_judges_less_leaves_earlier_scores(
+    save: Callable[..., Path],
+    judge: Callable[..., int],
+    server: FaultServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    version: str | None,
+) -> None:
+    results = save(say, *TASKS[:2])
+    assert judge(results) == 0
+    (path,) = results.rglob("judged_*.json")
+    if version is not None:  # another version's: its tasks are carried along no less
+        path.write_text(json.dumps({**json.loads(path.read_text()), "lmkick": version}))
+    before = path.read_bytes()
+    tasks = json.loads(before)["tasks"]
+    elsewhere = ["--judge_store", str(tmp_path / "other.sqlite3"), "--judge_concurrency", "1"]
+    capsys.readouterr()
+    for most in ("1", "3"):  # of four answers to one task
+        only = ["--tasks", TASKS[0], "--judge_max_requests", most]
+        assert judge(results, *only, *elsewhere, "--judge_store", str(tmp_path / most)) == 1
+        out = capsys.readouterr().out
+        assert f"{TASKS[0]}: {most} of 4 answers judged this time, 4 before: the earlier" in out
+        assert "Scores are in" not in out
+    server.answer = fails(401, "Incorrect API key", "invalid_api_key")
+    assert judge(results, *elsewhere) == 1
+    assert "0 of 2 answers judged this time, 2 before" in capsys.readouterr().out
+    assert path.read_bytes() == before
+    # one task wholly, of the other less: both are in the file
+    server.answer = judging
+    assert judge(results, *elsewhere, "--judge_max_requests", "5") == 1
+    assert "1 of 2 answers judged this time, 2 before" in capsys.readouterr().out
+    (found,) = judged_files(results)
+    assert found["tasks"][TASKS[1]] == tasks[TASKS[1]]
+    assert found["tasks"][TASKS[0]]["metrics"] == tasks[TASKS[0]]["metrics"]
+    assert found["lmkick"] != version
+
+
+def test_as_many_verdicts_replace_earlier_ones(
+    save: Callable[..., Path], judge: Callable[..., int], server: FaultServer, tmp_path: Path
+) -> None:
+    results = save(say, "kick_instruct")
+    assert judge(results) == 0
+    server.answer = replies("10")
+    assert judge(results, "--judge_store", str(tmp_path / "other.sqlite3")) == 0
+    (found,) = judged_files(results)
+    assert found["tasks"]["kick_instruct"]["metrics"]["judge_score"]["mean"] == 10
+
+
+def test_where_nothing_is_judged_no_file_is_written(
+    save: Callable[..., Path],
+    judge: Callable[..., int],
+    server: FaultServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = save(say, "kick_instruct")
+    server.answer = fails(401, "Incorrect API key", "invalid_api_key")
+    assert judge(results) == 1
+    assert judged_files(results) == []
+    out = capsys.readouterr().out
+    assert "kick_instruct: 0 of 4 answers judged: nothing is written" in out
+    assert "Scores are in" not in out
+
+
+def test_replies_that_could_not_be_kept_are_not_said_to_be(
+    save: Callable[..., Path],
+    judge: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def put(store: ReplyStore, key: str, reply: Reply, **_: str) -> None:
+        store._memory[key] = reply
+        store.failure = "The disk is full."
+
+    results = save(say, "kick_instruct")
+    monkeypatch.setattr(ReplyStore, "put", put)
+    assert judge(results) == 1
+    out = capsys.readouterr().out
+    assert "\nThe disk is full.\n" in out
+    assert "Replies are kept" not in out
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        ("{root}", "it is a folder"),
+        ("{root}/text", "file is not a database"),
+        ("{root}/text/r.sqlite3", "File exists"),
+        ("/proc/x.sqlite3", "unable to open database file"),
+        ("~nobody-of-that-name/r.sqlite3", "Give a full path"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_said_first(
+    save: Callable[..., Path],
+    judge: Callable[..., int],
+    server: FaultServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    store: str,
+    words: str,
+) -> None:
+    results = save(say, "kick_instruct")
+    (tmp_path / "text").write_text("this is no data base, but long enough to be one " * 50)
+    capsys.readouterr()
+    assert judge(results, "--judge_store", store.format(root=tmp_path)) == 2
+    output = capsys.readouterr()
+    assert words in output.err
+    assert "judge_store=" in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+    assert server.requests == []
+    assert judged_files(results) == []
 
 
 def test_compressed_against_dense(
@@ -332,8 +447,10 @@ def test_doctor_finds_all_well(
         (["--data_dir", "/nowhere"], "/nowhere: no such directory"),
         (["--device", "cuda:99"], "device=cuda:99: torch"),
         (["--tasks", "kick_wikitexts"], "id you mean 'kick_wikitext'"),
-        (["--judge_model", "m", "--judge_base_url", "http://127.0.0.1:9/v1"], "connection failed"),
+        (UNREACHABLE, "connection failed"),
         (["--judge_model", "m", "--judge_base_url", "nonsense"], "judge_base_url"),
+        ([*UNREACHABLE, "--judge_store", "/"], "it is a folder"),
+        ([*UNREACHABLE, "--judge_store", "~nobody-of-that-name/r"], "Give a full path"),
     ],
 )
 def test_doctor_finds_what_is_wrong(

@@ -240,6 +240,27 @@ def test_a_read_only_store_is_read_and_buys_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="judge_store=PATH"):
         locked.claim("other", 60)
     locked.close()
+    assert "readonly" in (locked.check() or "")
+
+
+def test_a_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = ReplyStore(tmp_path / "new" / "r.sqlite3")
+    assert store.check() is None
+    assert store._connection is None
+    connection = sqlite3.connect(store.path)
+    assert connection.execute("SELECT count(*) FROM claims").fetchone() == (0,)
+    connection.close()
+    assert [path.name for path in store.path.parent.iterdir()] == ["r.sqlite3"]
+
+
+def test_free_space_is_advised_where_it_lacks(tmp_path: Path) -> None:
+    store = ReplyStore(tmp_path)
+    for error, words in [
+        (OSError(28, "No space left on device"), "Free space there, or give another file"),
+        (sqlite3.OperationalError("database is locked"), "(database is locked). Give another"),
+    ]:
+        store.path = tmp_path / "r"
+        assert words in store._message("read", error)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
