@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -289,14 +290,36 @@ def test_shots_without_a_train_split(
         evaluate(ScriptedLM(), "kick_triviaqa_open", task_manager=manager, num_fewshot=1)
 
 
-def test_shots_are_recorded_and_part_of_the_users_message(evaluate: Callable[..., Any]) -> None:
-    result = evaluate(ScriptedLM(), "kick_triviaqa_closed", num_fewshot=2, bootstrap_iters=0)
-    assert result["n-shot"]["kick_triviaqa_closed"] == 2
-    plain = prompts(evaluate, "kick_triviaqa_closed", num_fewshot=2)
-    for multiturn in (True, False):
-        options = {"apply_chat_template": True, "fewshot_as_multiturn": multiturn}
-        found = prompts(evaluate, "kick_triviaqa_closed", num_fewshot=2, **options)
-        assert found == [f"[user]{prompt}[assistant]" for prompt in plain]
+QUESTION = re.compile(r"(Q: |Please give answer)[^\n]*\n(A:|The answer is)")
+
+
+@pytest.mark.parametrize(
+    "task", ["kick_triviaqa_closed", "kick_triviaqa_open", "kick_freebaseqa", "recall_kick_shown"]
+)
+def test_shots_are_recorded_and_turns_of_a_conversation(
+    evaluate: Callable[..., Any], make_manager: Callable[..., TaskManager], task: str
+) -> None:
+    run: dict[str, Any] = {"num_fewshot": 2, "task_manager": make_manager(data_dir="mini")}
+    run["limit"] = 3
+    result = evaluate(ScriptedLM(), task, bootstrap_iters=0, **run)
+    assert result["n-shot"][task] == 2
+    plain = prompts(evaluate, task, **run)
+    assert len(plain) == 3
+    # An answer begins behind its question and a space, and ends at the blank line.
+    turns = []
+    for prompt in plain:
+        first, second, _ = QUESTION.finditer(prompt)
+        ends = [prompt.index("\n\n", shot.end()) for shot in (first, second)]
+        turns.append(
+            f"[user]{prompt[: first.end()]}[assistant]{prompt[first.end() + 1 : ends[0]]}"
+            f"[user]{prompt[ends[0] + 2 : second.end()]}"
+            f"[assistant]{prompt[second.end() + 1 : ends[1]]}[user]{prompt[ends[1] + 2 :]}"
+            "[assistant]"
+        )
+    chat = {"apply_chat_template": True, **run}
+    assert prompts(evaluate, task, fewshot_as_multiturn=True, **chat) == turns
+    single = prompts(evaluate, task, fewshot_as_multiturn=False, **chat)
+    assert single == [f"[user]{prompt}[assistant]" for prompt in plain]
 
 
 def test_chat_template(evaluate: Callable[..., Any]) -> None:
