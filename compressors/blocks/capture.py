@@ -38,6 +38,10 @@ class _WrongReturnError(Exception):
     """The model could not unpack a stand-in's return value."""
 
 
+class _NotOneChainError(Exception):
+    """A block was not given what the block called before it returned."""
+
+
 #: What a model may raise when it unpacks something else than what its blocks return.
 _MISUNDERSTOOD = (
     _WrongReturnError,
@@ -106,7 +110,8 @@ def capture(
         batches: Token ids, int64 ``[samples, seqlen]`` each.
 
     Raises:
-        UnsupportedModelError: The blocks were never called, or not all in the same way.
+        UnsupportedModelError: The blocks were never called, not all in the same way, or not each
+            with the hidden states of the one before.
     """
     pool = _Pool()
     inputs = BlockInputs(hidden=[], order=[], calls=[])
@@ -142,6 +147,8 @@ class _Recorder:
         self.order: list[int] = []
         self.calls: list[_Call] = []
         self.hidden = torch.empty(0)
+        self._returned = self.hidden
+        self._version = 0
 
     def __call__(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         slot = _hidden_slot(args, kwargs)
@@ -155,9 +162,19 @@ class _Recorder:
             self.hidden = hidden
         elif hidden.shape != self.hidden.shape:
             raise _WrongReturnError(f"shape {tuple(hidden.shape)} after {tuple(self.hidden.shape)}")
+        elif not self._is_returned(hidden):
+            raise _NotOneChainError(f"before block {index}, call {len(self.calls) + 1}")
+        self._returned, self._version = hidden, hidden._version
         self.order.append(index)
         self.calls.append(call)
         return self.returns(hidden)
+
+    def _is_returned(self, hidden: Tensor) -> bool:
+        """Whether a block is given what the block called before it returned."""
+        last = self._returned
+        if last._version != self._version or hidden.dtype != last.dtype:
+            return False
+        return hidden is last or torch.equal(hidden, last.to(hidden.device))
 
 
 def _record(
@@ -177,6 +194,13 @@ def _record(
                 pass
             except torch.OutOfMemoryError:
                 raise
+            except _NotOneChainError as error:
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} changes hidden states between the blocks that were "
+                    f"found ({error}), so they cannot be compressed one after the other; set "
+                    "model._no_split_modules to the class name of blocks that read each other's "
+                    "outputs, or use another model"
+                ) from None
             except _MISUNDERSTOOD as error:
                 first_error = first_error or error
                 continue

@@ -70,8 +70,8 @@ def find_blocks(model: nn.Module, *, with_weights: bool = True) -> list[Block]:
         with_weights: Whether the weights have to be there; without, shapes alone are asked for.
 
     Raises:
-        UnsupportedModelError: No list of decoder blocks, a block without matrices we know, or
-            weights that are offloaded, or not floating-point.
+        UnsupportedModelError: No list of decoder blocks or several, a block without matrices we
+            know, or weights that are offloaded, or not floating-point.
     """
     name, modules = _block_list(model)
     inside = {id(parameter) for module in modules for parameter in module.parameters()}
@@ -123,7 +123,8 @@ def _block_list(model: nn.Module) -> tuple[str, list[nn.Module]]:
         for name, module in lists
         if all(unsplit & {base.__name__ for base in type(block).__mro__} for block in module)
     ]
-    found = _in_decoder(model, named) or _in_decoder(model, _outermost(lists))
+    chosen = _in_decoder(model, named)
+    found = chosen or _in_decoder(model, _outermost(lists))
     if not found:
         raise UnsupportedModelError(
             f"cannot find the decoder blocks of {type(model).__name__}: no ModuleList of the "
@@ -132,7 +133,20 @@ def _block_list(model: nn.Module) -> tuple[str, list[nn.Module]]:
             "blocks"
         )
     name, module = max(found, key=lambda item: _size(item[1]))
+    beside = chosen or [item for item in found if _are_siblings(item, (name, module))]
+    if len(beside) > 1:
+        names = ", ".join(repr(other) for other, _ in beside)
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has several lists of decoder blocks ({names}), and only one "
+            "can be compressed: the others would stay dense. Use a model whose blocks are one list"
+        )
     return name, list(module)
+
+
+def _are_siblings(one: tuple[str, nn.ModuleList], other: tuple[str, nn.ModuleList]) -> bool:
+    """Whether two lists may hold the parts of the same blocks: of one module, and equally long."""
+    same_parent = one[0].rpartition(".")[0] == other[0].rpartition(".")[0]
+    return same_parent and len(one[1]) == len(other[1])
 
 
 def _in_decoder(

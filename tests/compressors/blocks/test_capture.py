@@ -117,6 +117,32 @@ def test_a_model_that_never_calls_its_blocks_is_refused(samples: Tensor) -> None
         capture(model, list(model.blocks), [samples])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["other", "in place", "dtype", "equal"])
+def test_hidden_states_that_change_between_blocks_are_refused(kind: str, samples: Tensor) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(128, 4)
+            self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+        def forward(self, input_ids: Tensor, use_cache: bool) -> Tensor:
+            hidden = self.blocks[0](self.embed(input_ids))
+            if kind == "in place":
+                hidden += 1
+            change = {"other": hidden + 1, "dtype": hidden.double(), "equal": hidden * 1}
+            return self.blocks[1](change.get(kind, hidden))
+
+    model = Model()
+    if kind == "equal":
+        assert capture(model, list(model.blocks), [samples]).order == [0, 1]
+        return
+    with pytest.raises(
+        UnsupportedModelError, match=r"Model changes hidden states .*before block 1"
+    ):
+        capture(model, list(model.blocks), [samples])
+
+
 def test_the_models_own_error_is_what_is_told() -> None:
     model = make("gpt2")
     with pytest.raises(IndexError, match="index out of range"):

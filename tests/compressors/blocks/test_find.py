@@ -185,6 +185,17 @@ def test_a_model_without_blocks_is_refused_with_a_remedy() -> None:
         find_blocks(Flat())
 
 
+def test_several_lists_of_blocks_are_refused_rather_than_left_dense() -> None:
+    model = make("llama")
+    model.model.slow = nn.ModuleList(model.model.layers[1:])
+    match = r"LlamaForCausalLM has several .*'model\.layers', 'model\.slow'.*Use a model"
+    with pytest.raises(UnsupportedModelError, match=match):
+        find_blocks(model)
+    config = transformers.XLMConfig(vocab_size=128, emb_dim=64, n_layers=3, n_heads=4)
+    with pytest.raises(UnsupportedModelError, match=r"'transformer\.attentions', '.*\.ffns'"):
+        find_blocks(transformers.XLMWithLMHeadModel(config))
+
+
 def test_unknown_storage_of_weights_is_refused_rather_than_left_dense() -> None:
     config = transformers.DbrxConfig(
         d_model=64, n_heads=4, n_layers=2, max_seq_len=64, vocab_size=128,
