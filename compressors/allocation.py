@@ -35,6 +35,7 @@ from compressors.blocks.input_hooks import collecting
 from compressors.blocks.offload import BlockMover
 from compressors.defaults import OWL_LAMBDA
 from compressors.errors import SettingsError
+from compressors.methods.wanda import wanda_scores
 from compressors.patterns import Unstructured
 from compressors.statistics import ColumnNorm
 
@@ -81,7 +82,8 @@ def _check_blocks(allocation: Mapping[str, float], names: Sequence[str]) -> None
     for name in allocation:
         if name not in names:
             raise SettingsError(
-                f"allocation: the model has no block {name}; its blocks are {names[0]} to {names[-1]}"
+                f"allocation: the model has no block {name}; its blocks are {names[0]} to "
+                f"{names[-1]}"
             )
     for name in names:
         if name not in allocation:
@@ -180,13 +182,9 @@ def _share(scored: Sequence[tuple[Tensor, Tensor]], threshold: float) -> float:
     count = sum(weight.numel() for weight, _ in scored)
     if not count:
         return 0.0
-    total = sum(_scores(*pair).sum(dtype=torch.float64).item() for pair in scored)
+    total = sum(wanda_scores(*pair).sum(dtype=torch.float64).item() for pair in scored)
     limit = threshold * total / count
-    return sum(int((_scores(*pair) > limit).sum()) for pair in scored) / count
-
-
-def _scores(weight: Tensor, norm: Tensor) -> Tensor:
-    return weight.detach().float().abs() * norm.to(weight.device)
+    return sum(int((wanda_scores(*pair) > limit).sum()) for pair in scored) / count
 
 
 def by_block(compressor: Any, sparsities: Mapping[str, float]) -> dict[str, Compressor]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor
@@ -107,28 +107,24 @@ class Compressor(ABC):
         return self
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """Whether ``value`` is an int, bool excluded."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether ``value`` is an int or float, and not a bool."""
     return is_integer(value) or isinstance(value, float)
 
 
 def require_dampening(dampening_frac: object, block_size: object) -> None:
     """Refuse wrong settings of the Hessian methods."""
-    if not (
-        is_number(dampening_frac)
-        and isinstance(dampening_frac, (int, float))
-        and 0 <= dampening_frac <= 1
-    ):
+    if not (is_number(dampening_frac) and 0 <= dampening_frac <= 1):
         raise SettingsError(
             f"dampening_frac={dampening_frac!r}: expected a number from 0 to 1, the share of the "
             "Hessian's mean diagonal to add (0.01 as published)"
         )
-    if not (is_integer(block_size) and isinstance(block_size, int) and block_size >= 1):
+    if not (is_integer(block_size) and block_size >= 1):
         raise SettingsError(
             f"block_size={block_size!r}: expected an integer of at least 1, the columns per block "
             "(128 as published)"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from compressors.base import is_integer
 from compressors.errors import SettingsError
 
 __all__ = ["first_token", "load_calibration"]
@@ -147,7 +148,7 @@ def load_calibration(
         samples of 2,048 tokens from the first shard of C4).
     """
     for name, value in (("nsamples", nsamples), ("seqlen", seqlen)):
-        if not isinstance(value, int) or value < 1:
+        if not is_integer(value) or value < 1:
             raise SettingsError(f"{name}={value!r}: expected a whole number, at least 1")
     context = max_length or getattr(tokenizer, "model_max_length", None)
     if context is not None and seqlen > context:

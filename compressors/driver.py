@@ -23,6 +23,7 @@ from compressors.blocks.input_hooks import collecting
 from compressors.blocks.offload import BlockMover, concrete_device, home_device, synchronize
 from compressors.blocks.preconditions import (
     check_arguments,
+    check_batch_size,
     check_calibration,
     check_finite,
     check_shapes,
@@ -104,8 +105,8 @@ def compress_model(
 
     Raises:
         SettingsError: The calibration data is missing or malformed, an allocation does not go with
-            method or model, ``resume_dir`` is another
-            compression's, or a folder cannot be used or has no room.
+            method or model, ``resume_dir`` belongs to another compression, or a folder cannot be
+            used or has no room.
         UnsupportedModelError: Blocks or matrices cannot be found, or do not go with the settings.
         NumericalError: Weights or activations are not finite, or a Hessian stays indefinite.
         torch.OutOfMemoryError: Memory ran out; the message says what to change.
@@ -124,6 +125,7 @@ def compress_model(
     cache = None if compress_cache is None else CompressionCache(compress_cache, compress_cache_gb)
     held = ExitStack()
     with held, torch.inference_mode(False), torch.no_grad(), in_evaluation(model), memory_advice():
+        check_batch_size(batch_size)
         tokens = check_calibration(model, compressor, calibration)
         check_supported(model)
         blocks = find_blocks(model)
@@ -204,7 +206,7 @@ class _Run:
         self.rows: dict[int, Sequence[LayerReport]] = dict(enumerate(finished))
         self._compressor = compressor
         self._by_block = by_block(compressor, sparsities or {})
-        self._solver = Solver(compressor, tokens)
+        self._solver = Solver(tokens, keep_grids=store is not None or grids is not None)
         self._store = store
         self._grids = grids
         self._clock = clock
@@ -212,10 +214,6 @@ class _Run:
         # Blocks of one structure run alike: what was learned on the first serves all.
         self._stages: dict[tuple[str, ...], list[list[str]]] = {}
         self._last: dict[tuple[str, ...], str] = {}
-
-    def without_calibration(self, device: torch.device | None) -> None:
-        """Compress block after block by the weights alone; no forward pass."""
-        self._alone(device)
 
     def with_calibration(
         self,
@@ -237,7 +235,6 @@ class _Run:
                     passes = Passes(inputs, step, block, here)
                     if index not in self.rows:
                         self._bar.set_postfix_str(block.name)
-                        self._solver.use(self._by_block.get(block.name, self._compressor))
                         rows = list(self._compress(passes, true_sequential))
                         self._finish(index, rows)
                     if step + 1 < len(inputs.order):
@@ -246,9 +243,10 @@ class _Run:
         finally:
             mover.close()
         # Blocks that the model keeps but did not call have no inputs.
-        self._alone(device)
+        self.without_calibration(device)
 
-    def _alone(self, device: torch.device | None) -> None:
+    def without_calibration(self, device: torch.device | None) -> None:
+        """Compress the blocks that are left by their weights alone; no forward pass."""
         remaining = [index for index in range(len(self.blocks)) if index not in self.rows]
         mover = BlockMover([self.blocks[index] for index in remaining], device)
         try:
@@ -257,8 +255,7 @@ class _Run:
                 self._bar.set_postfix_str(block.name)
                 with mover.visiting(step) as here:
                     self._clock.lap("move", here)
-                    self._solver.use(self._by_block.get(block.name, self._compressor))
-                    rows = list(self._solver.without_inputs(block.matrices))
+                    rows = list(self._solver.without_inputs(block.matrices, self._method(block)))
                     self._clock.lap("solve", here)
                     self._finish(index, rows)
         finally:
@@ -266,8 +263,8 @@ class _Run:
 
     def _compress(self, passes: Passes, true_sequential: bool) -> Iterator[LayerReport]:
         """Gather and solve one block, stage by stage."""
-        names = passes.matrices()
-        key = (*names, str(true_sequential))
+        names, method = passes.matrices(), self._method(passes.block)
+        key = tuple(names)
         if not names:
             return
         stages = [list(names)]
@@ -288,11 +285,15 @@ class _Run:
             self._clock.lap("statistics", passes.device)
             missed = dict.fromkeys(chosen)
             for group in collector.groups:
-                yield from self._solver.group(group)
+                yield from self._solver.group(group, method)
                 for matrix in group.matrices:
                     missed.pop(matrix)
-            yield from self._solver.without_inputs(missed)
+            yield from self._solver.without_inputs(missed, method)
             self._clock.lap("solve", passes.device)
+
+    def _method(self, block: Block) -> Compressor:
+        """The method with this block's sparsity."""
+        return self._by_block.get(block.name, self._compressor)
 
     def _finish(self, index: int, rows: Sequence[LayerReport]) -> None:
         self.rows[index] = rows
@@ -334,10 +335,6 @@ def _batches(tokens: Tensor, batch_size: int | None, device: torch.device) -> tu
     """Cut the samples into batches."""
     if batch_size is None:
         batch_size = max(1, BATCH_TOKENS.get(device.type, 16384) // tokens.shape[1])
-    if batch_size < 1:
-        raise SettingsError(
-            f"batch_size={batch_size!r}: expected samples per forward pass, at least 1, or None"
-        )
     return torch.split(tokens, batch_size)
 
 

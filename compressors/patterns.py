@@ -124,6 +124,14 @@ class NM:
                 f"{self}; M could be one of {fitting}, or use an unstructured sparsity"
             )
 
+    def require_width(self, in_features: int) -> None:
+        """Raise :class:`SettingsError` unless M divides ``in_features``."""
+        if in_features % self.m:
+            raise SettingsError(
+                f"the weight has in_features {in_features}, not divisible by M={self.m} of pattern "
+                f"{self}: choose an M that divides it, or an unstructured sparsity"
+            )
+
     def keep(self, scores: Tensor, *, per_row: bool = True) -> Tensor:
         """Select the N highest scores of every M consecutive columns of a row.
 
@@ -133,7 +141,11 @@ class NM:
 
         Returns:
             Bool ``[rows, columns]``, True where the weight stays.
+
+        Raises:
+            SettingsError: If M does not divide the columns.
         """
+        self.require_width(scores.shape[1])
         groups = scores.reshape(-1, self.m)
         keep = torch.empty(groups.shape, dtype=torch.bool, device=scores.device)
         at_once = _CACHED_GROUPS if scores.device.type == "cpu" else _LAUNCHED_GROUPS

@@ -17,12 +17,20 @@ from compressors.base import all_finite
 from compressors.errors import NumericalError, SettingsError
 from compressors.matmul import add_gram
 
-__all__ = ["ColumnNorm", "Hessian", "HessianAndMagnitude", "NoStatistic", "Statistic"]
+__all__ = [
+    "CACHED_ELEMENTS",
+    "ColumnNorm",
+    "Hessian",
+    "HessianAndMagnitude",
+    "NoStatistic",
+    "Statistic",
+]
 
 _Self = TypeVar("_Self", bound="Statistic")
 
-# Inputs squared at once: what a CPU's cache holds, what keeps a GPU busy.
-_CACHED_ELEMENTS = 1 << 17
+#: Elements worked on at once: what a CPU's cache holds.
+CACHED_ELEMENTS = 1 << 17
+# And what keeps a GPU busy.
 _LAUNCHED_ELEMENTS = 1 << 26
 # Columns mirrored at once.
 _MIRRORED = 256
@@ -235,7 +243,7 @@ class HessianAndMagnitude(Hessian):
 
 def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
     """Pieces of rows that fit a CPU's cache."""
-    elements = _CACHED_ELEMENTS if rows.device.type == "cpu" else _LAUNCHED_ELEMENTS
+    elements = CACHED_ELEMENTS if rows.device.type == "cpu" else _LAUNCHED_ELEMENTS
     return torch.split(rows, max(1, elements // rows.shape[1]))
 
 

@@ -36,34 +36,32 @@ class Solver:
     """Compresses matrices in the model and reports on each.
 
     Args:
-        compressor: The method, until :meth:`use` gives another.
         tokens: Calibration tokens in all; 0 where the method needs none.
+        keep_grids: Whether :meth:`take_grids` is asked for grids.
     """
 
-    def __init__(self, compressor: Compressor, tokens: int) -> None:
-        self._compressor = compressor
+    def __init__(self, tokens: int, *, keep_grids: bool) -> None:
         self._tokens = tokens
+        self._keep_grids = keep_grids
         self._warned: set[int] = set()
         self._grids: dict[str, QuantizationGrid] = {}
-
-    def use(self, compressor: Compressor) -> None:
-        """Change the method's settings."""
-        self._compressor = compressor
 
     def take_grids(self) -> dict[str, QuantizationGrid]:
         """Grids by name of the matrices quantized since the last call."""
         taken, self._grids = self._grids, {}
         return taken
 
-    def without_inputs(self, matrices: Iterable[WeightMatrix]) -> Iterator[LayerReport]:
+    def without_inputs(
+        self, matrices: Iterable[WeightMatrix], method: Compressor
+    ) -> Iterator[LayerReport]:
         """Compress each matrix by a calibration-free method."""
         for matrix in matrices:
             if self._tokens:
-                yield self._starved(matrix, 0)
+                yield self._starved(matrix, method, 0)
             else:
-                yield self._alone(self._compressor, matrix, tokens=None, note=None)
+                yield self._alone(method, matrix, tokens=None, note=None)
 
-    def group(self, group: InputGroup) -> list[LayerReport]:
+    def group(self, group: InputGroup, method: Compressor) -> list[LayerReport]:
         """Compress the matrices that read one input, together.
 
         Raises:
@@ -72,12 +70,12 @@ class Solver:
         tokens = group.statistic.tokens
         expert = any(matrix.expert is not None for matrix in group.matrices)
         if tokens < STARVED_BELOW and (expert or tokens < self._tokens):
-            return [self._starved(matrix, tokens) for matrix in group.matrices]
+            return [self._starved(matrix, method, tokens) for matrix in group.matrices]
         self._warn_of_rank(group)
         weights = [matrix.view() for matrix in group.matrices]
         started = time.perf_counter()
         with _named(group.matrices):
-            results = self._compressor.compress_together(
+            results = method.compress_together(
                 weights, group.statistic, [matrix.feeds_scores for matrix in group.matrices]
             )
         synchronize(weights[0].device)
@@ -86,19 +84,17 @@ class Solver:
             errors = _output_errors(group, weights, results)
         share = seconds / sum(weight.numel() for weight in weights)
         return [
-            self._store(
-                matrix, result, tokens, share * weight.numel(), None, error, self._compressor
-            )
+            self._store(matrix, result, tokens, share * weight.numel(), None, error, method)
             for matrix, weight, result, error in zip(
                 group.matrices, weights, results, errors, strict=True
             )
         ]
 
-    def _starved(self, matrix: WeightMatrix, tokens: int) -> LayerReport:
-        fallback = self._compressor.fallback()
+    def _starved(self, matrix: WeightMatrix, method: Compressor, tokens: int) -> LayerReport:
+        fallback = method.fallback()
         kind = "starved expert" if tokens or matrix.expert is not None else "never reached"
-        method = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(fallback).__name__).lower()
-        note = f"{kind} ({tokens} tokens): {method}"
+        name = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(fallback).__name__).lower()
+        note = f"{kind} ({tokens} tokens): {name}"
         return self._alone(fallback, matrix, tokens=tokens, note=note)
 
     def _alone(
@@ -108,6 +104,7 @@ class Solver:
         started = time.perf_counter()
         with _named([matrix]):
             result = method.compress(weight, NoStatistic(weight.shape[1], weight.device))
+        synchronize(weight.device)
         seconds = time.perf_counter() - started
         return self._store(matrix, result, tokens, seconds, note, None, method)
 
@@ -132,7 +129,7 @@ class Solver:
                 "model in bfloat16 or float32, or raise dampening_frac where the method has one"
             )
         matrix.write(result.weight)
-        grid = QuantizationGrid.of(result)
+        grid = QuantizationGrid.of(result) if self._keep_grids else None
         if grid is not None:
             self._grids[matrix.name] = grid
         weight = matrix.view()

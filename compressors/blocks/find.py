@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from compressors.blocks.matrices import WeightMatrix, block_matrices, is_linear
+from compressors.blocks.matrices import WeightMatrix, block_matrices, is_linear, size
 from compressors.errors import UnsupportedModelError
 
 __all__ = ["Block", "WeightMatrix", "check_supported", "find_blocks"]
@@ -132,7 +132,7 @@ def _block_list(model: nn.Module) -> tuple[str, list[nn.Module]]:
             "every item holds Linear layers; set model._no_split_modules to the class name of its "
             "blocks"
         )
-    name, module = max(found, key=lambda item: _size(item[1]))
+    name, module = max(found, key=lambda item: size(item[1]))
     beside = chosen or [item for item in found if _are_siblings(item, (name, module))]
     if len(beside) > 1:
         names = ", ".join(repr(other) for other, _ in beside)
@@ -182,7 +182,3 @@ def _check_readable(matrix: WeightMatrix) -> None:
             f"{matrix.name}: weights of dtype {parameter.dtype} are already quantized; compress "
             "the unquantized checkpoint"
         )
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -20,7 +20,7 @@ _HIDDEN_SHARE = 0.4
 
 
 def keep_hidden(inputs: BlockInputs, device: torch.device | None) -> None:
-    """Device on which hidden states are kept between blocks; moves them there.
+    """Move hidden states to where they are kept between blocks.
 
     Args:
         inputs: What was captured; changed in place.
@@ -48,12 +48,12 @@ class Passes:
         self.device = device
         self._inputs = inputs
         self._step = step
-        self._block = block
+        self.block = block
 
     def matrices(self) -> dict[str, WeightMatrix]:
         """Matrices of the block by their names within it."""
-        prefix = self._block.name + "."
-        return {matrix.name.removeprefix(prefix): matrix for matrix in self._block.matrices}
+        prefix = self.block.name + "."
+        return {matrix.name.removeprefix(prefix): matrix for matrix in self.block.matrices}
 
     def gather(self, collector: Collector, stop_after: str | None) -> str:
         """Run all batches for the collector's hooks.
@@ -66,10 +66,10 @@ class Passes:
         Returns:
             ``stop_after`` for blocks of the same structure.
         """
-        names = {module: name for name, module in self._block.module.named_modules()}
+        names = {module: name for name, module in self.block.module.named_modules()}
         for batch in range(len(self._inputs.hidden)):
             if stop_after:
-                collector.stop_after = self._block.module.get_submodule(stop_after)
+                collector.stop_after = self.block.module.get_submodule(stop_after)
             collector.next_batch()
             try:
                 self._run(batch)
@@ -119,7 +119,7 @@ class Passes:
     def _run(self, batch: int) -> Tensor:
         hidden = self._inputs.hidden[batch].to(self.device, non_blocking=True)
         args, kwargs = self._inputs.arguments(self._step, batch, hidden, self.device)
-        return run_block(self._block.module, args, kwargs)
+        return run_block(self.block.module, args, kwargs)
 
 
 def _role(name: str) -> str:

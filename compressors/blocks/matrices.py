@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight matrices of a block: linear layers and the experts of fused mixtures.
 
-A block whose weights are mostly stored in another way is an error: compressing only its attention
-would silently leave most of the model uncompressed.
+A block that stores more than a tenth of its weights in another way is an error: compressing the
+rest would silently leave them dense.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from compressors.blocks.experts import is_fused_experts
 from compressors.errors import UnsupportedModelError
 
-__all__ = ["WeightMatrix", "block_matrices", "is_linear"]
+__all__ = ["WeightMatrix", "block_matrices", "is_linear", "size"]
 
 #: A block that keeps more than this share of its weights in matrices we do not know is refused.
 _UNKNOWN_SHARE = 0.1
@@ -72,7 +72,7 @@ class WeightMatrix:
 
 
 def block_matrices(path: str, block: nn.Module) -> Iterator[WeightMatrix]:
-    """Yield the matrices of one block; refuse it if most weights are kept elsewhere."""
+    """Yield the matrices of one block; refuse it if too many weights are kept elsewhere."""
     modules = dict(block.named_modules())
     skipped = _routers(modules) | _adapters(modules)
     known: set[int] = set()
@@ -100,11 +100,12 @@ def block_matrices(path: str, block: nn.Module) -> Iterator[WeightMatrix]:
         for name, parameter in block.named_parameters()
         if parameter.ndim > 1 and id(parameter) not in known
     }
-    if sum(unknown.values()) > _UNKNOWN_SHARE * _size(block):
+    share = sum(unknown.values()) / max(size(block), 1)
+    if share > _UNKNOWN_SHARE:
         raise UnsupportedModelError(
-            f"{path}: {type(block).__name__} keeps most weights ({', '.join(unknown)}) in an "
-            "unsupported form; supported are Linear, Conv1D and the fused experts of "
-            "transformers. Nothing was compressed"
+            f"{path}: {type(block).__name__} keeps {share:.0%} of its weights "
+            f"({', '.join(unknown)}) in an unsupported form; supported are Linear, Conv1D and the "
+            "fused experts of transformers. Nothing was compressed"
         )
     yield from found
 
@@ -188,5 +189,6 @@ def is_linear(module: Any) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def _size(module: nn.Module) -> int:
+def size(module: nn.Module) -> int:
+    """Count its parameters."""
     return sum(parameter.numel() for parameter in module.parameters())

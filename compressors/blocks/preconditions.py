@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Compressor
+from compressors.base import Compressor, is_integer
 from compressors.blocks.find import Block, WeightMatrix
 from compressors.errors import NumericalError, SettingsError, UnsupportedModelError
 from compressors.statistics import NoStatistic
 
 __all__ = [
-    "check_arguments", "check_calibration", "check_finite", "check_shapes", "in_evaluation",
-    "memory_advice", "require_calibration",
+    "check_arguments", "check_batch_size", "check_calibration", "check_finite", "check_shapes",
+    "in_evaluation", "memory_advice", "require_calibration",
 ]  # fmt: skip
 
 #: What else tells of it: the CPU's allocator, pinned memory and CUDA's libraries have no exception
@@ -40,6 +40,19 @@ def check_arguments(model: object, compressor: object) -> None:
         raise SettingsError(
             f"compressor={compressor!r:.80}: expected a method with its settings, such as "
             "Wanda(pattern=NM(2, 4))"
+        )
+
+
+def check_batch_size(batch_size: object) -> None:
+    """Refuse what is no number of samples.
+
+    Raises:
+        SettingsError: Naming what was received.
+    """
+    if batch_size is not None and not (is_integer(batch_size) and batch_size >= 1):
+        raise SettingsError(
+            f"batch_size={batch_size!r:.80}: expected samples per forward pass, an integer of at "
+            "least 1, or None"
         )
 
 

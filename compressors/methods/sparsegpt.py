@@ -79,7 +79,7 @@ class SparseGPT(Pruner):
         Raises:
             NumericalError: If weight or statistics are not finite, or no damping makes the Hessian
                 positive definite.
-            SettingsError: If the statistics are empty.
+            SettingsError: If the statistics are empty, or M does not divide the columns.
         """
         return self.compress_together([weight], stats)[0]
 

@@ -14,11 +14,9 @@ from compressors.base import CompressedWeight, apply_mask, require_finite_weight
 from compressors.errors import SettingsError
 from compressors.methods.magnitude import Pruner
 from compressors.patterns import NM
-from compressors.statistics import ColumnNorm
+from compressors.statistics import CACHED_ELEMENTS, ColumnNorm
 
-__all__ = ["Wanda"]
-
-_CACHED_ELEMENTS = 1 << 17
+__all__ = ["Wanda", "wanda_scores"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +63,7 @@ class Wanda(Pruner):
 
         Raises:
             NumericalError: If a weight, or the statistics, are not finite.
-            SettingsError: If the statistics are empty.
+            SettingsError: If the statistics are empty, or M does not divide the columns.
         """
         return self.compress_together([weight], stats)[0]
 
@@ -79,25 +77,24 @@ class Wanda(Pruner):
 
     def _prune(self, weight: Tensor, norm: Tensor) -> CompressedWeight:
         require_finite_weight(weight)
-        norm = norm.to(weight.device)
         if self.variant:
-            scores = _scores(weight, norm)
+            scores = wanda_scores(weight, norm)
             return apply_mask(weight, self.pattern.keep(_cumulative_share(scores), per_row=False))
         # Rows are independent: on a CPU take as many at once as its cache holds.
         at_once = len(weight)
         if weight.device.type == "cpu":
-            at_once = max(1, _CACHED_ELEMENTS // weight.shape[1])
+            at_once = max(1, CACHED_ELEMENTS // weight.shape[1])
         keep = torch.empty(weight.shape, dtype=torch.bool, device=weight.device)
         for rows, kept in zip(
             torch.split(weight, at_once), torch.split(keep, at_once), strict=True
         ):
-            kept.copy_(self.pattern.keep(_scores(rows, norm), per_row=True))
+            kept.copy_(self.pattern.keep(wanda_scores(rows, norm), per_row=True))
         return apply_mask(weight, keep)
 
 
-def _scores(weight: Tensor, norm: Tensor) -> Tensor:
-    """``|weight| * norm``, float32, a new tensor."""
-    return weight.detach().to(torch.float32, copy=True).abs_().mul_(norm)
+def wanda_scores(weight: Tensor, norm: Tensor) -> Tensor:
+    """``|weight| * norm``, float32, a new tensor on the weight's device."""
+    return weight.detach().to(torch.float32, copy=True).abs_().mul_(norm.to(weight.device))
 
 
 def _cumulative_share(scores: Tensor) -> Tensor:

@@ -84,8 +84,11 @@ def solve(weights: Sequence[Tensor], stats: Hessian, plan: Plan) -> list[Compres
     Raises:
         NumericalError: If weights or statistics are not finite, or the Hessian not positive
             definite.
-        SettingsError: If the statistics are empty.
+        SettingsError: If the statistics are empty, or M of an N:M pattern does not divide the
+            columns.
     """
+    if isinstance(plan.pattern, NM):
+        plan.pattern.require_width(weights[0].shape[1])
     for weight in weights:
         require_finite_weight(weight)
     stats.require_tokens()

@@ -280,7 +280,7 @@ def test_bad_settings(tokenizer: Any) -> None:
         load(DOCUMENTS, tokenizer, nsamples="2")
     with pytest.raises(SettingsError, match="seqlen=0"):
         load(DOCUMENTS, tokenizer, seqlen=0)
-    with pytest.raises(SettingsError, match="must be strings"):
+    with pytest.raises(SettingsError, match=r"calibration\[1\] is 3"):
         load(["a", 3], tokenizer)
     with pytest.raises(SettingsError, match="no text"):
         load([], tokenizer)

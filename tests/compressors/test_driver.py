@@ -26,7 +26,9 @@ from compressors import (
     Wanda,
     compress_model,
 )
+from compressors.blocks import compress_group
 from compressors.blocks.find import find_blocks
+from compressors.quantization_grid import QuantizationGrid
 from tests import oracles
 from tests.plain_driver import plain_compress, weights_of
 from tests.tiny_models import CONFIGS, MOE, make
@@ -209,6 +211,27 @@ def test_calibration_free_methods_run_no_forward_pass(samples: Tensor) -> None:
 
 
 # --- work that is not done ----------------------------------------------------------------------
+
+
+def test_seconds_end_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(compress_group, "synchronize", waited.append)
+    report = quiet(make("llama"), Magnitude(pattern=Unstructured(0.5)))
+    assert waited == [torch.device("cpu")] * len(report.layers)
+
+
+def test_grids_are_made_only_for_who_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    original = QuantizationGrid.of
+    monkeypatch.setattr(
+        QuantizationGrid, "of", lambda result: made.append(result) or original(result)
+    )
+    quiet(make("llama"), RTN(num_bits=4))
+    assert not made
+    grids: dict[str, QuantizationGrid] = {}
+    report = quiet(make("llama"), RTN(num_bits=4), grids=grids)
+    assert set(grids) == {row.name for row in report.layers}
+    assert len(made) == len(grids)
 
 
 def test_last_block_runs_once_and_not_to_its_end(samples: Tensor) -> None:
@@ -451,8 +474,11 @@ def test_no_calibration_is_an_error_before_any_work() -> None:
         quiet(model, WANDA, torch.ones(2, 129, dtype=torch.int64))
     with pytest.raises(SettingsError, match=r"int64 \[samples, seqlen\]"):
         quiet(model, WANDA, torch.zeros(8, dtype=torch.int64))
-    with pytest.raises(SettingsError, match="batch_size=0"):
-        quiet(model, WANDA, torch.ones(2, 8, dtype=torch.int64), batch_size=0)
+    tokens = torch.ones(2, 8, dtype=torch.int64)
+    for method in (WANDA, Magnitude(pattern=Unstructured(0.5))):
+        for size in (0, -1, 2.0, "auto", True):
+            with pytest.raises(SettingsError, match=rf"batch_size={size!r}: expected samples"):
+                quiet(model, method, tokens, batch_size=size)
     with pytest.raises(SettingsError, match=r"calibration='c4': expected token ids"):
         quiet(model, WANDA, "c4")
     with pytest.raises(SettingsError, match=r"device=gpu: torch cannot use it"):

@@ -203,7 +203,9 @@ def test_unknown_storage_of_weights_is_refused_rather_than_left_dense() -> None:
         ffn_config={"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
     )  # fmt: skip
     model = transformers.DbrxForCausalLM(config)
-    with pytest.raises(UnsupportedModelError, match=r"blocks\.0: DbrxBlock keeps most weights"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"blocks\.0: DbrxBlock keeps \d\d% of its weights"
+    ):
         find_blocks(model)
 
 

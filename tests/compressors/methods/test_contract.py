@@ -334,3 +334,6 @@ def test_a_width_that_does_not_divide_is_named(method: Any, fitting: str) -> Non
     with pytest.raises(UnsupportedModelError, match=r"layers\.7\.mlp.*300.*" + fitting):
         method.check("layers.7.mlp", 64, width)
     method.check("layers.7.mlp", 64, 512)
+    weight, stats = make_weight(4, width), make_stats(method, make_inputs(width))
+    with pytest.raises(SettingsError, match=r"in_features 300, not divisible by M=16 .*2:16"):
+        method.compress(weight, stats)
