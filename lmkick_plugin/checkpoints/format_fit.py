@@ -32,6 +32,7 @@ from compressors.blocks.matrices import is_linear
 from compressors.errors import SettingsError, UnsupportedModelError
 from compressors.methods.rtn import Quantizer
 from lmkick_plugin.checkpoints.packing import WORD
+from lmkick_plugin.checkpoints.weight_reads import find_weight_read
 from lmkick_plugin.recipe.formats import GPTQ_GROUPS, check_recipe
 
 __all__ = ["check_blocks", "check_dtype", "other_linears", "prepare", "quantizer_of"]
@@ -74,7 +75,10 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
     scale_dtype = check_dtype(
         storage, dtype, quantizer.grid.num_bits, quantizer.symmetric, quantizer.number_format
     )
-    check_blocks(storage, find_blocks(model), quantizer.group_size, quantizer.number_format)
+    blocks = find_blocks(model)
+    check_blocks(storage, blocks, quantizer.group_size, quantizer.number_format)
+    if quantizer.number_format != "fp8":  # which keeps the name
+        _check_weight_reads(storage, model, blocks)
     rounded = replace(quantizer, scale_dtype=scale_dtype)
     joint: Any = compressor
     return rounded if quantizer is compressor else replace(joint, quantize=rounded)
@@ -149,6 +153,17 @@ def check_blocks(
                 "layer of a block as packed. Use save_format=compressed-tensors, or save it dense "
                 "(save_format=dense; --format dense)."
             )
+
+
+def _check_weight_reads(storage: str, model: nn.Module, blocks: list[Block]) -> None:
+    """Refuse a model that would not load, or not run, without its layers' ``weight``."""
+    names = [matrix.name for block in blocks for matrix in block.matrices]
+    found = find_weight_read(storage, model, names)
+    if found is not None:
+        raise UnsupportedModelError(
+            f"{found} is a layer whose weight the code of {type(model).__name__} reads, which "
+            f"format {storage} cannot hold. Save it dense (save_format=dense; --format dense)."
+        )
 
 
 def _misfit(storage: str, matrix: WeightMatrix) -> tuple[str | None, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -297,6 +298,89 @@ def test_what_a_format_cannot_hold_is_refused_beforehand(
     with pytest.raises(error, match=message):
         checkpoints.prepare(method, made, storage)
     assert checkpoints.prepare(method, made, "dense") is method
+
+
+#: Models that read a layer's weight while they load, or when they run; of widths that 32 divides.
+READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba": ("MambaConfig", {"state_size": 16, "time_step_rank": 32}),
+    "gpt_bigcode": ("GPTBigCodeConfig", {"n_head": 2, "n_inner": 64}),
+    "falcon": ("FalconConfig", {"num_attention_heads": 2, "multi_query": False}),
+    "jamba": (
+        "JambaConfig",
+        {
+            "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 64,
+            "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1,
+            "num_experts_per_tok": 1, "mamba_d_state": 16, "mamba_dt_rank": 32,
+        },
+    ),
+}  # fmt: skip
+
+
+def make_reader(family: str) -> Any:
+    kind, settings = READERS[family]
+    common = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "pad_token_id": 0}
+    config = getattr(transformers, kind)(**common, bos_token_id=1, eos_token_id=2, **settings)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("family", "storage", "layer"),
+    [
+        ("mamba", "compressed-tensors", r"layers.0.mixer.dt_proj"),
+        ("mamba", "gptq", r"layers.0.mixer.dt_proj"),
+        ("gpt_bigcode", "compressed-tensors", r"h.0.attn.c_proj"),
+        ("gpt_bigcode", "gptq", r"h.0.attn.c_proj"),
+        ("falcon", "compressed-tensors", r"h.0.self_attention.query_key_value"),
+        ("jamba", "gptq", r"layers.0.mamba.dt_proj"),
+    ],
+)
+def test_a_model_that_would_not_run_packed_is_refused(
+    family: str, storage: str, layer: str
+) -> None:
+    model = make_reader(family)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    with pytest.raises(
+        UnsupportedModelError,
+        match=rf"{layer} is a layer whose weight .* reads.*{storage} cannot.*--format dense",
+    ):
+        checkpoints.prepare(RTN(num_bits=4, group_size=None), model, storage)
+    assert torch.equal(torch.get_rng_state(), generator)
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("family", ["falcon", "gpt_bigcode", "jamba", "llama"])
+def test_a_model_that_runs_packed_is_not_refused(
+    family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_wide(torch.bfloat16) if family == "llama" else make_reader(family)
+    method = RTN(num_bits=4, group_size=None)
+    if family == "gpt_bigcode":
+        method = RTN(number_format="fp8")
+    caplog.set_level("DEBUG", logger="lmkick_plugin.checkpoints")
+    if family in ("falcon", "llama"):
+        checkpoints.prepare(method, model, "gptq")
+    if family != "falcon":
+        folder = quantize(model, method, "compressed-tensors", tmp_path / "saved")
+        again = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        assert again(input_ids=IDS).logits.isfinite().all()
+    assert "Not known" not in caplog.text
+
+
+def test_code_that_cannot_run_without_weights_is_believed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_wide(torch.bfloat16)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no kernel for device meta")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", fail)
+    caplog.set_level("DEBUG", logger="lmkick_plugin.checkpoints")
+    checkpoints.prepare(RTN(num_bits=4), model, "gptq")
+    assert "no kernel for device meta" in caplog.text
 
 
 def test_a_missing_library_is_said_before_weights_are_loaded(
