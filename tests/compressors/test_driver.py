@@ -340,10 +340,11 @@ def test_a_starved_expert_is_pruned_and_rounded_when_both_are_asked_for(samples:
 
 
 class _Experts(nn.Module):
-    """A block of experts in a ModuleList, all called, some with no token at all."""
+    """A block of experts in a ModuleList; those with no token are called too, or skipped."""
 
-    def __init__(self) -> None:
+    def __init__(self, skips: bool) -> None:
         super().__init__()
+        self.skips = skips
         self.gate = nn.Linear(32, 6, bias=False)
         self.experts = nn.ModuleList(
             nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32)) for _ in range(6)
@@ -353,16 +354,18 @@ class _Experts(nn.Module):
         flat = hidden_states.flatten(0, 1)
         chosen, result = self.gate(flat).argmax(dim=1), flat.clone()
         for index, expert in enumerate(self.experts):
+            if self.skips and not (chosen == index).any():
+                continue
             result[chosen == index] += expert(flat[chosen == index])
         return result.view_as(hidden_states)
 
 
 class _ListOfExperts(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, skips: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.embed = nn.Embedding(64, 32)
-        self.layers = nn.ModuleList(_Experts() for _ in range(2))
+        self.layers = nn.ModuleList(_Experts(skips) for _ in range(2))
 
     def forward(self, input_ids: Tensor, use_cache: bool) -> Tensor:
         hidden: Tensor = self.embed(input_ids)
@@ -371,9 +374,10 @@ class _ListOfExperts(nn.Module):
         return hidden
 
 
-def test_experts_without_tokens_in_the_first_batch_have_their_own_statistics() -> None:
+@pytest.mark.parametrize("skips", [False, True])
+def test_experts_without_tokens_in_the_first_batch_have_their_own_statistics(skips: bool) -> None:
     tokens = torch.randint(0, 64, (300, 2), generator=torch.Generator().manual_seed(1))
-    whole, single = _ListOfExperts(), _ListOfExperts()
+    whole, single = _ListOfExperts(skips), _ListOfExperts(skips)
     expected = quiet(whole, WANDA, tokens, batch_size=300)
     # Two tokens a batch reach two of six experts at most.
     report = quiet(single, WANDA, tokens, batch_size=1)

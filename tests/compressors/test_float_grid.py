@@ -131,6 +131,20 @@ def test_zeros_and_the_smallest_weights(name: str) -> None:
     assert torch.equal(small.weight[0], weight[0])
 
 
+def test_every_scale_of_nvfp4_can_be_stored() -> None:
+    weight = make_weight(4, 64)
+    weight[1, 16:32] *= 1e-6
+    found = RTN(number_format="nvfp4").compress(weight)
+    assert found.scale is not None
+    assert found.matrix_scale is not None
+    exact = found.scale * found.matrix_scale
+    stored = exact.to(torch.float8_e4m3fn).float()
+    assert bool((stored > 0).all())
+    assert torch.allclose(stored, exact, rtol=1e-6, atol=0)
+    # The least that E4M3 has.
+    assert stored[1, 1] == 2**-9
+
+
 def test_scales_that_are_not_finite_stop() -> None:
     with pytest.raises(NumericalError, match="a scale of nvfp4 is not finite"):
         RTN(number_format="nvfp4").compress(torch.full((2, 32), 1e-37))

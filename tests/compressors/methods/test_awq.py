@@ -158,6 +158,11 @@ def test_inputs_that_are_always_zero_leave_the_rest_alone() -> None:
     assert torch.isfinite(result.weight).all()
     plain = method.fallback().compress(weight)
     assert error(weight, result, inputs) < 0.5 * error(weight, plain, inputs)
+    # The other columns are scaled all the same.
+    assert result.input_scale is not None
+    assert torch.isfinite(result.input_scale).all()
+    assert (result.input_scale[5:9] == result.input_scale.min()).all()
+    assert result.input_scale.max() > 2 * result.input_scale.min()
 
 
 def test_a_hessian_without_magnitudes_cannot_be_taken_for_one() -> None:
