@@ -13,7 +13,7 @@ from typing import Any
 from lmkick_plugin import bundled
 from lmkick_plugin.files import check_folder, parse_json, read_settings
 from lmkick_plugin.preflight.models import check_model, check_model_arguments
-from lmkick_plugin.preflight.tasks import check_data_dir, check_tasks
+from lmkick_plugin.preflight.tasks import check_data_dir, check_metadata_names, check_tasks
 from lmkick_plugin.recipe.readers import (
     check_path,
     read_amount,
@@ -76,6 +76,7 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
     task_metadata = model_arguments | _mapping(settings.get("metadata"))
     _check_values(settings)
     check_metadata(task_metadata)
+    check_metadata_names(_mapping(settings.get("metadata")))
     model = settings.get("model")
     if hint := suggest(str(model), ("kick",)) if model != "kick" else "":
         raise CommandError(f"--model {model}: no such model. {hint}".rstrip())
@@ -115,6 +116,7 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
         task_metadata=task_metadata,
         judged=not settings.get("predict_only"),
         samples=_samples(settings.get("samples")),
+        num_fewshot=settings.get("num_fewshot"),
     )
 
 

@@ -12,7 +12,13 @@ from lmkick_plugin.recipe.readers import check_path, suggest
 from lmkick_plugin.registration import OUR_PREFIXES, TASK_FOLDER
 from lmkick_plugin.terminal import CommandError
 
-__all__ = ["check_data_dir", "check_tasks"]
+__all__ = ["check_data_dir", "check_metadata_names", "check_shots", "check_tasks"]
+
+#: Settings of our tasks in ``--metadata`` that are long enough to be recognised when misspelt.
+_METADATA = (
+    "data_dir", "divergence_count", "divergence_prompts", "divergence_text", "evidence_chars",
+    "max_window", "new_tokens", "prompt_tokens",
+)  # fmt: skip
 
 
 def check_data_dir(folder: str | None) -> None:
@@ -25,6 +31,35 @@ def check_data_dir(folder: str | None) -> None:
         )
 
 
+def check_metadata_names(metadata: Mapping[str, Any]) -> None:
+    """Refuse a name that is nearly one of ours; others may be of tasks that are not ours."""
+    for name in metadata:
+        hint = suggest(name, _METADATA) if name not in _METADATA else ""
+        if hint and not name.startswith("judge_"):
+            raise CommandError(f"metadata: {name} is no setting of a task. {hint}".rstrip())
+
+
+def check_shots(name: str, task: Any, count: int | None) -> None:
+    """Build one prompt with its solved examples, which fails where there are too few.
+
+    Args:
+        name: Of the task.
+        task: The task, loaded.
+        count: As after ``--num_fewshot``; None: as the task says.
+
+    Raises:
+        CommandError: There are fewer.
+    """
+    if not count or task.get_config("num_fewshot") == 0:  # lm-eval leaves these at 0
+        return
+    try:
+        task.set_fewshot_seed(0)
+        task.fewshot_context(task.eval_docs[0], count)
+    except (AssertionError, ValueError) as error:
+        cause = str(error).removeprefix("Error: ").rstrip(".")
+        raise CommandError(f"num_fewshot={count}: {name}: {cause}. Ask for fewer") from error
+
+
 def check_tasks(
     names: Sequence[str],
     *,
@@ -32,6 +67,7 @@ def check_tasks(
     task_metadata: Mapping[str, Any] | None = None,
     judged: bool = True,
     samples: Mapping[str, Sequence[int]] | None = None,
+    num_fewshot: int | None = None,
 ) -> None:
     """Load our own tasks among ``names``, which checks their data; others are left to lm-eval.
 
@@ -43,7 +79,10 @@ def check_tasks(
         task_metadata: what lm-eval will hand to the tasks, ``data_dir`` among it.
         judged: whether answers will be judged, if a judge is configured.
         samples: the documents to evaluate, by task, as after ``--samples``.
+        num_fewshot: as after ``--num_fewshot``.
 
+    Raises:
+        CommandError: what is missing or wrong.
     """
     from lm_eval.tasks import TaskManager
 
@@ -72,7 +111,8 @@ def check_tasks(
         tasks = manager.load(ours)["tasks"]
         if samples and not others:
             _check_samples(samples, tasks)
-        for task in tasks.values():
+        for name, task in tasks.items():
+            check_shots(name, task, num_fewshot)
             check_judge = getattr(task, "check_judge", None)
             if judged and check_judge is not None:
                 check_judge()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lmkick_plugin.files import check_folder
 from lmkick_plugin.loading.checks import check_device
 from lmkick_plugin.preflight.models import check_model, check_stored
-from lmkick_plugin.preflight.tasks import check_data_dir
+from lmkick_plugin.preflight.tasks import check_data_dir, check_metadata_names
 from lmkick_plugin.sweep.cell_files import Ledger
 from lmkick_plugin.sweep.config import SweepConfig, read_config
 from lmkick_plugin.sweep.jobs import LOG, Job
@@ -157,6 +157,7 @@ def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[Sweep
         )
     check_folder("output", config.output_path)
     JudgePlan.read(config.metadata)
+    check_metadata_names(config.metadata)
     tasks = TaskCache(config.tasks, metadata=config.metadata, include_path=config.include_path)
     return make_plan(config, tasks.names, retry_failed=retry_failed), tasks
 
@@ -247,7 +248,7 @@ def _check(plan: SweepPlan, tasks: TaskCache) -> None:
     if plan.config.device is not None and plan.config.executor == "process":
         check_device(plan.config.device)
     tasks.use(plan.to_do[0].cell.model)
-    tasks.check(judged=True)
+    tasks.check(num_fewshot=plan.config.num_fewshot)
 
 
 # --- executors ------------------------------------------------------------------------------------

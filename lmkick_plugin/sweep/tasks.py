@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lmkick_plugin.preflight.tasks import check_shots
 from lmkick_plugin.recipe.readers import suggest
 from lmkick_plugin.terminal import CommandError
 
@@ -128,19 +129,24 @@ class TaskCache:
             self._built[name] = [groups[name]] if name in groups else list(loaded["tasks"].values())
         return self._built[name]
 
-    def check(self, *, judged: bool = True) -> None:
+    def check(self, *, judged: bool = True, num_fewshot: int | None = None) -> None:
         """Build every task, which checks its data, and check the judge, if any.
 
         Args:
             judged: Whether to.
+            num_fewshot: Solved examples in each prompt; None: as the task says.
 
         Raises:
             CommandError: What is missing or wrong.
         """
+        from lmkick_plugin.registration import OUR_PREFIXES
+
         for name in self.names:
             try:
                 self.objects(name)
-                for task in self.manager.load(self.objects(name))["tasks"].values():
+                for leaf, task in self.manager.load(self.objects(name))["tasks"].items():
+                    if leaf.startswith(OUR_PREFIXES):
+                        check_shots(leaf, task, num_fewshot)
                     check_judge = getattr(task, "check_judge", None)
                     if judged and check_judge is not None:
                         check_judge()
