@@ -135,24 +135,32 @@ def compress_model(
         target = None if device is None else concrete_device(device)
         home = target or home_device(blocks[0].module)
         sparsities = None if isinstance(allocation, str) else dict(allocation)
-        if allocation == "owl" and whole is not None:
-            text = require_calibration(model, "allocation='owl'", calibration)
-            batches = _batches(text, batch_size, home)
-            shares = outlier_shares(model, blocks, batches, target, owl_threshold)
-            sparsities = owl(shares, _weights(blocks), whole, owl_lambda)
-        store, entry, finished = None, None, []
+        by_owl = allocation == "owl"
+        text = require_calibration(model, "allocation='owl'", calibration) if by_owl else tokens
+        store, entry, known, finished = None, None, None, []
         if cache is not None:
-            identity = fingerprint(model, compressor, tokens, true_sequential, sparsities)
+            # The rule, not the sparsities: these cost a pass, which an entry may spare.
+            rule = ("owl", float(owl_lambda), float(owl_threshold)) if by_owl else sparsities
+            identity = fingerprint(model, compressor, text, true_sequential, rule)
             identity["software"] = software()
             entry = held.enter_context(cache.entry(identity, _kept_bytes(blocks)))
-            store = entry.store
-        elif resume_dir is not None:
+            store, known = entry.store, entry.report()
+        if by_owl and text is not None and whole is not None:
+            # Shares are those of the dense weights: they come before any block is restored.
+            sparsities = _requested(known, blocks) or owl(
+                outlier_shares(
+                    model, blocks, _batches(text, batch_size, home), target, owl_threshold
+                ),
+                _weights(blocks),
+                whole,
+                owl_lambda,
+            )
+        if resume_dir is not None:
             identity = fingerprint(model, compressor, tokens, true_sequential, sparsities)
             store = ResumeStore(resume_dir, identity)
         if store is not None:
             finished = store.restore(blocks, grids)
-        known = entry.report() if entry is not None and len(finished) == len(blocks) else None
-        if known is not None:
+        if known is not None and len(finished) == len(blocks):
             return known
         clock.lap("prepare", None)
         method = type(compressor).__name__.lower()
@@ -329,6 +337,21 @@ def _kept_bytes(blocks: Sequence[Block]) -> int:
 def _weights(blocks: Sequence[Block]) -> dict[str, int]:
     """Weights of each block's matrices."""
     return {block.name: sum(matrix.view().numel() for matrix in block.matrices) for block in blocks}
+
+
+def _requested(
+    report: CompressionReport | None, blocks: Sequence[Block]
+) -> dict[str, float] | None:
+    """Sparsity that a report states for each block with matrices; None where it does not."""
+    stated = {row.name: row.requested_sparsity for row in report.layers} if report else {}
+    found = {}
+    for block in blocks:
+        if block.matrices:
+            sparsity = stated.get(block.matrices[0].name)
+            if sparsity is None:
+                return None
+            found[block.name] = sparsity
+    return found
 
 
 def _batches(tokens: Tensor, batch_size: int | None, device: torch.device) -> tuple[Tensor, ...]:

@@ -53,7 +53,7 @@ def fingerprint(
     compressor: Compressor,
     calibration: Tensor | None,
     true_sequential: bool,
-    sparsities: Mapping[str, float] | None = None,
+    allocation: Mapping[str, float] | Sequence[str | float] | None = None,
 ) -> dict[str, str]:
     """Everything that decides the compressed weights; large values by their SHA-256.
 
@@ -62,7 +62,8 @@ def fingerprint(
         compressor: The method with its settings.
         calibration: Token ids, int64 ``[samples, seqlen]``, or None.
         true_sequential: The order of compression.
-        sparsities: Of each block, where they are not all the method's own.
+        allocation: Sparsity of each block, or the rule that gives it, where it is not always the
+            method's own.
     """
     config = getattr(model, "config", None)
     settings = config.to_dict() if config is not None else {}
@@ -76,8 +77,9 @@ def fingerprint(
         "calibration": _digest(tokens),
         "true_sequential": str(true_sequential),
     }
-    if sparsities is not None:
-        identity["allocation"] = _sha256(json.dumps(dict(sparsities), sort_keys=True).encode())
+    if allocation is not None:
+        stated = dict(allocation) if isinstance(allocation, Mapping) else list(allocation)
+        identity["allocation"] = _sha256(json.dumps(stated, sort_keys=True).encode())
     return identity
 
 

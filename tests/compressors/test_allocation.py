@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from compressors import (
     Unstructured,
     Wanda,
     compress_model,
+    driver,
 )
 from compressors.allocation import owl
 from compressors.blocks.find import find_blocks
@@ -173,3 +175,44 @@ def test_another_allocation_is_another_compression(tmp_path: Path, tokens: Tenso
     assert requested(again) == requested(first)
     with pytest.raises(SettingsError, match="the sparsities of the blocks"):
         prune(uneven(), method, tokens, resume_dir=tmp_path)
+
+
+@pytest.mark.parametrize("method", [Wanda(pattern=HALF), Magnitude(pattern=HALF)])
+def test_a_cached_compression_spares_the_pass_for_owl(
+    method: Any, tmp_path: Path, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = uneven()
+    first = prune(made, method, tokens, allocation="owl", compress_cache=tmp_path)
+    # What else decides the sparsities makes another entry.
+    others = [{"owl_lambda": 0.05}, {"owl_threshold": 4.0}, {"calibration": tokens.flip(1)}]
+    for other in others:
+        settings = {"calibration": tokens, "allocation": "owl", **other}
+        report = compress_model(
+            uneven(), method, compress_cache=tmp_path, progress=False, **settings
+        )
+        assert not report.from_cache, other
+    # A finished entry with a damaged block still says the sparsities.
+    model, passes = uneven(), []
+    shares = driver.outlier_shares
+    monkeypatch.setattr(driver, "outlier_shares", lambda *given: passes.append(1) or shares(*given))
+    again = prune(model, method, tokens, allocation="owl", compress_cache=tmp_path)
+    assert again.from_cache
+    (entry,) = (
+        path.parent for path in tmp_path.glob("*/report.json")
+        if json.loads(path.read_text())["layers"][0]["requested_sparsity"]
+        == first.layers[0].requested_sparsity
+    )  # fmt: skip
+    (entry / "block_0001.safetensors").write_bytes(b"damaged")
+    mended = uneven()
+    report = prune(mended, method, tokens, allocation="owl", compress_cache=tmp_path)
+    assert (report.from_cache, report.resumed_blocks) == (False, 1)
+    assert not passes
+    # Without the report the dense weights have to tell again, before any block is restored.
+    (entry / "report.json").unlink()
+    (entry / "block_0002.safetensors").unlink()
+    last = uneven()
+    report = prune(last, method, tokens, allocation="owl", compress_cache=tmp_path)
+    assert (report.resumed_blocks, len(passes)) == (2, 1)
+    for name, weight in made.state_dict().items():
+        for other_model in (model, mended, last):
+            assert torch.equal(other_model.state_dict()[name], weight), name
