@@ -38,7 +38,9 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Execute], Execute]:
 
 
 def options(**given: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{"model": "kick", "tasks": "hellaswag", "output_path": None, **given})
+    return argparse.Namespace(
+        **{"model": "kick", "tasks": "hellaswag", "output_path": None, **given}
+    )
 
 
 def fails(_: argparse.Namespace) -> None:
