@@ -14,6 +14,7 @@ from lmkick_plugin import bundled
 from lmkick_plugin.files import check_folder, parse_json, read_settings
 from lmkick_plugin.preflight.models import check_model, check_model_arguments
 from lmkick_plugin.preflight.tasks import check_data_dir, check_metadata_names, check_tasks
+from lmkick_plugin.recipe.methods import COMPRESSORS
 from lmkick_plugin.recipe.readers import (
     check_path,
     read_amount,
@@ -94,7 +95,7 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
             from lmkick_plugin.loading.checks import check_device
 
             check_device(read_device("device", device))
-    elif "compressor" in model_arguments:
+    elif model_arguments.get("compressor") in COMPRESSORS:
         raise CommandError(
             f"--model_args: compressor={model_arguments['compressor']} goes with --model kick; "
             f"received --model {model}. Use --model kick"
