@@ -18,7 +18,7 @@ CONFIG = LlamaConfig(
 @pytest.mark.parametrize(
     ("group_size", "save_format", "message"),
     [
-        (48, "compressed-tensors", r"q_proj is 64 wide.*group_size=48.*Use group_size=16, 32 or"),
+        (48, "compressed-tensors", r"q_proj is 64 wide.*group_size=48.*Use group_size=16, 32, -1"),
         (64, "compressed-tensors", r"down_proj is 96 wide.*group_size=64.*cannot hold"),
         (32, "compressed-tensors", None),
         (64, "gptq", None),
