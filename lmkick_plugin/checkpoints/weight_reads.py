@@ -5,7 +5,7 @@ A loader of packed weights keeps other tensors in its place, so such code fails,
 places: ``_init_weights``, which transformers runs while it loads, and the forward pass.
 compressed-tensors unpacks the whole model before the first forward pass; GPTQ's layers stay packed.
 
-Both are run on a twin of the model without memory for weights: the model itself is not touched.
+Both are run on a copy of the model without weights (meta device): the model itself is not touched.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def find_weight_read(storage: str, model: nn.Module, names: Iterable[str]) -> st
     layers: dict[str, Any] = {}
     try:
         with torch.device("meta"):
-            twin: Any = type(source)(copy.deepcopy(source.config))
-        layers |= {name: twin.get_submodule(name) for name in names}
+            copied: Any = type(source)(copy.deepcopy(source.config))
+        layers |= {name: copied.get_submodule(name) for name in names}
         for layer in layers.values():
             _pack(layer, storage)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            twin.initialize_weights()
+            copied.initialize_weights()
             if storage == "gptq":
                 tokens = torch.ones(1, 2, dtype=torch.long, device="meta")
-                twin.eval()(input_ids=tokens)
+                copied.eval()(input_ids=tokens)
     except Exception as error:  # noqa: BLE001 - other models' code; all but one error is no matter
         if isinstance(error, AttributeError) and error.name == "weight":
             return next((name for name, layer in layers.items() if layer is error.obj), None)
