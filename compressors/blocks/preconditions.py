@@ -44,7 +44,7 @@ def check_arguments(model: object, compressor: object) -> None:
 
 
 def check_batch_size(batch_size: object) -> None:
-    """Refuse what is no number of samples.
+    """Refuse anything but a number of samples.
 
     Raises:
         SettingsError: Naming what was received.

@@ -36,7 +36,7 @@ def check_metadata_names(metadata: Mapping[str, Any]) -> None:
     for name in metadata:
         hint = suggest(name, _METADATA) if name not in _METADATA else ""
         if hint and not name.startswith("judge_"):
-            raise CommandError(f"metadata: {name} is no setting of a task. {hint}".rstrip())
+            raise CommandError(f"metadata: {name} is not a setting of a task. {hint}".rstrip())
 
 
 def check_shots(name: str, task: Any, count: int | None) -> None:

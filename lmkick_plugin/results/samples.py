@@ -209,7 +209,7 @@ def read_samples(path: Path) -> dict[str, list[Sample]]:
 
 
 def scored_choices(record: Mapping[str, Any]) -> tuple[Choice, ...] | None:
-    """The choices of a sample's line, scored; None where it is no multiple-choice item."""
+    """The choices of a sample's line, scored; None where it is not a multiple-choice item."""
     texts = [[a for a in r.values() if isinstance(a, str)] for r in record["arguments"].values()]
     return _choices(texts, record["filtered_resps"])
 

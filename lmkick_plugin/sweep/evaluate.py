@@ -52,7 +52,7 @@ def environment(metadata: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         SettingsError: A setting of the judge is wrong, or that address is none.
     """
-    judge = JudgeSettings.read(metadata)  # refuses what is no setting, and passwords in addresses
+    judge = JudgeSettings.read(metadata)  # refuses unknown settings, and passwords in addresses
     names = [DATA_DIR_VARIABLE, *filter(is_setting, os.environ)]
     if judge is not None and judge.base_url is None:
         endpoint_address(None)  # likewise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Question tasks with solved examples of a train split that is no split of the task's.
+"""Question tasks with solved examples from a train split, which is not a split of the task.
 
 Examples are turns of a conversation where a chat template is applied, unless
 ``--fewshot_as_multiturn false`` puts all into one message. The introduction begins the first turn;
