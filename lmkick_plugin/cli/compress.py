@@ -50,8 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.allow_abbrev = False
     parser.add_argument("--pretrained", required=True, help="the model: a folder, or of the Hub")
     parser.add_argument("--output", required=True, help="the new folder (save_compressed)")
-    parser.add_argument("--format", default="dense", choices=FORMATS, help="default: dense")
-    parser.add_argument("--compressor", required=True, choices=COMPRESSORS[1:])
+    parser.add_argument(
+        "--format", default="dense", choices=FORMATS, help="of the folder; default: dense"
+    )
+    parser.add_argument("--compressor", required=True, choices=COMPRESSORS[1:], help="the method")
     recipe = parser.add_argument_group(
         "recipe", "as for --model kick; docs/compress.md has their table"
     )

@@ -108,7 +108,7 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
     if settings.get("output_path"):
         check_output(settings["output_path"], model_arguments)
     check_data_dir(task_metadata.get("data_dir"))
-    names = _names(settings)
+    names, shots = _names(settings), settings.get("num_fewshot")
     if not names:
         raise CommandError("--tasks: none given. Name some, as in --tasks kick (`lmkick ls tasks`)")
     check_tasks(
@@ -117,7 +117,7 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
         task_metadata=task_metadata,
         judged=not settings.get("predict_only"),
         samples=_samples(settings.get("samples")),
-        num_fewshot=settings.get("num_fewshot"),
+        num_fewshot=None if shots is None else read_int("--num_fewshot", shots, low=0),
     )
 
 

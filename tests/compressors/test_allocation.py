@@ -146,6 +146,10 @@ def test_a_mapping_gives_each_block_its_own(tokens: Tensor) -> None:
             Wanda(pattern=HALF), {"allocation": {f"model.layers.{n}": 0.5 for n in range(4)}},
             r"no block model\.layers\.3",
         ),
+        (  # a misspelt name is named before the block that lacks one
+            Wanda(pattern=HALF), {"allocation": {"model.layer.0": 0.5}},
+            r"no block model\.layer\.0; its blocks are model\.layers\.0 to model\.layers\.2",
+        ),
         (
             Wanda(pattern=Unstructured(0.98)), {"allocation": "owl"},
             r"would get sparsity 1\.\d+; lower owl_lambda \(0\.08\) or the sparsity \(0\.98\)",

@@ -490,6 +490,7 @@ CASES = [
         }.items()
     ),
     ("compare {root}/runs/run {root}/runs/sample_half", "line 1"),
+    ("compare {root}/runs/run {root}/runs/run --json {root}/x --csv {root}/x", "name one file"),
     ("compare {root}/runs/run {root}/runs/sample_list", "line 1"),
     ("compare {root}/runs/run {root}/runs/sample_fields", "line 1"),
     ("compare {root}/runs/run {root}/runs/sample_digits", "samples_t"),

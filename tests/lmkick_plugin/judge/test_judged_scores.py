@@ -93,7 +93,10 @@ def test_another_judge_is_not_compared(both: Path, judge: Run) -> None:
     dense = load_run(f"{both}@compressor=none")
     rows = {row.metric for row in compare_runs(dense, wanda).rows}
     assert "judge_score" in rows
-    assert any("judged more than once" in note for note in dense.notes)
+    assert judge(f"{both}@compressor=none", "--judge_model", "zeta") == 0
+    notes = [n for n in load_run(f"{both}@compressor=none").notes if "judged more than once" in n]
+    assert len(notes) == 1
+    assert "_by_zeta_" in notes[0]
 
 
 def test_the_bound_counts_what_is_unjudged_as_the_lowest_score(

@@ -143,6 +143,7 @@ def test_table(tmp_path: Path) -> None:
             "no such directory",
         ),
         ({"--limit": "0"}, "limit='0'"),
+        ({"--max_gen_toks": "0.5"}, "whole numbers of tokens"),
     ],
 )
 def test_wrong_arguments_are_found_before_the_first_cell(
