@@ -33,7 +33,7 @@ from compressors.blocks.find import Block
 from compressors.blocks.forward import Passes, keep_hidden
 from compressors.blocks.input_hooks import collecting
 from compressors.blocks.offload import BlockMover
-from compressors.defaults import OWL_LAMBDA
+from compressors.defaults import OWL_LAMBDA, OWL_THRESHOLD
 from compressors.errors import SettingsError
 from compressors.methods.wanda import wanda_scores
 from compressors.patterns import Unstructured
@@ -43,11 +43,11 @@ __all__ = ["by_block", "check_allocation", "outlier_shares", "owl"]
 
 
 def check_allocation(
-    allocation: str | Mapping[str, float],
     compressor: Compressor,
     blocks: Sequence[Block],
-    owl_lambda: float,
-    owl_threshold: float,
+    allocation: str | Mapping[str, float] = "uniform",
+    owl_lambda: float = OWL_LAMBDA,
+    owl_threshold: float = OWL_THRESHOLD,
 ) -> float | None:
     """Sparsity to distribute; None where every block gets the method's own.
 

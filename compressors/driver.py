@@ -131,7 +131,7 @@ def compress_model(
         blocks = find_blocks(model)
         check_shapes(compressor, blocks)
         check_finite(blocks)
-        whole = check_allocation(allocation, compressor, blocks, owl_lambda, owl_threshold)
+        whole = check_allocation(compressor, blocks, allocation, owl_lambda, owl_threshold)
         target = None if device is None else concrete_device(device)
         home = target or home_device(blocks[0].module)
         sparsities = None if isinstance(allocation, str) else dict(allocation)

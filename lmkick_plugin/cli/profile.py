@@ -23,7 +23,8 @@ _IDENTITY = (
     "quantize", "revision", "peft", "subfolder", "gguf_file", "delta", "tokenizer",
     "trust_remote_code",
 )  # fmt: skip
-_LARGEST = 1_000_000  # prompts, tokens of one, and runs
+_SIZES = ("batch_size", "prompt_tokens", "new_tokens", "repeats")
+_LARGEST = 1_000_000  # of each size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,15 +71,11 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         LmkickError: The model cannot be loaded, or a size is out of range.
     """
-    for name in ("batch_size", "prompt_tokens", "repeats"):
+    for name in _SIZES:
         if getattr(args, name) > _LARGEST:
             raise CommandError(f"--{name} {getattr(args, name)}: expected at most {_LARGEST:,}.")
-        if getattr(args, name) < 1:
-            raise CommandError(f"--{name} {getattr(args, name)}: expected at least 1.")
-    if args.new_tokens < 2:
-        raise CommandError(f"--new_tokens {args.new_tokens}: expected at least 2.")
     from lmkick_plugin.files import check_file
-    from lmkick_plugin.preflight.models import check_model_arguments
+    from lmkick_plugin.preflight.models import check_model
 
     if args.json is not None:
         check_file("--json", args.json)
@@ -86,15 +83,16 @@ def main(args: argparse.Namespace) -> int:
 
     import torch
 
+    from lmkick_plugin.profile.measure import check_sizes, profile_model
     from lmkick_plugin.profile.semi_structured import check_semi_structured, to_semi_structured
 
     arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
-    check_model_arguments(arguments)
+    sizes = {name: getattr(args, name) for name in _SIZES}
+    check_sizes(check_model(arguments), **sizes)
     if args.semi_structured:
         check_semi_structured(arguments["device"], args.dtype)
 
     from lmkick_plugin.model import KickLM
-    from lmkick_plugin.profile.measure import profile_model
 
     lm = KickLM(**arguments)
     storage = _storage(lm.get_model_info()["kick"])
@@ -108,10 +106,7 @@ def main(args: argparse.Namespace) -> int:
     folder = Path(str(lm.config.name_or_path))
     found = profile_model(
         lm.model,
-        batch_size=args.batch_size,
-        prompt_tokens=args.prompt_tokens,
-        new_tokens=args.new_tokens,
-        repeats=args.repeats,
+        **sizes,
         folder=folder if folder.is_dir() else None,
         storage=storage,
     )

@@ -18,7 +18,7 @@ _BYTES_PER_TOKEN = 40
 
 
 def check_shapes(recipe: Recipe, config: Any, storage: str | None) -> None:
-    """Refuse a pattern or group that does not fit the model's matrices, or a packed format.
+    """Refuse a pattern, group, packed format or allocation that does not fit the model.
 
     The model is built without memory for its weights. Where that cannot be done (code of the
     checkpoint's own, kinds that only loading knows), the compression itself checks.
@@ -30,6 +30,7 @@ def check_shapes(recipe: Recipe, config: Any, storage: str | None) -> None:
 
     Raises:
         UnsupportedModelError: The first matrix that does not fit, and what would fit all.
+        SettingsError: The allocation leaves a block out, or names one that is not there.
     """
     compressor = recipe.build_compressor()
     if compressor is None:
@@ -37,6 +38,7 @@ def check_shapes(recipe: Recipe, config: Any, storage: str | None) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from compressors.allocation import check_allocation
     from compressors.blocks.find import find_blocks
     from compressors.blocks.preconditions import check_shapes as check
     from compressors.methods.rtn import Quantizer
@@ -49,6 +51,7 @@ def check_shapes(recipe: Recipe, config: Any, storage: str | None) -> None:
     except Exception:  # noqa: BLE001 - loading finds out what is wrong, with the right message
         return
     check(compressor, blocks)
+    check_allocation(compressor, blocks, **recipe.build_allocation())
     quantizer = quantizer_of(compressor)
     if storage not in (None, "dense") and isinstance(quantizer, Quantizer):
         check_blocks(str(storage), blocks, quantizer.group_size, quantizer.number_format)

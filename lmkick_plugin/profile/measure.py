@@ -16,7 +16,7 @@ from compressors.errors import SettingsError
 from lmkick_plugin.profile.memory import PeakMemory, bytes_in_memory
 from lmkick_plugin.record.build import device_name
 
-__all__ = ["Profile", "Spread", "profile_for_record", "profile_model"]
+__all__ = ["Profile", "Spread", "check_sizes", "profile_for_record", "profile_model"]
 
 _WARM_UPS = 1
 #: Seconds after which no further repeat starts, once two were timed.
@@ -102,7 +102,7 @@ def profile_model(
     Raises:
         SettingsError: A size is out of range, or the context is too short.
     """
-    _check(model, batch_size, prompt_tokens, new_tokens, repeats)
+    check_sizes(model.config, batch_size, prompt_tokens, new_tokens, repeats)
     device = model.device
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(
@@ -152,7 +152,21 @@ def profile_for_record(model: Any) -> dict[str, Any]:
     return found.to_record()
 
 
-def _check(model: Any, batch_size: int, prompt_tokens: int, new_tokens: int, repeats: int) -> None:
+def check_sizes(
+    config: Any, batch_size: int, prompt_tokens: int, new_tokens: int, repeats: int
+) -> None:
+    """Refuse sizes out of range, or beyond the model's context.
+
+    Args:
+        config: The model's.
+        batch_size: Sequences at a time.
+        prompt_tokens: Of each prompt.
+        new_tokens: Of each sequence.
+        repeats: Timed runs.
+
+    Raises:
+        SettingsError: The message says which.
+    """
     for name, value, least in (
         ("batch_size", batch_size, 1),
         ("prompt_tokens", prompt_tokens, 1),
@@ -161,7 +175,7 @@ def _check(model: Any, batch_size: int, prompt_tokens: int, new_tokens: int, rep
     ):
         if value < least:
             raise SettingsError(f"{name}={value}: expected at least {least}.")
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is not None and prompt_tokens + new_tokens > context:
         raise SettingsError(
             f"prompt_tokens={prompt_tokens} and new_tokens={new_tokens} exceed the model's context "

@@ -300,12 +300,13 @@ def _answer(
             f"No run is shown to keep {bound} on all tasks: {_named(chosen)}"
             f" {how if matched else 'loses on none, and matches on none'}; {_still_open(chosen)}"
         )
-    others = f"; {_others(judged, chosen)}" if unlost else ""
+    others = f"; {_others(lines, chosen)}" if unlost else ""
     return f"{said}{others}.{_unknown(judged, knowledge)}", chosen
 
 
-def _others(judged: Sequence[RunLine], chosen: RunLine) -> str:
+def _others(lines: Sequence[RunLine], chosen: RunLine) -> str:
     """What the next smaller run loses; else that it is not settled, and which run loses most."""
+    judged = [line for line in lines if line.verdict is not None]
     smaller = judged[: judged.index(chosen)]
     losing = [line for line in judged if line.word == "loses"]
     if smaller and smaller[-1].word == "loses":
@@ -314,7 +315,10 @@ def _others(judged: Sequence[RunLine], chosen: RunLine) -> str:
     if losing:
         most = min(losing, key=_lowest)
         said.append(f"{_named(most)} keeps only {_worst(most)}")
-    return ", and ".join(said) or "no smaller run was evaluated"
+    if said:
+        return ", and ".join(said)
+    left = any(line.word == "not compared" for line in lines[: lines.index(chosen)])
+    return f"no smaller run {'could be compared' if left else 'was evaluated'}"
 
 
 def _unknown(judged: Sequence[RunLine], knowledge: Sequence[str]) -> str:

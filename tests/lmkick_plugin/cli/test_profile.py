@@ -53,8 +53,10 @@ def test_results_that_saved_nothing_stand_for_the_dense_weights(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["kick-mini", "--new_tokens", "1"], "--new_tokens 1: expected at least 2"),
-        (["kick-mini", "--batch_size", "0"], "--batch_size 0: expected at least 1"),
+        (["kick-mini", "--new_tokens", "1"], "new_tokens=1: expected at least 2"),
+        (["kick-mini", "--batch_size", "0"], "batch_size=0: expected at least 1"),
+        (["kick-mini", "--new_tokens", "9999999"], "--new_tokens 9999999: expected at most"),
+        (["kick-mini", "--prompt_tokens", "99999"], "prompt_tokens=99999 and new_tokens=32 exceed"),
         (["kick-mini", "--model_args", "bits=4"], "bits"),
         (["no/such/folder"], "no/such/folder"),
         (

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from transformers import LlamaConfig
 
-from compressors.errors import UnsupportedModelError
+from compressors.errors import SettingsError, UnsupportedModelError
 from lmkick_plugin.loading.compress import check_before_load
 from lmkick_plugin.recipe.arguments import parse_arguments
 
@@ -46,3 +49,28 @@ def test_without_saving_no_format_is_asked_for() -> None:
         {"pretrained": "unread", "compressor": "rtn", "bits": 4, "group_size": 48}
     )
     check_before_load(recipe, CONFIG, {})
+
+
+@pytest.mark.parametrize(
+    ("sparsities", "message"),
+    [
+        ({"model.layers.0": 0.5}, None),
+        ({"model.layers.1": 0.5}, "the model has no block model.layers.1"),
+    ],
+)
+def test_an_allocation_of_other_blocks(
+    sparsities: dict[str, float], message: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "sparsities.json"
+    path.write_text(json.dumps(sparsities))
+    recipe, _ = parse_arguments(
+        {
+            "pretrained": "unread", "compressor": "magnitude", "sparsity": 0.5,
+            "allocation": f"file:{path}",
+        }
+    )  # fmt: skip
+    if message is None:
+        check_before_load(recipe, CONFIG, {})
+        return
+    with pytest.raises(SettingsError, match=message):
+        check_before_load(recipe, CONFIG, {})

@@ -296,6 +296,7 @@ def test_beside_a_run_that_is_compared_the_terminal_says_which_is_not(write: Wri
     cut_off(write, "three")
     found = summary_of(write)
     assert found.sentence.startswith("gptq 4 bits")
+    assert found.sentence.endswith("; no smaller run could be compared.")
     assert found.text().splitlines()[-1] == (
         "big-7b gptq 3 bits: not compared where samples cannot be read (see notes)."
     )
