@@ -215,9 +215,8 @@ class _Sampler:
             return self._from_short(text, order)
         if len(samples) < self._nsamples:
             _log.warning(
-                "%s: only %d documents hold %d tokens or more; %d samples are further crops of "
-                "those",
-                text.name, len(long), self._seqlen, self._nsamples - len(samples),
+                "%s: documents of %d tokens or more: %d; %d samples are further crops of those",
+                text.name, self._seqlen, len(long), self._nsamples - len(samples),
             )  # fmt: skip
             samples += [
                 self._crop(self._rng.choice(long)) for _ in range(self._nsamples - len(samples))

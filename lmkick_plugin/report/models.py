@@ -25,6 +25,7 @@ from lmkick_plugin.results.results_file import (
     ResultsFile,
     fallbacks,
     model_key,
+    recipe_label,
     short_model,
 )
 from lmkick_plugin.results.runs import Run, find_results, group_runs
@@ -325,23 +326,18 @@ def _by_label(
 def _cell(run: Run, fields: Mapping[str, Any], number: int) -> Cell:
     own = run.record
     record = {**own, **{key: value for key, value in fields.items() if key != "label"}}
-    model = model_key(record) or run.files[0].data.get("model_name") or run.label
+    model = str(model_key(record) or run.files[0].data.get("model_name") or run.label)
+    label = fields.get("label") or run.label
+    if "label" not in fields and fields and "compressor" in record:
+        label = f"{short_model(model)} {recipe_label(record)}"
     return Cell(
         name=f"run-{number}",
         run=run,
-        label=plain(fields.get("label") or _with_details(run, record), limit=100),
+        label=plain(label, limit=100),
         record=record,
-        model=str(model),
+        model=model,
         labelled=bool(fields),
     )
-
-
-def _with_details(run: Run, record: Mapping[str, Any]) -> str:
-    if record and not run.record:  # named by a label's fields alone
-        return " ".join(
-            str(record[key]) for key in ("compressor", "pattern", "num_bits") if record.get(key)
-        )
-    return run.label
 
 
 def _models(cells: Sequence[Cell], notes: list[str]) -> tuple[Model, ...]:

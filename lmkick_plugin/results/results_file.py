@@ -30,6 +30,7 @@ __all__ = [
     "ResultsFile",
     "fallbacks",
     "model_key",
+    "recipe_label",
     "short_model",
 ]
 
@@ -163,7 +164,7 @@ class ResultsFile:
         if self.record:
             name = short_model(model_key(self.record) or str(model))
         config = self.mapping("config")
-        return plain(f"{name} {_recipe_label(self.record) or config.get('model', '')}".strip())
+        return plain(f"{name} {recipe_label(self.record) or config.get('model', '')}".strip())
 
     @property
     def tasks(self) -> list[str]:
@@ -344,7 +345,8 @@ def short_model(key: str) -> str:
     )
 
 
-def _recipe_label(record: Mapping[str, Any]) -> str:
+def recipe_label(record: Mapping[str, Any]) -> str:
+    """What was done to a model, such as ``wanda 2:4, then gptq 4 bits``; empty of no record."""
     if not record:
         return ""
     steps = [*(record.get("earlier") or ()), record]

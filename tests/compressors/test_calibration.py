@@ -124,7 +124,7 @@ def test_few_long_documents_give_several_crops_and_work_is_bounded(
     assert Counting.looked_at == 51
     assert len(samples) == 8
     assert len({tuple(sample) for sample in samples}) > 1
-    assert "1 documents hold 64 tokens or more" in caplog.text
+    assert "documents of 64 tokens or more: 1; " in caplog.text
 
 
 def test_short_documents_are_joined_and_that_is_said(

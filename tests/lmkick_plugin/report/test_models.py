@@ -201,6 +201,24 @@ def test_runs_of_other_models_stand_by_name_or_label(write: Writer) -> None:
     assert [p.statistics.verdict for p in evidence.pairings.values()] == ["match"]
 
 
+@pytest.mark.parametrize(
+    ("kick", "label", "expected"),
+    [
+        (None, "base_model=big-7b,compressor=wanda,sparsity=0.3", "big-7b wanda 30 %"),
+        (None, "bytes_best_format=5", "big-7b hf"),
+        ("rtn", "compressor=awq,bits=3", "big-7b awq 3 bits"),
+        ("rtn", "bytes_best_format=5", "big-7b rtn 4 bits"),
+    ],
+)
+def test_a_name_follows_what_the_label_says_was_done(
+    write: Writer, kick: str | None, label: str, expected: str
+) -> None:
+    own = None if kick is None else record(kick, num_bits=4)
+    run = facts(write, "run", 0.6, own, model_name="big-7b")
+    (model,) = collect([run], labels={run: label}).models
+    assert [cell.label for cell in model.all] == [expected]
+
+
 def test_a_plain_run_of_the_same_name_is_the_dense_one(write: Writer) -> None:
     facts(write, "hf", 0.6, None, model_name="big-7b")
     facts(write, "w", 0.6, record("wanda", requested_sparsity=0.2))
