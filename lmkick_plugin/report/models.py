@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lmkick_plugin.recipe.methods import COMPRESSORS
-from lmkick_plugin.recipe.readers import suggest
 from lmkick_plugin.record.fields import RECIPE, RECORD_FIELDS
 from lmkick_plugin.report.failed_cells import failed_cells
+from lmkick_plugin.report.labels import LABEL_FIELDS, read_labels
 from lmkick_plugin.results.results_file import (
     NULLS,
     ResultsError,
@@ -31,19 +31,8 @@ from lmkick_plugin.results.results_file import (
 from lmkick_plugin.results.runs import Run, find_results, group_runs
 from lmkick_plugin.terminal import plain
 
-__all__ = ["LABEL_FIELDS", "Cell", "Collection", "Model", "collect", "is_nm", "read_labels"]
+__all__ = ["Cell", "Collection", "Model", "collect", "is_nm"]
 
-LABEL_FIELDS = frozenset({*RECIPE, "label", "achieved_sparsity", "bytes_best_format"}) | {
-    "bytes_dense",
-    "nonzero_parameters",
-    "total_parameters",
-}
-"""Record fields that ``--label FOLDER=field=value,field=value`` can set."""
-
-_NUMBERS = (
-    "achieved_sparsity", "bytes_best_format", "bytes_dense", "group_size", "nonzero_parameters",
-    "num_bits", "requested_sparsity", "total_parameters",
-)  # fmt: skip
 _KNOWN_FIELDS = LABEL_FIELDS | {*RECORD_FIELDS, "layers"}
 
 
@@ -197,62 +186,12 @@ class Collection:
         return tuple(cell for model in self.models for cell in model.all)
 
 
-def read_labels(labels: Mapping[Path, str] | None) -> dict[Path, dict[str, Any]]:
-    """Read the labels that the user gave to folders.
-
-    Args:
-        labels: By folder: a name, or ``field=value,field=value`` with fields of `LABEL_FIELDS`.
-
-    Returns:
-        By resolved folder, the fields; a name is the field ``label``.
-
-    Raises:
-        ResultsError: A folder is not there, or a field is unknown.
-    """
-    read: dict[Path, dict[str, Any]] = {}
-    for folder, text in (labels or {}).items():
-        if not folder.exists():
-            raise ResultsError(f"label {plain(text)!r}: {folder}: no such file or folder")
-        fields: dict[str, Any] = {}
-        if "=" not in text:
-            fields["label"] = text.strip()
-        else:
-            for part in text.split(","):
-                field, equals, value = (piece.strip() for piece in part.partition("="))
-                field = {"sparsity": "requested_sparsity", "bits": "num_bits"}.get(field, field)
-                if not equals or field not in LABEL_FIELDS:
-                    remedy = suggest(field, LABEL_FIELDS) if equals else ""
-                    remedy = remedy or f"Fields: {', '.join(sorted(LABEL_FIELDS))}"
-                    raise ResultsError(
-                        f"label of {folder}: {plain(part)!r}: write a name, or field=value. "
-                        f"{remedy}".rstrip()
-                    )
-                fields[field] = _value(value)
-                if field in _NUMBERS and isinstance(fields[field], str):
-                    raise ResultsError(f"label of {folder}: {plain(part)!r}: expected a number")
-        if not fields.get("label", "a name"):
-            raise ResultsError(f"label of {folder} is empty; write FOLDER=NAME")
-        read[folder.resolve()] = fields
-    return read
-
-
-def _value(text: str) -> Any:
-    if text.casefold() in NULLS:
-        return None
-    for convert in (int, float):
-        try:
-            return convert(text)
-        except ValueError:
-            continue
-    return text
-
-
 def collect(paths: Sequence[Path], *, labels: Mapping[Path, str] | None = None) -> Collection:
     """Read every run under some folders.
 
     Args:
         paths: Folders, searched with all below them, or single results files.
-        labels: See `read_labels`.
+        labels: As of :func:`read_labels`.
 
     Returns:
         The runs by model. Files that cannot be read are named and skipped; what a sweep recorded
