@@ -227,14 +227,15 @@ def _answer(
 
 def _finish(lm: Any, job: _Job) -> str:
     """Decode an answer's tokens into text as ``hf`` does."""
-    tokens = job.answer.generated
+    tokens: Sequence[int] = job.answer.generated
     thought = lm.think_end_token
     thoughts = job.answer.stops
     if isinstance(thoughts, Thoughts):
+        tokens = thoughts.answer(tokens)
         if thoughts.inside:
             return ""
         if thoughts.after is not None:
-            text = str(lm.tok_decode(tokens[thoughts.after :])).lstrip()
+            text = str(lm.tok_decode(tokens)).lstrip()
             return str(postprocess_generated_text(text, job.plan.until, None))
     if isinstance(thought, int) and thought in tokens:
         tokens = tokens[len(tokens) - tokens[::-1].index(thought) :]
@@ -262,4 +263,5 @@ def _log_thoughts(requests: Sequence[Any], jobs: Sequence[_Job]) -> None:
     for task, all_of_it in found.items():
         unfinished = sum(one.inside for one in all_of_it)
         thoughtful = unfinished + sum(one.after is not None for one in all_of_it)
-        log_thoughts(task, thoughtful, unfinished, limits[task])
+        whole = sum(one.whole for one in all_of_it)
+        log_thoughts(task, thoughtful, unfinished, limits[task], whole)

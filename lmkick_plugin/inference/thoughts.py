@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lm_eval.models.utils import normalize_gen_kwargs
+
 __all__ = ["Thoughts", "answer_plainly", "log_thoughts", "may_think"]
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -35,6 +37,7 @@ class Thoughts:
     Attributes:
         inside: Whether the answer, as far as it goes, is nothing but thoughts.
         after: Number of tokens up to the end of the thoughts; None without thoughts.
+        whole: Thoughts were presumed and did not end; set by :meth:`answer`.
     """
 
     def __init__(self, lm: Any, prompt: str, stops: Any, until: Sequence[str]) -> None:
@@ -55,9 +58,12 @@ class Thoughts:
         self._window = 0
         if isinstance(self._end, str):
             self._window = len(lm.tokenizer.encode(self._end, add_special_tokens=False)) + 2
-        self.inside = _begun(lm, prompt)
+        opened = _opened(prompt)
+        self.inside = opened or _presumed(lm)
+        self._presumed = self.inside and not opened
         self._decided = self.inside
         self.after: int | None = None
+        self.whole = False
 
     def reached(self, generated: Sequence[int]) -> bool:
         """Whether an answer ends here.
@@ -80,6 +86,23 @@ class Thoughts:
             return bool(self._stops.reached(generated))
         answer = self._text(generated[self.after :]).lstrip()
         return any(stop in answer for stop in self._until)
+
+    def answer(self, generated: Sequence[int]) -> Sequence[int]:
+        """Tokens of a complete answer without its thoughts.
+
+        Args:
+            generated: All of its tokens. Where thoughts were only presumed and do not end, these
+                were none: as in ``hf``, they are the answer, up to the first stop string.
+        """
+        if self._presumed and not self._text(generated).lstrip().startswith(OPEN):
+            self.whole, self.inside = self.inside, False
+        if self.inside:
+            return []
+        if self.after is not None:
+            return generated[self.after :]
+        sizes = range(1, len(generated) + 1)
+        ends = (size for size in sizes if self._stops.reached(generated[:size]))
+        return generated[: next(ends, len(generated))]
 
     def _ends(self, generated: Sequence[int]) -> bool:
         if isinstance(self._end, int):
@@ -110,30 +133,46 @@ def answer_plainly(
         texts = plain(bare)
     finally:
         lm.think_end_token = end
-    answers, thoughtful, unfinished = [], 0, 0
+    answers, thoughtful, unfinished, whole = [], 0, 0, 0
     for request, text in zip(requests, texts, strict=True):
-        if _begun(lm, request.args[0]) or text.lstrip().startswith(OPEN):
-            _, closed, text = text.partition(end or CLOSE)
-            text = text.lstrip()
+        until = request.args[1].get("until") or []
+        stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
+        _, closed, after = text.partition(end or CLOSE)
+        sure = _opened(request.args[0]) or text.lstrip().startswith(OPEN)
+        if sure or (closed and _presumed(lm)):
             thoughtful += 1
             unfinished += not closed
-        until = request.args[1].get("until") or []
-        for stop in [until] if isinstance(until, str) else until:
-            text = text.split(stop)[0] if stop else text
+            text = _cut(after.lstrip(), stops)
+        else:
+            whole += _presumed(lm)
+            text = _cut(text, stops)
+            text = text.split(end)[-1].lstrip() if end else text
         answers.append(text)
     if requests:
-        limit = int(requests[0].args[1].get("max_gen_toks", lm.max_gen_toks))
-        log_thoughts(str(requests[0].task_name), thoughtful, unfinished, limit)
+        limit = normalize_gen_kwargs(requests[0].args[1], lm.max_gen_toks)["max_gen_toks"]
+        log_thoughts(str(requests[0].task_name), thoughtful, unfinished, limit, whole)
     return answers
 
 
-def _begun(lm: Any, prompt: str) -> bool:
-    """Whether thoughts begin with the answer's first token."""
+def _cut(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first stop string."""
+    for stop in stops:
+        text = text.split(stop)[0]
+    return text
+
+
+def _opened(prompt: str) -> bool:
+    """Whether a prompt ends within thoughts."""
+    return prompt.rstrip().endswith(OPEN)
+
+
+def _presumed(lm: Any) -> bool:
+    """Whether answers are taken to begin within thoughts, though no prompt says so."""
     told = lm.think_end_token is not None and lm.enable_thinking is not False
-    return bool(told or prompt.rstrip().endswith(OPEN))
+    return bool(told and lm.chat_template_used)
 
 
-def log_thoughts(task: str, thoughtful: int, unfinished: int, limit: int) -> None:
+def log_thoughts(task: str, thoughtful: int, unfinished: int, limit: int, whole: int) -> None:
     """Log what became of answers with thoughts, and how to turn thoughts off.
 
     Args:
@@ -141,6 +180,7 @@ def log_thoughts(task: str, thoughtful: int, unfinished: int, limit: int) -> Non
         thoughtful: Answers that began with thoughts.
         unfinished: Those that ended within them.
         limit: Tokens that an answer could have.
+        whole: Answers whose thoughts were presumed and did not end.
     """
     if unfinished:
         logger.warning(
@@ -153,4 +193,10 @@ def log_thoughts(task: str, thoughtful: int, unfinished: int, limit: int) -> Non
             "%s: %d answers began with thoughts (<think>), which are removed before scoring. "
             "enable_thinking=False turns them off.",
             task, thoughtful,
+        )  # fmt: skip
+    elif whole:
+        logger.warning(
+            "%s: %d answers hold no think_end_token and are scored whole, as by hf. If they are "
+            "unfinished thoughts (limit: %d tokens), use --gen_kwargs max_gen_toks=N.",
+            task, whole, limit,
         )  # fmt: skip

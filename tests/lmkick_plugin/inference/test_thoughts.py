@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import postprocess_generated_text
 
 from lmkick_plugin.inference import generation
 from lmkick_plugin.model import KickLM
@@ -36,6 +37,8 @@ def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         for at, one in enumerate(requests):
             for stop in one.args[1]["until"]:
                 cut[at] = cut[at].split(stop)[0]
+            if isinstance(lm.think_end_token, int):
+                cut[at] = cut[at].lstrip()
         return cut
 
     from tests.conftest import make_tiny_tokenizer
@@ -43,6 +46,12 @@ def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     tokens = make_tiny_tokenizer().encode(text, add_special_tokens=False)
     monkeypatch.setattr(generation, "decode", scripted)
     monkeypatch.setattr(HFLM, "generate_until", plain)
+
+
+def as_hf(text: str, end: str | int) -> str:
+    """What ``hf`` makes of an answer that its stop string, a new line, ended."""
+    kept = text[: text.find("\n") + 1] or text
+    return postprocess_generated_text(kept.lstrip(), ["\n"], None if end == 7 else str(end))
 
 
 @pytest.fixture(params=[True, False], ids=["batched", "hf"])
@@ -89,6 +98,41 @@ def test_thoughts_that_the_prompt_opens(
     says(monkeypatch, THOUGHT.removeprefix("<think>"))
     assert ask(**how) == "Paris is it."
     assert ask(limit=10, **how) == ""
+
+
+ANSWERS = [
+    "\nParis.\nMore.", "  Paris.\nMore.", "Paris", " \n\n", "Let me.\nSee.</think>Paris",
+    "One</think>Two</think> Three\nFour",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["</think>", "[end]", 7])
+def test_a_token_told_without_a_chat_template_is_as_in_hf(
+    ask: Any, end: str | int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for text in ANSWERS:
+        says(monkeypatch, text)
+        assert ask(chat=False, think_end_token=end) == as_hf(text, end), text
+    assert not [one for one in caplog.messages if "thoughts" in one]
+
+
+@pytest.mark.parametrize("end", ["</think>", "[end]", 7])
+def test_presumed_thoughts_that_do_not_end_are_the_answer_as_in_hf(
+    ask: Any, end: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in [text for text in ANSWERS if str(end) not in text]:
+        says(monkeypatch, text)
+        assert ask(think_end_token=end) == as_hf(text, end), text
+    says(monkeypatch, "<think>\na\nb")  # thoughts beyond doubt
+    assert isinstance(end, int) or ask(think_end_token=end) == ""
+
+
+def test_unfinished_presumed_thoughts_are_said(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    says(monkeypatch, "Let me see.")
+    ask(think_end_token="</think>")
+    assert "1 answers hold no think_end_token and are scored whole" in caplog.text
 
 
 def test_without_a_chat_template_an_answer_is_what_it_was(
