@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from lm_eval.models.utils import normalize_gen_kwargs
+
 __all__ = [
     "TruncatedPrompts",
     "cut_left",
@@ -45,16 +47,17 @@ def fit_generation(requests: Sequence[Any], context: int) -> list[Any]:
         context: The model's, in tokens.
 
     Returns:
-        The requests, with ``max_gen_toks`` set to half the context in those: the other half is for
-        the prompt. The given instances are not changed.
+        The requests, with ``max_gen_toks`` set to half the context in those, whichever name the
+        limit had, or none: the other half is for the prompt. The given instances are not changed.
     """
     fitted = []
     for instance in requests:
         text, settings = instance.args
-        wanted = settings.get("max_gen_toks")
-        if isinstance(wanted, int) and wanted >= context > 1:
+        normal = normalize_gen_kwargs(settings)  # as hf does; its default is that of HFLM
+        wanted = normal["max_gen_toks"]
+        if wanted >= context > 1:
             _log_shortened(str(instance.task_name), wanted, context)
-            shorter = (text, {**settings, "max_gen_toks": context // 2})
+            shorter = (text, {**normal, "max_gen_toks": context // 2})
             instance = replace(instance, arguments=shorter)
         fitted.append(instance)
     return fitted

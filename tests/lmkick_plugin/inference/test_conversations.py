@@ -119,6 +119,24 @@ def test_only_what_cannot_be_is_shortened(wanted: int | None, given: int | None)
     assert request.args[1].get("max_gen_toks") == given
 
 
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize(
+    "limit",
+    [{}, *({name: 1024} for name in ("max_new_tokens", "max_tokens", "max_completion_tokens"))],
+)
+def test_a_limit_of_any_name_is_shortened(
+    limit: dict[str, int], reuse: bool, tiny_model_dir: Path
+) -> None:
+    small: dict[str, Any] = {"pretrained": str(tiny_model_dir), "max_length": 200, **CPU}
+    requests = make_requests("generate_until", [(SENTENCE, {"until": [], **limit})])
+    with pytest.raises(AssertionError, match=r"must be less than .* \(200\)"):
+        HFLM(**small).generate_until(requests, disable_tqdm=True)
+    given = make_requests("generate_until", [(SENTENCE, {"until": [], "max_gen_toks": 100})])
+    expected = HFLM(**small).generate_until(given, disable_tqdm=True)
+    model = KickLM(**small, prefix_reuse=reuse)
+    assert model.generate_until(requests, disable_tqdm=True) == expected
+
+
 def test_answers_as_before_compression(tiny_model_dir: Path) -> None:
     arguments = {"pretrained": str(tiny_model_dir), **CPU}
     dense = KickLM(**arguments)
