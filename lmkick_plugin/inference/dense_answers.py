@@ -8,7 +8,7 @@ from typing import Any
 from lm_eval.api.model import CacheHook
 
 from lmkick_plugin.inference.conversations import answer_turns
-from lmkick_plugin.inference.truncation import fit_generation
+from lmkick_plugin.inference.hf import FastHFLM
 
 __all__ = ["ask_dense"]
 
@@ -26,10 +26,13 @@ def ask_dense(lm: Any, requests: list[Any]) -> list[Any]:
     """
     hook, lm.cache_hook = lm.cache_hook, CacheHook(None)
     try:
-        with lm.reference.ready() as reference, reference.ready():
+        with lm.reference.ready(FastHFLM) as reference, reference.ready():
             dense = reference.model
+            # Another model's thoughts are removed as the evaluated one's are, and by the same code.
+            dense.prefix_reuse = lm.prefix_reuse
+            dense.chat_template_used = lm.chat_template_used
             if requests and requests[0].request_type == "turns":
                 return list(answer_turns(dense, requests))
-            return list(dense.generate_until(fit_generation(requests, dense.max_length)))
+            return list(dense.generate_until(requests))
     finally:
         lm.cache_hook = hook

@@ -99,14 +99,17 @@ class DenseReference:
         return self._lm.recognised is not None and not given
 
     @contextmanager
-    def ready(self) -> Iterator[Reference]:
+    def ready(self, kind: Any = None) -> Iterator[Reference]:
         """The reference, for the length of the context.
+
+        Args:
+            kind: Class that loads another model; None for lm-eval's ``HFLM``.
 
         Raises:
             SettingsError: There is none.
             RuntimeError: Afterwards, the evaluated weights are not those from before.
         """
-        with self._find() as reference:
+        with self._find(kind) as reference:
             yield reference
         lm = self._lm
         # Recognised: nothing changed places, and quantized weights may unpack when first used.
@@ -116,14 +119,14 @@ class DenseReference:
                 "differs). This is a bug; please report the model and arguments."
             )
 
-    def _find(self) -> AbstractContextManager[Reference]:
+    def _find(self, kind: Any) -> AbstractContextManager[Reference]:
         lm = self._lm
         if lm.recipe.reference is not None:
-            return nullcontext(_another_model(lm, lm.recipe.reference, lm.passed))
+            return nullcontext(_another_model(lm, lm.recipe.reference, kind))
         if lm.recipe.quantize is not None:
             given = ("revision", "subfolder")
             again = {key: lm.passed[key] for key in given if key in lm.passed}
-            return nullcontext(_another_model(lm, lm.base_model, lm.passed, **again))
+            return nullcontext(_another_model(lm, lm.base_model, kind, **again))
         if self._is_missing:
             problem = _no_reference(lm.recognised)
             raise SettingsError(f"{problem[0].upper()}{problem[1:]}.")
@@ -157,22 +160,23 @@ def _dense_weights(model: Any, source: DenseSource) -> Iterator[Reference]:
     yield Reference("its own dense weights", model, weights.in_place, once=source.once)
 
 
-def _another_model(model: Any, name: str, arguments: Mapping[str, Any], **which: Any) -> Reference:
+def _another_model(model: Any, name: str, kind: Any, **which: Any) -> Reference:
     """Another model, on the device of the evaluated one.
 
     Args:
         model: A ``KickLM``.
         name: Name or path of the other model.
-        arguments: With what ``hf`` loaded the evaluated one.
+        kind: Class that loads it; None for lm-eval's ``HFLM``.
         **which: Which checkpoint of that name: ``revision``, ``subfolder``.
     """
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM
 
-    class CheckedHFLM(HFLM):  # type: ignore[misc]  # lm_eval is untyped
+    class CheckedHFLM(kind or HFLM):  # type: ignore[misc]  # lm_eval is untyped
         AUTO_MODEL_CLASS = CheckedLoader(AutoModelForCausalLM)
 
-    how = {key: value for key, value in arguments.items() if key not in _WHICH}
+    how = {key: value for key, value in model.passed.items() if key not in _WHICH}
+    how["max_length"] = model.max_length  # prompts are cut alike
     folder = bundled.model_folder(name)
     other = CheckedHFLM(pretrained=folder, tokenizer=model.tokenizer, batch_size=1, **how, **which)
     return Reference(name, other)

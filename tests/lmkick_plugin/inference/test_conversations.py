@@ -157,6 +157,31 @@ def test_answers_as_before_compression(tiny_model_dir: Path) -> None:
         assert hook.seen
 
 
+@pytest.mark.parametrize("kind", ["generate_until", "turns"])
+def test_a_reference_answers_as_when_it_is_evaluated(
+    kind: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    from tests.conftest import make_tiny_llama, make_tiny_tokenizer
+
+    make_tiny_llama(seed=1).save_pretrained(tmp_path)
+    make_tiny_tokenizer().save_pretrained(tmp_path)
+    if kind == "turns":
+        requests = conversations(2)
+        for one in requests:
+            one.args[1]["generation"] = {**GENERATION, "max_gen_toks": 1024}
+    else:
+        limit = {**GENERATION, "max_new_tokens": 1024}
+        limit.pop("max_gen_toks")
+        requests = make_requests("generate_until", [(SENTENCE * 3, limit)])
+    expected = getattr(KickLM(pretrained=str(tmp_path), max_length=200, **CPU), kind)(requests)
+    model = KickLM(
+        pretrained=str(tiny_model_dir), reference=str(tmp_path), max_length=200,
+        compressor="magnitude", sparsity=0.5, **CPU,
+    )  # fmt: skip
+    assert model.answer_as_dense(requests) == expected
+    assert getattr(model, kind)(requests) != expected
+
+
 def test_a_model_given_as_an_object_has_no_dense_answers(tiny_model_dir: Path) -> None:
     from tests.conftest import make_tiny_llama, make_tiny_tokenizer
 

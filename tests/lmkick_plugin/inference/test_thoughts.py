@@ -91,6 +91,23 @@ def test_under_a_chat_template(
     assert ask() == expected
 
 
+@pytest.mark.parametrize("reuse", [True, False])
+def test_thoughts_of_another_model_as_the_reference(
+    reuse: bool, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(monkeypatch, THOUGHT)
+    folder = str(tiny_model_dir)
+    lm = KickLM(
+        pretrained=folder, reference=folder, compressor="magnitude", sparsity=0.5, device="cpu",
+        batch_size=2, prefix_reuse=reuse,
+    )  # fmt: skip
+    lm.tokenizer.chat_template = TEMPLATE
+    prompt = lm.apply_chat_template([{"role": "user", "content": "Q"}])
+    settings = {"until": ["\n"], "max_gen_toks": 200}
+    requests = make_requests("generate_until", [(prompt, settings)])
+    assert lm.answer_as_dense(requests) == lm.generate_until(requests) == ["Paris is it."]
+
+
 @pytest.mark.parametrize("how", [{"think_end_token": "</think>"}, TOLD])
 def test_thoughts_that_the_prompt_opens(
     ask: Any, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
