@@ -107,7 +107,7 @@ def owl(
 
     Args:
         shares: Outlier share of each block.
-        parameters: Weights of each block.
+        parameters: Weights of each of these blocks; others do not count.
         sparsity: Of the whole model.
         owl_lambda: Half of the spread between blocks.
 
@@ -123,7 +123,7 @@ def owl(
         name: 2 * owl_lambda * (share - low) / span if span else 0.0
         for name, share in shares.items()
     }
-    total = sum(parameters.values())
+    total = sum(parameters[name] for name in less)
     mean = math.fsum(less[name] * parameters[name] for name in less) / total
     found = {name: sparsity - less[name] + mean for name in less}
     for name, value in found.items():
@@ -153,11 +153,11 @@ def outlier_shares(
         threshold: Multiple of the mean score above which a score is an outlier.
 
     Returns:
-        By block name; 0 for blocks that the model did not call.
+        By block name; without blocks that were not called, or that another block's matrices serve.
     """
     inputs = capture(model, [block.module for block in blocks], batches)
     keep_hidden(inputs, device)
-    shares = {block.name: 0.0 for block in blocks}
+    shares = {}
     mover = BlockMover([blocks[index] for index in inputs.order], device)
     try:
         for step, index in enumerate(inputs.order):
@@ -171,7 +171,8 @@ def outlier_shares(
                     if isinstance(group.statistic, ColumnNorm)
                     for matrix in group.matrices
                 ]
-                shares[block.name] = _share(scored, threshold)
+                if scored:
+                    shares[block.name] = _share(scored, threshold)
     finally:
         mover.close()
     return shares
@@ -180,8 +181,6 @@ def outlier_shares(
 def _share(scored: Sequence[tuple[Tensor, Tensor]], threshold: float) -> float:
     """Share of scores above a multiple of their common mean."""
     count = sum(weight.numel() for weight, _ in scored)
-    if not count:
-        return 0.0
     total = sum(wanda_scores(*pair).sum(dtype=torch.float64).item() for pair in scored)
     limit = threshold * total / count
     return sum(int((wanda_scores(*pair) > limit).sum()) for pair in scored) / count

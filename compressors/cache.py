@@ -88,7 +88,7 @@ class CompressionCache:
     """
 
     def __init__(self, directory: str | Path, limit_gb: float) -> None:
-        self._directory = Path(directory)
+        self._directory = Path(directory).expanduser()
         if not limit_gb > 0:
             raise SettingsError(
                 f"compress_cache_gb={limit_gb!r}: expected the GB that compress_cache may take, "

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -138,11 +139,14 @@ def compress_model(
         by_owl = allocation == "owl"
         text = require_calibration(model, "allocation='owl'", calibration) if by_owl else tokens
         store, entry, known, finished = None, None, None, []
-        if cache is not None:
-            # The rule, not the sparsities: these cost a pass, which an entry may spare.
-            rule = ("owl", float(owl_lambda), float(owl_threshold)) if by_owl else sparsities
-            identity = fingerprint(model, compressor, text, true_sequential, rule)
-            identity["software"] = software()
+        # The rule, not the sparsities: these cost a pass, which an entry may spare, and can differ
+        # by rounding.
+        rule = ("owl", float(owl_lambda), float(owl_threshold)) if by_owl else sparsities
+        identify = partial(fingerprint, model, compressor, text, true_sequential, rule)
+        if resume_dir is not None:
+            store = ResumeStore(resume_dir, identify())
+        elif cache is not None:
+            identity = {**identify(), "software": software()}
             entry = held.enter_context(cache.entry(identity, _kept_bytes(blocks)))
             store, known = entry.store, entry.report()
         if by_owl and text is not None and whole is not None:
@@ -155,9 +159,6 @@ def compress_model(
                 whole,
                 owl_lambda,
             )
-        if resume_dir is not None:
-            identity = fingerprint(model, compressor, tokens, true_sequential, sparsities)
-            store = ResumeStore(resume_dir, identity)
         if store is not None:
             finished = store.restore(blocks, grids)
         if known is not None and len(finished) == len(blocks):

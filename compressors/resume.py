@@ -99,7 +99,7 @@ class ResumeStore:
     def __init__(
         self, directory: str | Path, identity: Mapping[str, str], *, argument: str = "resume_dir"
     ) -> None:
-        self._directory, self._argument = Path(directory), argument
+        self._directory, self._argument = Path(directory).expanduser(), argument
         header = self._directory / "resume.json"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)

@@ -217,9 +217,11 @@ def _record(
 @contextmanager
 def _stand_ins(blocks: Sequence[nn.Module], recorder: _Recorder) -> Iterator[None]:
     """Replace the blocks' ``forward`` on the instances within the context."""
-    originals = [(block, block.__dict__.get("forward")) for block in blocks]
+    # A block that is listed twice goes by its first place, whose matrices are compressed.
+    first = {block: index for index, block in reversed([*enumerate(blocks)])}
+    originals = [(block, block.__dict__.get("forward")) for block in first]
     try:
-        for index, block in enumerate(blocks):
+        for block, index in first.items():
 
             def forward(*args: Any, _index: int = index, **kwargs: Any) -> Any:
                 return recorder(_index, args, kwargs)
@@ -227,8 +229,7 @@ def _stand_ins(blocks: Sequence[nn.Module], recorder: _Recorder) -> Iterator[Non
             block.forward = forward
         yield
     finally:
-        # Reversed, so that a block that is listed twice ends with what it had first.
-        for block, original in reversed(originals):
+        for block, original in originals:
             if original is None:
                 block.__dict__.pop("forward", None)
             else:

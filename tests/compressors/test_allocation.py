@@ -85,6 +85,13 @@ def test_owl_is_the_papers_equations(family: str, tokens: Tensor) -> None:
         assert row.sparsity == pytest.approx(row.requested_sparsity, abs=0.02)
 
 
+def test_a_block_that_stands_twice_counts_once(tokens: Tensor) -> None:
+    model = uneven()
+    model.model.layers[2] = model.model.layers[0]
+    found = requested(prune(model, Wanda(pattern=HALF), tokens, allocation="owl"))
+    assert max(found.values()) - min(found.values()) == pytest.approx(0.16)
+
+
 @pytest.mark.parametrize("method", PRUNERS, ids=lambda method: type(method).__name__)
 def test_every_pruner_takes_it(method: Any, tokens: Tensor) -> None:
     plain, shared = uneven(), uneven()
@@ -179,6 +186,21 @@ def test_another_allocation_is_another_compression(tmp_path: Path, tokens: Tenso
     assert requested(again) == requested(first)
     with pytest.raises(SettingsError, match="the sparsities of the blocks"):
         prune(uneven(), method, tokens, resume_dir=tmp_path)
+
+
+def test_shares_that_differ_by_rounding_resume(
+    tmp_path: Path, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, shares = Wanda(pattern=HALF), driver.outlier_shares
+    prune(uneven(), method, tokens, allocation="owl", resume_dir=tmp_path)
+    (tmp_path / "block_0002.safetensors").unlink()
+    monkeypatch.setattr(
+        driver,
+        "outlier_shares",
+        lambda *given: {name: share * (1 + 1e-7) for name, share in shares(*given).items()},
+    )
+    again = prune(uneven(), method, tokens, allocation="owl", resume_dir=tmp_path)
+    assert again.resumed_blocks == 2
 
 
 @pytest.mark.parametrize("method", [Wanda(pattern=HALF), Magnitude(pattern=HALF)])

@@ -288,11 +288,15 @@ def test_a_shared_layer_is_compressed_once(samples: Tensor) -> None:
 
 
 def test_a_block_listed_twice_is_compressed_once(samples: Tensor) -> None:
-    model = make("llama")
+    model, plain = make("llama"), make("llama")
     model.model.layers[2] = model.model.layers[0]
     report = quiet(model, WANDA, samples)
     assert len(report.layers) == 14
     assert report.sparsity == 0.5
+    # On the inputs of its first call, which are those of the first block of any such model.
+    quiet(plain, WANDA, samples)
+    for name, weight in plain.model.layers[0].state_dict().items():
+        assert torch.equal(model.model.layers[0].state_dict()[name], weight), name
 
 
 # --- mixtures of experts ------------------------------------------------------------------------
