@@ -114,10 +114,10 @@ def load_calibration(
     """Make calibration samples from text.
 
     From C4, ``.jsonl`` files and lists of texts: random crops of documents that are long enough,
-    taken in seeded random order. Where fewer are long enough than samples are wanted, those give
-    several crops each; where none is, documents are joined by two newlines and cropped, which is
-    logged. WikiText and ``.txt`` files: random crops of the whole text, rows joined by two
-    newlines. Every document is read at most once.
+    taken in seeded random order. Where fewer are long enough than samples are wanted, documents are
+    joined by two newlines and cropped; where all are, each gives several crops. Both are logged.
+    WikiText and ``.txt`` files: random crops of the whole text, rows joined by two
+    newlines.
 
     Args:
         source: ``"c4"`` (allenai/c4, en, the first training shard), ``"wikitext"`` (WikiText-2 raw,
@@ -195,7 +195,7 @@ class _Sampler:
         self._special = {"add_special_tokens": False} if self._begin or bos == "never" else {}
 
     def cropped(self, text: _Text, bar: tqdm[Any]) -> list[list[int]]:
-        """Crop documents that are long enough; join documents where none is."""
+        """Crop documents that are long enough; join documents where too few are."""
         order = list(range(len(text.documents)))
         self._rng.shuffle(order)
         samples: list[list[int]] = []
@@ -211,26 +211,26 @@ class _Sampler:
                 long.append(tokens)
                 samples.append(self._crop(tokens))
                 bar.update()
-        if not long:
-            return self._from_short(text, order)
-        if len(samples) < self._nsamples:
-            _log.warning(
-                "%s: documents of %d tokens or more: %d; %d samples are further crops of those",
-                text.name, self._seqlen, len(long), self._nsamples - len(samples),
-            )  # fmt: skip
-            samples += [
-                self._crop(self._rng.choice(long)) for _ in range(self._nsamples - len(samples))
-            ]
-        return samples
+        if len(samples) == self._nsamples:
+            return samples
+        if len(long) < sum(bool(document.strip()) for document in text.documents):
+            return self._from_several(text, order, len(long))
+        _log.warning(
+            "%s: documents of %d tokens or more: %d; %d samples are further crops of those",
+            text.name, self._seqlen, len(long), self._nsamples - len(samples),
+        )  # fmt: skip
+        more = self._nsamples - len(samples)
+        return samples + [self._crop(self._rng.choice(long)) for _ in range(more)]
 
     def joined(self, text: _Text) -> list[list[int]]:
         """Crop the whole text."""
         return self._from_one(text.name, "\n\n".join(text.documents))
 
-    def _from_short(self, text: _Text, order: Sequence[int]) -> list[list[int]]:
+    def _from_several(self, text: _Text, order: Sequence[int], long: int) -> list[list[int]]:
         _log.warning(
-            "%s: no document holds %d tokens, so documents are joined and crops may span several",
-            text.name, self._seqlen,
+            "%s: documents of %d tokens or more: %d, for %d samples, so documents are joined and "
+            "crops may span several",
+            text.name, self._seqlen, long, self._nsamples,
         )  # fmt: skip
         wanted = _JOINED_BYTES_PER_TOKEN * self._nsamples * self._seqlen
         parts: list[str] = []

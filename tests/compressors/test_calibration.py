@@ -105,9 +105,34 @@ def test_seed_decides(tokenizer: Any) -> None:
     assert not torch.equal(first, other)
 
 
-def test_few_long_documents_give_several_crops_and_work_is_bounded(
+def test_a_few_long_documents_give_several_crops_each(
     tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    long = "".join(chr(97 + i * i % 26) for i in range(400))
+    with caplog.at_level(logging.WARNING):
+        samples = load([long, "", long[::-1]], tokenizer, nsamples=8)
+    assert len({tuple(sample.tolist()) for sample in samples}) > 4
+    assert all(
+        is_crop(sample, long, tokenizer) or is_crop(sample, long[::-1], tokenizer)
+        for sample in samples
+    )
+    assert "documents of 63 tokens or more: 2; 6 samples are further crops" in caplog.text
+
+
+def test_a_few_long_documents_do_not_displace_the_short_ones(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    documents = [*(f"document {number}" for number in range(300)), "the long one " * 20]
+    with caplog.at_level(logging.WARNING):
+        samples = load(documents, tokenizer, nsamples=40)
+    text = tokenizer.decode(samples.flatten())
+    assert sum(f"document {number}" in text for number in range(100, 300)) > 100
+    assert (
+        "documents of 63 tokens or more: 1, for 40 samples, so documents are joined" in caplog.text
+    )
+
+
+def test_documents_are_read_once_and_no_more_than_needed(tokenizer: Any) -> None:
     class Counting(list[str]):
         looked_at = 0
 
@@ -115,16 +140,11 @@ def test_few_long_documents_give_several_crops_and_work_is_bounded(
             Counting.looked_at += 1
             return super().__getitem__(index)
 
-    long = "".join(chr(97 + i * i % 26) for i in range(400))
-    documents = Counting(["short"] * 50 + [long])
+    documents = Counting(["a b " * 100] * 50)
     sampler = calibration._Sampler(tokenizer, 8, 64, random.Random(0))
     text = calibration._Text("here", documents, joined=False)
-    with caplog.at_level(logging.WARNING):
-        samples = sampler.cropped(text, tqdm(disable=True))
-    assert Counting.looked_at == 51
-    assert len(samples) == 8
-    assert len({tuple(sample) for sample in samples}) > 1
-    assert "documents of 64 tokens or more: 1; " in caplog.text
+    assert len(sampler.cropped(text, tqdm(disable=True))) == 8
+    assert Counting.looked_at == 8
 
 
 def test_short_documents_are_joined_and_that_is_said(
