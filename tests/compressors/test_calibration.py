@@ -126,7 +126,7 @@ def test_a_few_long_documents_do_not_displace_the_short_ones(
     with caplog.at_level(logging.WARNING):
         samples = load(documents, tokenizer, nsamples=40)
     text = tokenizer.decode(samples.flatten())
-    assert sum(f"document {number}" in text for number in range(100, 300)) > 100
+    assert sum(f"document {number}" in text for number in range(100, 300)) > 50
     assert (
         "documents of 63 tokens or more: 1, for 40 samples, so documents are joined" in caplog.text
     )
