@@ -13,7 +13,7 @@ from lmkick_plugin import bundled
 from lmkick_plugin.checkpoints.checked_loader import CheckedLoader
 from lmkick_plugin.checkpoints.detect import Recognised
 from lmkick_plugin.loading.dense_source import DenseSource
-from lmkick_plugin.loading.model_checks import check_causal
+from lmkick_plugin.loading.model_checks import check_causal, context_length
 from lmkick_plugin.loading.precompressed import check_stored_weights
 from lmkick_plugin.record.weights import survey_weights
 
@@ -67,15 +67,14 @@ class DenseReference:
         self._source = source
 
     def check(self) -> None:
-        """Refuse a ``reference=`` with another tokenizer or vocabulary, or damaged weights.
+        """Refuse a ``reference=`` that cannot be compared with, or whose weights are damaged.
 
         Raises:
             SettingsError: See :func:`check_reference`.
         """
         lm = self._lm
         if lm.recipe.reference is not None:
-            remote = bool(lm.passed.get("trust_remote_code"))
-            check_reference(lm.recipe.reference, lm.tokenizer, lm.config, trust_remote_code=remote)
+            check_reference(lm.recipe.reference, lm.tokenizer, lm.config, lm.passed)
 
     @property
     def missing(self) -> str | None:
@@ -192,10 +191,8 @@ def _no_reference(found: Recognised) -> str:
     )
 
 
-def check_reference(
-    name: str, tokenizer: Any, config: Any, *, trust_remote_code: bool = False
-) -> None:
-    """Refuse a reference of another tokenizer or vocabulary.
+def check_reference(name: str, tokenizer: Any, config: Any, passed: Mapping[str, Any]) -> None:
+    """Refuse a reference of another tokenizer or vocabulary, or of a shorter context than the run.
 
     Its config, its tokenizer and, of a folder, its weights are read; no model is made.
 
@@ -203,19 +200,21 @@ def check_reference(
         name: Name or path of the reference model.
         tokenizer: The evaluated model's.
         config: The evaluated model's.
-        trust_remote_code: As for the evaluated model.
+        passed: The evaluated model's arguments for lm-eval's ``hf`` model.
 
     Raises:
-        SettingsError: It cannot be read, or its tokenizer or vocabulary size differs.
+        SettingsError: It cannot be read, its tokenizer or vocabulary size differs, or its context
+            is too short.
         UnsupportedModelError: It is not a causal language model.
         NumericalError: It holds NaN or infinite weights.
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    remote = {"trust_remote_code": bool(passed.get("trust_remote_code"))}
     try:
         folder = bundled.model_folder(name)
-        other = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        other_config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        other = AutoTokenizer.from_pretrained(folder, **remote)
+        other_config = AutoConfig.from_pretrained(folder, **remote)
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"reference={name}: its config or tokenizer cannot be read. Give a saved model's "
@@ -227,9 +226,15 @@ def check_reference(
     elif sizes[0] != sizes[1]:
         reason = f"it scores {sizes[1]} tokens and the evaluated model {sizes[0]}"
     else:
-        passed = {"trust_remote_code": trust_remote_code}
-        check_causal(other_config, "causal", passed)
-        check_stored_weights(name, other_config, passed)
+        check_causal(other_config, "causal", remote)
+        used = passed.get("max_length") or context_length(config, tokenizer)
+        context = context_length(other_config, other)
+        if used is not None and context is not None and context < int(used):
+            raise SettingsError(
+                f"reference={name}: its context is {context} tokens, and the run uses {used}. Give "
+                f"max_length={context}, or a reference of a longer context."
+            )
+        check_stored_weights(name, other_config, remote)
         return
     raise SettingsError(
         f"reference={name}: {reason}, so divergence is not defined. Give a model of the same "

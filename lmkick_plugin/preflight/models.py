@@ -82,7 +82,8 @@ def check_stored(arguments: Mapping[str, Any], config: Any) -> None:
         config: What that returned.
 
     Raises:
-        SettingsError: Files are damaged or tensors missing, or the reference is over other tokens.
+        SettingsError: Files are damaged or tensors missing, or the reference is over other tokens
+            or of a shorter context.
         NumericalError: Weights are NaN or infinite.
     """
     from transformers import AutoTokenizer
@@ -98,8 +99,7 @@ def check_stored(arguments: Mapping[str, Any], config: Any) -> None:
     if recipe.reference is not None:
         name = passed.get("tokenizer") or bundled.model_folder(pretrained)
         tokenizer = AutoTokenizer.from_pretrained(name, **which_files(passed))
-        remote = bool(passed.get("trust_remote_code"))
-        check_reference(recipe.reference, tokenizer, config, trust_remote_code=remote)
+        check_reference(recipe.reference, tokenizer, config, passed)
 
 
 def _read_config(pretrained: str, passed: Mapping[str, Any], *, chat: bool) -> Any:

@@ -182,6 +182,28 @@ def test_a_reference_answers_as_when_it_is_evaluated(
     assert getattr(model, kind)(requests) != expected
 
 
+def test_a_reference_of_a_longer_context_has_the_models(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    from tests.conftest import make_tiny_llama, make_tiny_tokenizer
+
+    longer = make_tiny_llama(seed=1)
+    longer.config.max_position_embeddings = 1024
+    longer.save_pretrained(tmp_path)
+    make_tiny_tokenizer().save_pretrained(tmp_path)
+    limit = {**GENERATION, "max_gen_toks": 700}  # half of a context of 512
+    requests = make_requests("generate_until", [(SENTENCE, limit)])
+    other = {"pretrained": str(tmp_path), **CPU}
+    half, whole = [
+        KickLM(**other, **how).generate_until(requests) for how in ({"max_length": 512}, {})
+    ]
+    model = KickLM(
+        pretrained=str(tiny_model_dir), reference=str(tmp_path), compressor="magnitude",
+        sparsity=0.5, **CPU,
+    )  # fmt: skip
+    assert model.answer_as_dense(requests) == half != whole
+
+
 def test_a_model_given_as_an_object_has_no_dense_answers(tiny_model_dir: Path) -> None:
     from tests.conftest import make_tiny_llama, make_tiny_tokenizer
 

@@ -13,6 +13,7 @@ import transformers
 
 from compressors import SettingsError
 from lmkick_plugin.model import KickLM
+from lmkick_plugin.preflight.models import check_stored
 
 CPU: dict[str, Any] = {"device": "cpu", "batch_size": 3}
 
@@ -56,3 +57,41 @@ def test_added_tokens_that_no_text_holds_are_no_error(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     with pytest.raises(SettingsError, match="has token"):
         KickLM(pretrained=str(folder), **CPU)
+
+
+TOO_SHORT = [
+    (128, {}, r"is 128 tokens.*run uses 512.*max_length=128,"),
+    (128, {"max_length": 129}, r"is 128 tokens.*run uses 129"),
+    (1024, {"max_length": 2000}, r"is 1024 tokens.*run uses 2000"),
+]
+LONG_ENOUGH: list[tuple[int, dict[str, int]]] = [(512, {}), (128, {"max_length": 128}), (1024, {})]
+
+
+@pytest.mark.parametrize(("context", "how", "said"), TOO_SHORT)
+def test_a_reference_of_a_shorter_context(
+    folder: Path, tiny_model_dir: Path, context: int, how: dict[str, int], said: str
+) -> None:
+    edit(folder / "config.json", max_position_embeddings=context)
+    with pytest.raises(SettingsError, match=said):
+        KickLM(pretrained=str(tiny_model_dir), reference=str(folder), **how, **CPU)
+
+
+@pytest.mark.parametrize(("context", "how"), LONG_ENOUGH)
+def test_a_reference_whose_context_suffices(
+    folder: Path, tiny_model_dir: Path, context: int, how: dict[str, int]
+) -> None:
+    edit(folder / "config.json", max_position_embeddings=context)
+    with pytest.raises(AssertionError, match="weights were loaded"):
+        KickLM(pretrained=str(tiny_model_dir), reference=str(folder), **how, **CPU)
+
+
+def test_a_sweep_refuses_a_reference_of_a_shorter_context(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    edit(other / "config.json", max_position_embeddings=128)
+    arguments = {"pretrained": str(tiny_model_dir), "reference": str(other)}
+    config = transformers.AutoConfig.from_pretrained(tiny_model_dir)
+    check_stored({**arguments, "max_length": 128}, config)
+    with pytest.raises(SettingsError, match=r"is 128 tokens.*run uses 512"):
+        check_stored(arguments, config)
