@@ -39,7 +39,9 @@ from compressors.methods.wanda import wanda_scores
 from compressors.patterns import Unstructured
 from compressors.statistics import ColumnNorm
 
-__all__ = ["by_block", "check_allocation", "outlier_shares", "owl"]
+__all__ = ["by_block", "check_allocation", "outlier_shares", "owl", "weights_of"]
+
+_ROUNDED = 0.01  # between a mean and the sparsity that it is called
 
 
 def check_allocation(
@@ -74,11 +76,14 @@ def check_allocation(
         if not is_number(value) or not 0 <= value < math.inf:
             raise SettingsError(f"{name}={value!r}: expected a number of at least 0")
     if not isinstance(allocation, str):
-        _check_blocks(allocation, [block.name for block in blocks])
+        _check_blocks(allocation, blocks, pattern.sparsity)
     return pattern.sparsity
 
 
-def _check_blocks(allocation: Mapping[str, float], names: Sequence[str]) -> None:
+def _check_blocks(
+    allocation: Mapping[str, float], blocks: Sequence[Block], sparsity: float
+) -> None:
+    names = [block.name for block in blocks]
     for name in allocation:
         if name not in names:
             raise SettingsError(
@@ -95,6 +100,18 @@ def _check_blocks(allocation: Mapping[str, float], names: Sequence[str]) -> None
             raise SettingsError(
                 f"allocation: {name} asks for {value!r}; give a sparsity from 0 to below 1"
             )
+    sizes = weights_of(blocks)
+    mean = sum(allocation[name] * sizes[name] for name in names) / sum(sizes.values())
+    if abs(mean - sparsity) > _ROUNDED:
+        raise SettingsError(
+            f"allocation: the mean over the weights is {mean:.3f}, but sparsity={sparsity:g}; give "
+            f"sparsity={mean:.3f}"
+        )
+
+
+def weights_of(blocks: Sequence[Block]) -> dict[str, int]:
+    """Weights of each block's matrices, by its name."""
+    return {block.name: sum(matrix.view().numel() for matrix in block.matrices) for block in blocks}
 
 
 def owl(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from compressors.allocation import by_block, check_allocation, outlier_shares, owl
+from compressors.allocation import by_block, check_allocation, outlier_shares, owl, weights_of
 from compressors.base import Compressor
 from compressors.blocks.capture import capture
 from compressors.blocks.compress_group import Solver
@@ -155,7 +155,7 @@ def compress_model(
                 outlier_shares(
                     model, blocks, _batches(text, batch_size, home), target, owl_threshold
                 ),
-                _weights(blocks),
+                weights_of(blocks),
                 whole,
                 owl_lambda,
             )
@@ -333,11 +333,6 @@ class _Clock:
 def _kept_bytes(blocks: Sequence[Block]) -> int:
     """Bytes of the compressed parameters."""
     return sum(p.numel() * p.element_size() for block in blocks for _, p in block.parameters())
-
-
-def _weights(blocks: Sequence[Block]) -> dict[str, int]:
-    """Weights of each block's matrices."""
-    return {block.name: sum(matrix.view().numel() for matrix in block.matrices) for block in blocks}
 
 
 def _requested(

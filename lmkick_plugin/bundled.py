@@ -7,6 +7,7 @@ folder of one's own that is called so is named ``./kick-mini`` and ``./mini``.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 __all__ = [
@@ -27,12 +28,13 @@ DATA = Path(__file__).with_name("mini") / "data"
 
 
 def model_folder(name: str) -> str:
-    """Folder of a model: the bundled one for its name, other names unchanged.
+    """Folder of a model: the bundled one for its name; other names unchanged, but for ``~``.
 
     >>> model_folder("Qwen/Qwen3-0.6B")
     'Qwen/Qwen3-0.6B'
     """
-    return str(MODEL) if name == MODEL_NAME else name
+    # Names of the Hub pass: a Path would change OWNER/./NAME.
+    return str(MODEL) if name == MODEL_NAME else os.path.expanduser(name)  # noqa: PTH111
 
 
 def model_name(folder: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressors.errors import SettingsError
+from lmkick_plugin.recipe.calibration_source import parts_of, text_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +98,7 @@ def prepare(
     from compressors import load_calibration
     from lmkick_plugin.data.sources import DataError
 
-    sources = source.removeprefix("mix:").split("+") if source.startswith("mix:") else [source]
+    sources = parts_of(source)
     if nsamples < len(sources):
         raise SettingsError(
             f"nsamples={nsamples} is less than the {len(sources)} parts of calibration={source}. "
@@ -157,19 +158,19 @@ def check_text(source: str, data_dir: str | None) -> None:
     from lmkick_plugin.data.sources import data_directory
 
     folder = data_directory(data_dir)
-    for part in source.removeprefix("mix:").split("+"):
-        if part == "self" or part.startswith("task:"):
+    for part in parts_of(source):
+        name = _FILES.get(part)
+        if name is None or folder is None:
             continue
-        if part in _FILES:
-            name = _FILES[part]
-            if folder is not None and not any((folder / f).is_file() for f in (name, f"{name}.gz")):
-                raise SettingsError(
-                    f"calibration={part}: data directory {folder} has no file {name}. Add it, or "
-                    "choose another calibration."
-                )
-        elif not Path(part).expanduser().is_file():
+        if not any((folder / file).is_file() for file in (name, f"{name}.gz")):
             raise SettingsError(
-                f"calibration={part}: no such file. Give c4, wikitext, self, task:NAME, or the "
+                f"calibration={part}: data directory {folder} has no file {name}. Add it, or "
+                "choose another calibration."
+            )
+    for path in text_files(source):
+        if not Path(path).is_file():
+            raise SettingsError(
+                f"calibration={path}: no such file. Give c4, wikitext, self, task:NAME, or the "
                 "path of a .txt or .jsonl file."
             )
 

@@ -14,13 +14,14 @@ from lmkick_plugin.recipe.methods import METHODS
 from lmkick_plugin.recipe.readers import check_path, read_float, read_text, suggest
 
 __all__ = [
-    "OWL_DEFAULTS", "applies", "check_allocation", "needs_calibration", "read_allocation",
+    "FILE", "OWL_DEFAULTS", "applies", "check_allocation", "needs_calibration", "read_allocation",
     "read_not_negative", "read_sparsities",
 ]  # fmt: skip
 
 OWL_DEFAULTS = {"owl_lambda": OWL_LAMBDA, "owl_threshold": OWL_THRESHOLD}
 """Arguments that go with ``allocation=owl`` alone."""
-_FILE = "file:"
+FILE = "file:"
+"""What the path of a file of sparsities follows."""
 _CALIBRATION = ("calibration", "nsamples", "seqlen", "seed")
 
 
@@ -29,10 +30,10 @@ def read_allocation(name: str, value: object) -> str:
     text = read_text(name, value)
     if text.lower() in ("uniform", "owl"):
         return text.lower()
-    if text.startswith(_FILE):
-        path = check_path(name, text.removeprefix(_FILE))
+    if text.startswith(FILE):
+        path = check_path(name, text.removeprefix(FILE))
         read_sparsities(path)
-        return _FILE + path
+        return FILE + path
     hint = suggest(text, ("uniform", "owl"))
     raise SettingsError(f"{name}={text}: expected uniform, owl or file:PATH. {hint}".rstrip())
 
@@ -52,7 +53,7 @@ def read_sparsities(path: str) -> dict[str, float]:
         SettingsError: It cannot be read, or a sparsity is outside [0, 1).
     """
     try:
-        content: Any = parse_json(read_settings(Path(path).expanduser()), once=True)
+        content: Any = parse_json(read_settings(Path(path)), once=True)
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"allocation=file:{path} cannot be read ({error}). Give JSON, such as "

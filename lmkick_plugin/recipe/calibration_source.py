@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
+
 from compressors.errors import SettingsError
 from lmkick_plugin.recipe.readers import suggest
 
-__all__ = ["TRAINING_TEXT", "check_source"]
+__all__ = ["TRAINING_TEXT", "check_source", "parts_of", "text_files"]
 
 #: Tasks that have training text, by the name after ``task:``.
 TRAINING_TEXT = (
@@ -18,6 +20,7 @@ TRAINING_TEXT = (
     "triviaqa_open",
     "unnatural",
 )
+_NAMED = ("c4", "wikitext", "self")
 _PREFIXES = ("kickonly_", "llmkick_", "kick_")
 
 
@@ -32,7 +35,7 @@ def check_source(source: str) -> str:
     """
     if not source.startswith("mix:"):
         return _check_part(source)
-    parts = source.removeprefix("mix:").split("+")
+    parts = parts_of(source)
     if len(parts) < 2 or not all(parts) or any(part.startswith("mix:") for part in parts):
         raise SettingsError(
             f"calibration={source}: a mixture needs two sources or more, joined by plus signs: "
@@ -43,9 +46,26 @@ def check_source(source: str) -> str:
     return "mix:" + "+".join(map(_check_part, parts))
 
 
+def parts_of(source: str) -> list[str]:
+    """Sources of a mixture; any other source alone."""
+    mixed = source.startswith("mix:")
+    return source.removeprefix("mix:").split("+") if mixed else [source]
+
+
+def text_files(source: str) -> list[str]:
+    """Paths that a source names.
+
+    >>> text_files("mix:c4+notes.txt")
+    ['notes.txt']
+    """
+    return [
+        part for part in parts_of(source) if part not in _NAMED and not part.startswith("task:")
+    ]
+
+
 def _check_part(source: str) -> str:
     if not source.startswith("task:"):
-        return source
+        return os.path.expanduser(source)  # noqa: PTH111, names pass too
     name = source.removeprefix("task:")
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)

@@ -11,7 +11,8 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from compressors.errors import SettingsError
@@ -80,12 +81,12 @@ def read_text(name: str, value: object) -> str:
 
 
 def check_path(name: str, value: object) -> str:
-    """Read a path that a file system can hold; it need not exist.
+    """Read a path that a file system can hold, with ``~`` expanded; it need not exist.
 
     Raises:
         SettingsError: As :func:`read_text`; or a part of it is longer than 255 bytes.
     """
-    text = read_text(name, value)
+    text = os.path.expanduser(read_text(name, value))  # noqa: PTH111, names of the Hub pass too
     longest = max(text.split("/"), key=len)
     if len(os.fsencode(longest)) > 255 or len(os.fsencode(text)) > 4095:
         raise SettingsError(
@@ -219,11 +220,48 @@ _GENERATION = (
 )  # fmt: skip
 
 
+def _read_until(name: str, value: object) -> object:
+    texts = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise SettingsError(f"{name}={_shown(value)}: expected text, or a list of texts.")
+    return value
+
+
+def _read_not_negative(name: str, value: object) -> object:
+    if read_float(name, value) < 0:
+        raise SettingsError(f"{name}={_shown(value)}: expected 0 or more.")
+    return value
+
+
+def _read_share(name: str, value: object) -> object:
+    if not 0 < read_float(name, value) <= 1:
+        raise SettingsError(f"{name}={_shown(value)}: expected a number above 0, at most 1.")
+    return value
+
+
+def _read_one(name: str, value: object) -> object:
+    if read_int(name, value, low=1) > 1:
+        raise SettingsError(f"{name}={_shown(value)}: one answer is scored. Leave it out.")
+    return value
+
+
+_READ_GENERATION: dict[str, Callable[[str, object], object]] = {
+    **dict.fromkeys(
+        ("max_gen_toks", "max_new_tokens", "max_length", "num_beams"), partial(read_int, low=1)
+    ),
+    **dict.fromkeys(("do_sample", "early_stopping"), read_bool),
+    **dict.fromkeys(("temperature", "top_k"), _read_not_negative),
+    "num_return_sequences": _read_one,
+    "top_p": _read_share,
+    "until": _read_until,
+}
+
+
 def read_generation(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """Read generation settings; those of length and sampling are checked.
 
     Raises:
-        SettingsError: One is out of range, or its name is misspelt.
+        SettingsError: One is out of range, its name is misspelt, or two contradict each other.
     """
     found = dict(value)
     for key, part in value.items():
@@ -231,26 +269,14 @@ def read_generation(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
         close = difflib.get_close_matches(str(key).lower(), _GENERATION, n=1, cutoff=0.85)
         if close and key not in _GENERATION:
             raise SettingsError(f"{place}: no such setting. Did you mean {close[0]!r}?")
-        if is_unset(part):
-            continue
-        if key in (
-            "max_gen_toks",
-            "max_new_tokens",
-            "max_length",
-            "num_beams",
-            "num_return_sequences",
-        ):
-            found[key] = read_int(place, part, low=1)
-        elif key == "until":
-            texts = part if isinstance(part, list | tuple) else [part]
-            if not all(isinstance(text, str) for text in texts):
-                raise SettingsError(f"{place}={_shown(part)}: expected text, or a list of texts.")
-        elif key in ("do_sample", "early_stopping"):
-            found[key] = read_bool(place, part)
-        elif key in ("temperature", "top_k") and read_float(place, part) < 0:
-            raise SettingsError(f"{place}={_shown(part)}: expected 0 or more.")
-        elif key == "top_p" and not 0 < read_float(place, part) <= 1:
-            raise SettingsError(f"{place}={_shown(part)}: expected a number above 0, at most 1.")
+        if key in _READ_GENERATION and not is_unset(part):
+            found[key] = _READ_GENERATION[key](place, part)
+    cold = not is_unset(found.get("temperature")) and float(found["temperature"]) == 0
+    if cold and found.get("do_sample") is True:
+        raise SettingsError(
+            f"{name} do_sample=true samples, but temperature=0 leaves nothing to sample. Leave one "
+            "of the two out."
+        )
     return found
 
 

@@ -138,9 +138,9 @@ class Recipe:
         if self.allocation == "owl":
             owl = {"owl_lambda": self.owl_lambda, "owl_threshold": self.owl_threshold}
             return {"allocation": "owl", **owl}
-        from lmkick_plugin.recipe.allocation import read_sparsities
+        from lmkick_plugin.recipe.allocation import FILE, read_sparsities
 
-        return {"allocation": read_sparsities(self.allocation.removeprefix("file:"))}
+        return {"allocation": read_sparsities(self.allocation.removeprefix(FILE))}
 
     def build_compressor(self) -> Compressor | None:
         """The method with its settings; None for ``compressor=none``. Imports torch."""

@@ -15,9 +15,10 @@ from typing import Any
 
 from compressors.errors import SettingsError
 from lmkick_plugin.loading.checks import check_pretrained
-from lmkick_plugin.recipe.allocation import applies
+from lmkick_plugin.recipe.allocation import FILE, applies
 from lmkick_plugin.recipe.argument_table import ARGUMENTS
 from lmkick_plugin.recipe.arguments import parse_arguments
+from lmkick_plugin.recipe.calibration_source import text_files
 from lmkick_plugin.recipe.readers import is_unset, read_seeds, suggest
 from lmkick_plugin.recipe.recipe import Recipe
 from lmkick_plugin.sweep.config import SweepConfig
@@ -78,7 +79,9 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Model and recipe with defaults: everything that decides the weights."""
         model = {name: value for name, value in self.model.items() if name not in SPEED}
-        return {"model": model, "recipe": dict(self.settings)}
+        found: dict[str, Any] = {"model": model, "recipe": dict(self.settings)}
+        files = _contents(self.settings)
+        return {**found, "files": files} if files else found
 
 
 def list_cells(config: SweepConfig) -> tuple[list[Cell], int]:
@@ -133,6 +136,19 @@ def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
     }
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return {name: value for name, value in plain.items() if value is not None}
+
+
+def _contents(settings: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the files that a recipe names, by path; one that is not there is no part of it."""
+    paths = text_files(str(settings.get("calibration", "c4")))
+    allocation = str(settings.get("allocation", ""))
+    if allocation.startswith(FILE):
+        paths.append(allocation.removeprefix(FILE))
+    return {path: _file_digest(path) for path in paths if Path(path).is_file()}
+
+
+def _file_digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _own_folders(recipe: Mapping[str, Any], folder: str) -> dict[str, Any]:

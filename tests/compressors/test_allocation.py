@@ -158,6 +158,11 @@ def test_a_mapping_gives_each_block_its_own(tokens: Tensor) -> None:
             r"no block model\.layer\.0; its blocks are model\.layers\.0 to model\.layers\.2",
         ),
         (
+            Wanda(pattern=HALF),
+            {"allocation": {f"model.layers.{index}": 0.1 * (index + 1) for index in range(3)}},
+            r"the mean over the weights is 0\.200, but sparsity=0\.5; give sparsity=0\.200",
+        ),
+        (
             Wanda(pattern=Unstructured(0.98)), {"allocation": "owl"},
             r"would get sparsity 1\.\d+; lower owl_lambda \(0\.08\) or the sparsity \(0\.98\)",
         ),

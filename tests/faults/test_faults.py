@@ -133,6 +133,8 @@ CASES = [
     (GOOD + " --gen_kwargs top_p=2", "--gen_kwargs top_p"),
     (GOOD + " --gen_kwargs temprature=1", "Did you mean 'temperature'"),
     (GOOD + " --gen_kwargs until=7", "expected text, or a list"),
+    (GOOD + " --gen_kwargs num_return_sequences=2,num_beams=3", "one answer is scored"),
+    (GOOD + " --gen_kwargs do_sample=true,temperature=0", "temperature=0 leaves nothing to"),
     (GOOD + " --seed -1", "--seed=-1: expected a whole number from 0"),
     (GOOD + " --samples {root}/nowhere.json", "--samples: expected .*No such file"),
     (GOOD + " --samples /dev/zero", "--samples: .*larger than"),

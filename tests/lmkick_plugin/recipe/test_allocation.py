@@ -32,6 +32,21 @@ def test_owl_has_its_own_defaults_and_calibrates_every_pruner() -> None:
     assert recipe(compressor="random", sparsity=0.6).seeds == (0,)
 
 
+def test_a_home_folder_is_expanded_wherever_a_path_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "blocks.json").write_text(json.dumps({"model.layers.0": 0.6}))
+    made = recipe(
+        **WANDA, allocation="file:~/blocks.json", calibration="mix:c4+~/text.txt",
+        compress_cache="~/cache", reference="~/dense",
+    )  # fmt: skip
+    assert made.build_allocation() == {"allocation": {"model.layers.0": 0.6}}
+    assert made.calibration == f"mix:c4+{tmp_path}/text.txt"
+    assert made.compress_cache == f"{tmp_path}/cache"
+    assert made.reference == f"{tmp_path}/dense"
+
+
 def test_uniform_is_the_default() -> None:
     assert recipe(**WANDA, allocation="uniform") == recipe(**WANDA)
     assert recipe(**WANDA).build_allocation() == {}

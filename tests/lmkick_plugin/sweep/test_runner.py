@@ -173,6 +173,26 @@ def test_only_what_is_missing_is_run(
         run_sweep({**small_sweep, "dtype": "bfloat16"}, progress=False)
 
 
+@pytest.mark.parametrize("which", ["allocation", "calibration"])
+def test_a_file_with_other_contents_is_another_recipe(
+    small_sweep: dict[str, Any], tmp_path: Path, which: str
+) -> None:
+    file = tmp_path / {"allocation": "blocks.json", "calibration": "text.txt"}[which]
+    recipe: dict[str, Any] = {"compressor": "magnitude", "sparsity": 0.5}
+    first = json.dumps({"model.layers.0": 0.4, "model.layers.1": 0.6})
+    if which == "calibration":
+        first = "some words " * 100
+        recipe = {"compressor": "wanda", "pattern": "2:4", "nsamples": 2, "seqlen": 32}
+    file.write_text(first)
+    recipe[which] = f"file:{file}" if which == "allocation" else str(file)
+    small_sweep |= {"recipes": [recipe], "tasks": ["kickonly_perplexity"], "dense": False}
+    (done,) = run_sweep(small_sweep, progress=False).cells
+    assert done.state == "done"
+    file.write_text(first.replace("0.4", "0.5").replace("0.6", "0.5").replace("some", "other"))
+    with pytest.raises(CommandError, match=r"another sweep: its files\..*" + file.name):
+        run_sweep(small_sweep, progress=False)
+
+
 def test_a_failed_cell_does_not_stop_the_others(
     small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
