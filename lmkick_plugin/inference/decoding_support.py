@@ -170,7 +170,7 @@ def _why_not(model: Any, prepared: Mapping[str, Any], limit: int) -> str | None:
         return (
             f"its forward pass needs more than tokens ({', '.join(sorted(unknown)) or 'no cache'})"
         )
-    return _cache_problem(prepared.get("past_key_values")) or _position_problem(model)
+    return _cache_problem(prepared.get("past_key_values")) or _position_problem(model, prepared)
 
 
 def _mode(prepared: Mapping[str, Any]) -> GenerationMode:
@@ -187,7 +187,7 @@ def _cache_problem(cache: Any) -> str | None:
     return None
 
 
-def _position_problem(model: Any) -> str | None:
+def _position_problem(model: Any, prepared: Mapping[str, Any]) -> str | None:
     """Models where a row's tokens depend on the lengths of the other rows."""
     config = model.config.get_text_config(decoder=True)
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()) or getattr(
@@ -197,4 +197,9 @@ def _position_problem(model: Any) -> str | None:
     kinds = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
     if "'dynamic'" in kinds or "'longrope'" in kinds:
         return "its rotary positions depend on the longest row of a batch"
+    # Decoders of Bart's kind number a row's columns, whatever their mask says.
+    if "position_ids" not in prepared and any(
+        "PositionalEmbedding" in type(part).__name__ for part in model.modules()
+    ):
+        return "its positions count the padding of a batch"
     return None

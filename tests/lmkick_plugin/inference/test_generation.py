@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from lm_eval.models.huggingface import HFLM
 
 from lmkick_plugin.inference import continuous_batching, generation
@@ -127,6 +128,21 @@ def test_models_without_a_plain_cache_go_to_hf_and_it_is_said_once(
     ]
     assert len(lines) == len(set(lines))
     assert any(reason in line for line in lines)
+
+
+def test_models_whose_positions_count_padding_go_to_hf(said: pytest.LogCaptureFixture) -> None:
+    config = transformers.TrOCRConfig(
+        vocab_size=128, d_model=64, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=96,
+        max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=0, init_std=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.TrOCRForCausalLM(config).eval()
+    given = {"tokenizer": make_tiny_tokenizer(), "max_length": 120, "backend": "causal"}
+    kick = KickLM(pretrained=model, batch_size=4, **given)
+    hf = HFLM(pretrained=model, batch_size=4, **given)
+    requests = some_requests()
+    assert answers(kick, requests) == answers(hf, requests)
+    assert "its positions count the padding" in said.text
 
 
 def test_rows_within_the_window_stay_here() -> None:
