@@ -65,8 +65,8 @@ def compare_runs(
     chosen = _common_tasks(dense, compressed, tasks, children, notes)
     measured: dict[str, dict[Key, Measured]] = {}
     available: set[str] = set()
-    problems: list[str] = []
-    for task in chosen:
+    problems = [line for run in (dense, compressed) if (line := _without_samples(run, chosen))]
+    for task in [] if problems else chosen:
         try:
             measured[task], names = measure_task(
                 task, dense.tasks[task], compressed.tasks[task], metrics, notes, requested=metrics
@@ -117,6 +117,19 @@ def compare_runs(
     )
 
 
+def _without_samples(run: Run, tasks: Sequence[str]) -> str:
+    """Which tasks' samples are not there; empty where all are."""
+    gone = [task for task in tasks if not run.tasks[task].has_samples(task)]
+    if not gone:
+        return ""
+    names = plain(", ".join(gone), limit=200)
+    fewer = ", or name other --tasks" if len(gone) < len(tasks) else ""
+    return (
+        f"{plain(run.source)}: no samples beside the results of {names}. Evaluate with "
+        f"--log_samples, which saves the items' answers{fewer}"
+    )
+
+
 def _outermost(rows: Sequence[Row]) -> list[str]:
     """Groups under no other group that has a row, and tasks under none."""
     names = {row.name for row in rows}
@@ -142,7 +155,9 @@ def _verdict(rows: Sequence[Row], dense: Run, rule: Rule) -> RunVerdict:
         found[name] = mine[preferred(list(mine), facts)]
         if facts.knowledge:
             knowledge.add(name)
-    return run_verdict(found, name="B", knowledge=knowledge, tolerance=rule.tolerance)
+    return run_verdict(
+        found, name="B", knowledge=knowledge, tolerance=rule.tolerance, reference="A's score"
+    )
 
 
 def _common_tasks(

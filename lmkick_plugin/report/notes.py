@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lmkick_plugin.report.comparison_table import Row
 from lmkick_plugin.report.item_pairs import Pair
@@ -44,6 +45,12 @@ def on_runs(dense: Run, compressed: Run) -> list[str]:
     return notes
 
 
+def _is_part(counts: Mapping[str, Any]) -> bool:
+    """Whether fewer items were evaluated than there are; windows of a text can be more."""
+    evaluated, there = counts.get("effective"), counts.get("original")
+    return isinstance(evaluated, int) and isinstance(there, int) and evaluated < there
+
+
 def on_tasks(pairs: Mapping[str, tuple[ResultsFile, ResultsFile]]) -> list[str]:
     """Notes on how the tasks were evaluated.
 
@@ -56,7 +63,7 @@ def on_tasks(pairs: Mapping[str, tuple[ResultsFile, ResultsFile]]) -> list[str]:
     said: dict[str, list[str]] = {}
     for task, files in pairs.items():
         counts = files[0].mapping("n-samples").get(task)
-        if isinstance(counts, dict) and counts.get("effective") != counts.get("original"):
+        if isinstance(counts, dict) and _is_part(counts):
             said.setdefault("evaluated on a part of the data (limit)", []).append(task)
         for file in files:
             judge = judge_line(file, task)

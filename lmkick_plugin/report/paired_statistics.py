@@ -102,8 +102,8 @@ class PairedStatistics:
         reason: Why there is no verdict; empty where there is one.
         p: Share of the draws inside the tolerance, for Holm's correction over the tasks of a run;
             None without a verdict, or with too few clusters.
-        settle_n: Items that would settle an *inconclusive* or *too few* with power .8 where the
-            true recovery is 1; None for other verdicts and where it is not known.
+        settle_n: Items that would show a match, instead of *inconclusive* or *too few*, with power
+            .8 where the true recovery is 1; None for other verdicts and where it is not known.
         available: Items that the task has; None where it is not known.
         flips: Of binary metrics only.
         direction: ``at_least`` where higher is better, ``at_most`` for perplexities, None for a
@@ -154,7 +154,7 @@ class PairedStatistics:
         if self.verdict not in ("inconclusive", "too few") or self.settle_n is None:
             return ""
         if self.beyond_task:
-            return f"cannot be settled on this task, which has {self.available:,} items"
+            return f"a match takes more than this task's {self.available:,} items, a loss may not"
         if self.at_margin:
             return "so near the margin that more items may not settle it"
         return f"about {rounded(self.settle_n):,} items would settle it"
@@ -170,7 +170,7 @@ class PairedStatistics:
 
     @property
     def beyond_task(self) -> bool:
-        """Whether it would take more items than the task has."""
+        """Whether a match would take more items than the task has."""
         return (self.settle_n or 0) > (math.inf if self.available is None else self.available)
 
     @property

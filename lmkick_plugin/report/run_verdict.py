@@ -91,6 +91,7 @@ def run_verdict(
     name: str,
     knowledge: Collection[str] = (),
     tolerance: float = DEFAULT_TOLERANCE,
+    reference: str = "the dense score",
 ) -> RunVerdict:
     """The verdict on a run from its tasks' headline metrics.
 
@@ -99,6 +100,7 @@ def run_verdict(
         name: The run, as the sentence calls it.
         knowledge: The knowledge tasks among them.
         tolerance: e0, for the sentence.
+        reference: What is kept, for the sentence.
 
     Returns:
         The verdict.
@@ -139,7 +141,8 @@ def run_verdict(
         worst=next(iter((*fails, *unsettled, *too_few, *kept)), None),
         sentence="",
     )
-    return replace(found, sentence=_sentence(found, tasks, name, tolerance))
+    bound = f"at least {100 * (1 - tolerance):g} % of {reference}"
+    return replace(found, sentence=_sentence(found, tasks, name, bound))
 
 
 def _mean_ends(intervals: Sequence[Interval]) -> Interval:
@@ -154,9 +157,10 @@ def _kept(one: PairedStatistics) -> tuple[float, float, float]:
 
 
 def _sentence(
-    found: RunVerdict, tasks: Mapping[str, PairedStatistics], name: str, tolerance: float
+    found: RunVerdict, tasks: Mapping[str, PairedStatistics], name: str, bound: str
 ) -> str:
-    bound = f"at least {100 * (1 - tolerance):g} % of the dense score"
+    if found.worst is None and not found.without:
+        return "No metric compared here has a verdict."
     lost = [f"{task} ({recovery_of(tasks[task])})" for task in found.lost]
     if found.word == "keeps":
         count = len(found.kept)

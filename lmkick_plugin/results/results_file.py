@@ -230,6 +230,10 @@ class ResultsFile:
         """
         return self.path.parent / f"samples_{task}_{self.stamp}.jsonl"
 
+    def has_samples(self, task: str) -> bool:
+        """Whether a task's items can be looked for, and their file is there."""
+        return not self.stamp or self.samples_path(task).is_file()
+
     def samples(self, task: str) -> dict[str, list[Sample]]:
         """Read a task's items.
 

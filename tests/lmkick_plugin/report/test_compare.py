@@ -198,9 +198,12 @@ def test_every_task_that_differs_is_named(write: Writer) -> None:
 
 def test_missing_samples_and_broken_ones(pair: Pair, write: Writer) -> None:
     a, b = pair(quiz(RIGHT), quiz(RIGHT))
-    assert "--log_samples" in refused(
-        a, load_run(str(write("c", {"quiz": quiz(RIGHT)}, samples=False)))
-    )
+    many = {f"task{i}": quiz(RIGHT) for i in range(30)}
+    unlogged = load_run(str(write("c", many, samples=False)))
+    said = refused(load_run(str(write("d", many))), unlogged)
+    assert said.count("--log_samples") == 1
+    assert "no samples beside the results of task0, task1" in said
+    assert len(said) < 600
     path = b.files[0].samples_path("quiz")
     path.write_text(path.read_text()[:50])
     assert f"{path}, line 1" in refused(a, b)
@@ -471,6 +474,9 @@ def test_a_limit_is_noted(write: Writer) -> None:
     part = {"quiz": {"original": 100, "effective": 1}}
     a = load_run(str(write("a", {"quiz": quiz(RIGHT)}, **{"n-samples": part})))
     assert "evaluated on a part of the data (limit): quiz" in compare_runs(a, a).notes
+    windows = {"quiz": {"original": 1, "effective": 6}}
+    b = load_run(str(write("b", {"quiz": quiz(RIGHT)}, **{"n-samples": windows})))
+    assert not any("limit" in note for note in compare_runs(b, b).notes)
 
 
 # -- the sentence ---------------------------------------------------------------------------------

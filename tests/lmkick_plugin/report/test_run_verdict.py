@@ -133,6 +133,9 @@ def test_the_sentence_says_what_is_lost_kept_open_and_what_would_settle_it() -> 
     assert said.endswith(".")
     keeps = run_verdict({"a": SAME, "b": SAME}, name="B").sentence
     assert keeps == "B keeps at least 95 % of the dense score on all 2 tasks."
+    beside = run_verdict({"a": OPEN}, name="B", reference="A's score").sentence
+    assert beside.startswith("Cannot tell whether B keeps at least 95 % of A's score")
+    assert run_verdict({}, name="B").sentence == "No metric compared here has a verdict."
     tight = run_verdict({"a": SAME, "b": SAME}, name="B", tolerance=0.01).sentence
     assert "99 %" in tight
     assert len(run_verdict({f"task {i}": LOST for i in range(60)}, name="B").sentence) < 300

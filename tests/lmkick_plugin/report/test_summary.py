@@ -74,8 +74,9 @@ def test_a_run_that_keeps_what_it_knows_is_named_with_what_is_open(write: Writer
         write(name, tasks, record=kick, directions={"contains": True})
     found = summary_of(write)
     assert found.sentence.endswith(
-        " on the one knowledge task and loses on no other; not settled: 100.0 % of other (cannot"
-        " be settled on this task, which has 10 items); no smaller run was evaluated."
+        " on the one knowledge task and loses on no other; not settled: 100.0 % of other (a"
+        " match takes more than this task's 10 items, a loss may not); no smaller run was"
+        " evaluated."
     )
     assert [line.word for line in found.lines] == ["dense", "cannot tell"]
 
