@@ -36,6 +36,7 @@ __all__ = [
     "default_store",
     "endpoint_address",
     "is_setting",
+    "of_judge",
 ]
 
 KEY_VARIABLES = ("LMKICK_JUDGE_API_KEY", "OPENAI_API_KEY")
@@ -68,6 +69,15 @@ def is_setting(variable: str) -> bool:
         variable: Its name.
     """
     return variable.startswith(_ENVIRONMENT_PREFIX) and variable not in KEY_VARIABLES
+
+
+def of_judge(name: str) -> bool:
+    """Whether a value says which judge is asked, and how.
+
+    Args:
+        name: In the metadata or the environment; of another setting than the judge's, too.
+    """
+    return name == ADDRESS_VARIABLE or is_setting(name) or name.startswith(_PREFIX)
 
 
 def decides_scores(name: str) -> bool:

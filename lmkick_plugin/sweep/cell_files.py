@@ -168,13 +168,18 @@ def _other_config(
 ) -> str:
     part = next(name for name in {**before, **now} if before.get(name) != now.get(name))
     old, new = before.get(part), now.get(part)
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
+    remedy = ""
+    if isinstance(old, Mapping | None) and isinstance(new, Mapping | None):
+        old, new = old or {}, new or {}
         inner = next(name for name in {**old, **new} if old.get(name) != new.get(name))
-        part, old, new = f"{part}.{inner}", old.get(inner), new.get(inner)
+        old, new = old.get(inner), new.get(inner)
+        if part == "environment":
+            remedy = f"Unset {inner}, or g" if old is None else f"Set {inner} to that, or g"
+        part = f"{part}.{inner}"
     whose = f"{task} of another sweep" if task else "a cell of another sweep"
     return plain(
-        f"{folder} holds {whose}: its {part} is {old!r}, now {new!r}. Give another output, or "
-        "remove that folder"
+        f"{folder} holds {whose}: its {part} is {old!r}, now {new!r}. {remedy or 'G'}ive another "
+        "output, or remove that folder"
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmkick_plugin.judge.settings import decides_scores
+from lmkick_plugin.judge.settings import decides_scores, of_judge
 from lmkick_plugin.recipe.readers import suggest
 from lmkick_plugin.report.formatting import plural
 from lmkick_plugin.results.task_facts import facts_of
@@ -242,12 +242,20 @@ def task_settings(config: SweepConfig, task: str) -> dict[str, Any]:
         "metadata": _deciding(config.metadata),
         "environment": _deciding(environment(config.metadata)),
     }
+    if not _can_be_judged(config, task):
+        for name in ("metadata", "environment"):
+            found[name] = {key: value for key, value in found[name].items() if not of_judge(key)}
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return {name: value for name, value in plain.items() if value not in (None, {})}
 
 
 def _of(given: Any, task: str) -> Any:
     return given.get(task, given.get("default")) if isinstance(given, Mapping) else given
+
+
+def _can_be_judged(config: SweepConfig, task: str) -> bool:
+    # A task of include_path may be judged though its facts are unknown here.
+    return config.include_path is not None or facts_of(task).rubric is not None
 
 
 def _deciding(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lmkick_plugin.sweep.cell_files import NAME, Ledger
+from lmkick_plugin.terminal import CommandError
 
 TASK = {"state": "done", "seconds": 1.5, "results": "m/results.json", "settings": {}}
 WHOLE: dict[str, Any] = {
@@ -54,3 +55,23 @@ def test_a_results_file_that_was_cut_is_not_done(
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "results.json").write_bytes(content)
     assert (ledger.results("t", {}) is not None) is done
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({}, {"A": "x"}, "its environment.A is None, now 'x'. Unset A, or give another output"),
+        ({"A": "x"}, {}, "its environment.A is 'x', now None. Set A to that, or give another"),
+        ({"A": "x"}, {"A": "y"}, "is 'x', now 'y'. Set A to that, or give another output"),
+    ],
+)
+def test_another_environment_is_named_by_its_variable(
+    tmp_path: Path, before: dict[str, str], now: dict[str, str], message: str
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "results.json").write_text("{}")
+    settings = {"environment": before} if before else {}
+    ledger = opened(tmp_path, tasks={"t": {**TASK, "settings": settings}})
+    with pytest.raises(CommandError) as caught:
+        ledger.results("t", {"environment": now} if now else {})
+    assert message in str(caught.value)

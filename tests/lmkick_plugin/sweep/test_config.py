@@ -189,7 +189,22 @@ def test_settings_of_a_task() -> None:
     assert (instruct["limit"], instruct["gen_kwargs"], instruct["apply_chat_template"]) == (
         9, {"temperature": 0, "max_gen_toks": 7}, "auto"
     )  # fmt: skip
-    assert mmlu["metadata"] == {"judge_model": "m"}  # patience decides no score
+    assert instruct["metadata"] == {"judge_model": "m"}  # patience decides no score
+    assert "metadata" not in mmlu  # which nobody judges
+
+
+def test_a_judge_in_the_environment_concerns_judged_tasks_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tasks = ["kick_mmlu", "kick_alpaca", "kickonly_perplexity", "hellaswag"]
+    before = [task_settings(config(), task) for task in tasks]
+    monkeypatch.setenv("LMKICK_JUDGE_MODEL", "x")
+    assert [task_settings(config(), task) for task in tasks] == before
+    for task in ("kick_instruct", "llmkick_summarization_small", "kickonly_mtbench"):
+        assert task_settings(config(), task)["environment"]["LMKICK_JUDGE_MODEL"] == "x"
+    # A task of others may be judged, too.
+    theirs = task_settings(config(include_path=str(tmp_path)), "theirs")
+    assert theirs["environment"]["LMKICK_JUDGE_MODEL"] == "x"
 
 
 JUDGE = {
@@ -215,7 +230,9 @@ def test_a_setting_of_the_judge_decides_wherever_it_is_given(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = task_settings(config(judge_model="other"), "kick_instruct")
-    given = task_settings(config(**{"judge_model": "other", f"judge_{name}": JUDGE[name]}), "t")
+    given = task_settings(
+        config(**{"judge_model": "other", f"judge_{name}": JUDGE[name]}), "kick_instruct"
+    )
     monkeypatch.setenv(f"LMKICK_JUDGE_{name.upper()}", str(JUDGE[name]))
     found = task_settings(config(judge_model="other"), "kick_instruct")
     assert (found == before) == (name in PATIENCE)
