@@ -36,16 +36,21 @@ def study_config(
 
     Args:
         kind: One of :data:`KINDS`.
-        arguments: Of ``--model kick``; what is varied is replaced.
+        arguments: Of ``--model kick``, without what is varied.
         values: Instead of the kind's own.
         seeds: Calibration seeds; by default those of the arguments, and 0, 1, 2 where seeds are
             what is studied.
         **settings: Further keys of the sweep, ``tasks`` and ``output`` among them; None: not given.
 
     Raises:
-        CommandError: There is nothing to vary.
+        CommandError: There is nothing to vary, or it is fixed by the arguments.
         SettingsError: A setting is malformed.
     """
+    if kind in arguments:
+        raise CommandError(
+            f"--model_args: {kind}={arguments[kind]}: the study varies it. Leave it out; --values "
+            "gives others than the usual ones"
+        )
     recipe = {
         name: value for name, value in arguments.items() if _compresses(name) and name != "seed"
     }

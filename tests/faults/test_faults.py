@@ -442,6 +442,7 @@ CASES = [
     (STUDY + "calibration=c4 --limit 0", "limit='0'"),
     (STUDY + "calibration=c4 --device gpu", "Did you mean 'cuda'"),
     (STUDY + "sparsity=0.7", "given twice"),
+    (STUDY.replace("seeds", "nsamples", 1) + "nsamples=4", "nsamples=4: the study varies it"),
     (STUDY.replace("seeds", "nsamples", 1) + "calibration=c4 --values 0", "nsamples"),
     (STUDY.replace("seeds", "nsamples", 1) + "calibration=c4 --values many", "nsamples"),
     (STUDY.replace("seeds", "calibration", 1) + "seed=0 --values {root}/nowhere", "no such file"),

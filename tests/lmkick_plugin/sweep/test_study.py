@@ -42,7 +42,7 @@ def test_calibrations_are_c4_and_the_tasks_own_texts() -> None:
 
 
 def test_samples_and_seeds_are_crossed() -> None:
-    arguments = {**WANDA, "seed": "3+5", "nsamples": 1}
+    arguments = {**WANDA, "seed": "3+5"}
     cells = cells_of("nsamples", arguments, values=["2", "4"], dense=False)
     assert [(cell.settings["nsamples"], cell.settings["seeds"]) for cell in cells] == [
         (2, [3]), (2, [5]), (4, [3]), (4, [5])
@@ -75,6 +75,12 @@ def test_settings_of_the_sweep_may_stand_among_the_model_arguments() -> None:
 def test_nothing_to_vary(kind: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(CommandError, match=said):
         cells_of(kind, WANDA, **settings)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("nsamples", 4), ("calibration", "wikitext")])
+def test_what_the_study_varies_is_not_fixed(kind: str, value: Any) -> None:
+    with pytest.raises(CommandError, match=f"{kind}={value}: the study varies it.*--values"):
+        cells_of(kind, {**WANDA, kind: value}, values=["8", "16"])
 
 
 # --- table ----------------------------------------------------------------------------------------
