@@ -360,7 +360,9 @@ def _ask(settings: Any, reference_model: str | None) -> Iterator[Finding]:
         if verdict.scores is None:
             yield Finding("FAIL", "judge", f"{name} gave no scores: {verdict.reason}")
         else:
-            yield Finding("ok", "judge", f"{name} gave a right answer {verdict.scores['score']:g}")
+            yield Finding(
+                "ok", "judge", f"{name} scored a right answer {verdict.scores['score']:g}"
+            )
         if reference_model is not None:
             (outcome,) = judge.answer(
                 ["Say yes."], model=reference_model, base_url=settings.reference_base_url

@@ -45,9 +45,9 @@ _LEGEND = (
     " correctness changed (all: also wrong to other wrong); lost and won: items right to wrong and"
     " wrong to right; recovery: B / A, for perplexities A / B; McNemar p: changed at all? verdict:"
     " whether B keeps {kept:g} % of A, by the 95 % interval over {resamples} weightings of the"
-    " clusters (seed {seed}); in brackets the items that would settle it: > N where the task"
-    " has N and it would take more, at the margin where more may not; too few: below {fewest}"
-    " clusters."
+    " clusters (seed {seed}); in brackets the items that would settle it if nothing is lost: > N"
+    " where the task has N and it would take more, at the margin where more may not; too few:"
+    " below {fewest} clusters."
 )
 
 

@@ -60,8 +60,8 @@ def render_markdown(content: Content) -> str:
         "A run *keeps* where it matches on every task: where the whole 95 % interval keeps"
         f" {100 * (1 - content.evidence.settings.tolerance):g} % of the dense score. It *loses*"
         " where it surely does not on one. *Worst task*: the one that decides the verdict"
-        " (perplexity as dense / compressed); *to settle*: the items that would settle it. Every"
-        " score, with the file it stands in:"
+        " (perplexity as dense / compressed); *to settle*: the items that would settle it if"
+        " nothing is lost. Every score, with the file it stands in:"
         f" [cells.csv](cells.csv). Made by lmkick {content.version} from results up to"
         f" {escaped(content.newest)}."
     )

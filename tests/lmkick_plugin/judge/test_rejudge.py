@@ -432,7 +432,7 @@ def test_doctor_finds_all_well(
     assert "FAIL" not in out
     for words in ("lm-eval 0.4", "knows the model kick", "cpu can be used", "from LMKICK_JUDGE"):
         assert words in out
-    for words in ("lists judge_model=strong", "gave a right answer 9", "model:other answers"):
+    for words in ("lists judge_model=strong", "scored a right answer 9", "model:other answers"):
         assert words in out
     assert "all rows can be read" in out
     assert KEY not in out
