@@ -302,6 +302,7 @@ def _figure(
     """A figure of the panels; None without any."""
     if one_scale and panels:
         ys = [p.y for panel in panels for line in panel.lines for p in line.points]
+        ys += [panel.star.y for panel in panels if panel.star is not None]
         low, high = min(ys), max(ys)
         room = (
             0.1 * (high - low) or 0.1 * abs(high) or 1.0

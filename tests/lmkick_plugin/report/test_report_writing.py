@@ -335,6 +335,8 @@ def test_each_method_is_drawn_in_its_own_look(write: Writer, tmp_path: Path) -> 
     assert drawn >= set(METHODS)
     for figure in figures:
         for panel in figure.panels:
+            if panel.y_range is not None and panel.star is not None:
+                assert panel.y_range[0] < panel.star.y < panel.y_range[1]
             looks = {line.name: line.look for line in panel.lines}
             assert len(set(map(str, looks.values()))) == len(looks)
             for name in looks.keys() & METHODS.keys():
