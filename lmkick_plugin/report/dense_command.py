@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that evaluate a missing dense model with the options of its compressed runs."""
+"""Commands that evaluate a missing dense model with the options of its compressed runs.
+
+Where nothing says what the runs are, the command that says it.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,14 @@ def dense_commands(model: Model) -> str:
     Returns:
         Lines for a shell.
     """
+    if all(cell.dense is None for cell in model.all):  # the same command would make the same run
+        folders = sorted({str(file.path.parent) for cell in model.all for file in cell.run.files})
+        labels = " ".join(f"--label {_quoted(f'{folder}=compressor=none')}" for folder in folders)
+        where = " ".join(map(_quoted, folders))
+        return (
+            f"lmkick report {where} -o report {labels}"
+            "  # if it is dense, else base_model=NAME,compressor=NAME"
+        )
     tasks: dict[tuple[str, ...], list[str]] = {}
     for cell in model.all:
         for task, file in cell.run.tasks.items():

@@ -238,6 +238,9 @@ def _card(evidence: Evidence) -> str:
                 ]
     if not parts:
         parts = ["No compressed run here has a dense run to be compared with."]
+    unknown = [cell.label for cell in evidence.collection.cells if cell.dense is None]
+    if unknown:
+        parts.append(f"Not known whether compressed: {escaped(', '.join(unknown))}.")
     parts.append(
         "Recovery: this model's score over the dense one's (for perplexities the dense one's over"
         " this model's, so that down is worse) with its 95 % interval, evaluated with lmkick; ± is"
@@ -277,4 +280,4 @@ def _hashes(collection: Collection) -> str:
         for cell in collection.cells
         if cell.record.get("weights_sha256")
     ]
-    return ", ".join(known) or NOTHING
+    return ", ".join(known) or "not recorded"

@@ -4,13 +4,14 @@
 A *cell* is a run (:mod:`lmkick_plugin.results.runs`) with a name and a place: its model and
 the recipe that was used on it. Both come from the ``kick`` record. Runs of other model types have
 none: they are placed by their model's name, or by a label that the user gives to their folder.
+Whether such a run is dense is not known, unless a label or the record of another run says so.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from lmkick_plugin.terminal import plain
 
 __all__ = ["Cell", "Collection", "Model", "collect", "is_nm"]
 
+_MADE = frozenset({"compressor", "num_bits", "pattern", "requested_sparsity"})  # one tells
 _KNOWN_FIELDS = LABEL_FIELDS | {*RECORD_FIELDS, "layers"}
 
 
@@ -52,6 +54,7 @@ class Cell:
         record: Its ``kick`` record, with what a label says of it.
         model: What it was made of: the family it is compared in.
         labelled: Whether the user named it.
+        named_as_dense: Whether a recorded run names its model as the dense one.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Cell:
     record: Mapping[str, Any]
     model: str
     labelled: bool = False
+    named_as_dense: bool = False
 
     def number(self, field: str) -> float | None:
         """A field of the record, where it is a finite number."""
@@ -80,8 +84,10 @@ class Cell:
         return self.label.removeprefix(short_model(self.model)).strip() or self.label
 
     @property
-    def dense(self) -> bool:
-        """Whether the weights are uncompressed, as far as recorded."""
+    def dense(self) -> bool | None:
+        """Whether the weights are uncompressed, as far as recorded; None where nothing says."""
+        if not self.named_as_dense and _MADE.isdisjoint(self.record):
+            return None
         pruned = self.number("requested_sparsity")
         return self.compressor == "none" and self.bits is None and not pruned
 
@@ -281,15 +287,17 @@ def _cell(run: Run, fields: Mapping[str, Any], number: int) -> Cell:
 
 def _models(cells: Sequence[Cell], notes: list[str]) -> tuple[Model, ...]:
     families: dict[str, list[Cell]] = {}
+    recorded = {model_key(cell.record) for cell in cells if not _MADE.isdisjoint(cell.record)}
     for cell in cells:
-        families.setdefault(cell.model, []).append(cell)
+        named = cell.model == cell.run.files[0].data.get("model_name") and cell.model in recorded
+        families.setdefault(cell.model, []).append(replace(cell, named_as_dense=named))
     names = _short_names(list(families))
     models = []
     for key, members in sorted(families.items(), key=lambda item: names[item[0]]):
         dense = [cell for cell in members if cell.dense]
         dense.sort(key=lambda cell: not cell.record)  # with a record first, then newest first
         first = dense[0] if dense else None
-        if first is None:
+        if first is None and any(cell.dense is not None for cell in members):
             notes.append(
                 f"{names[key]}: no dense run among these results, so nothing can be compared with"
                 " it; evaluate compressor=none on the same tasks"
@@ -302,6 +310,13 @@ def _models(cells: Sequence[Cell], notes: list[str]) -> tuple[Model, ...]:
             )
         others = sorted((c for c in members if c is not first), key=_order)
         models.append(Model(names[key], key, first, tuple(_distinct(others))))
+    unknown = [cell.label for model in models for cell in model.cells if cell.dense is None]
+    if unknown:
+        notes.append(
+            f"{plain(', '.join(unknown), limit=200)}: not recorded whether compressed; say it with"
+            " --label FOLDER=compressor=none or FOLDER=base_model=NAME,compressor=NAME, or evaluate"
+            " with --model kick, which records it"
+        )
     return tuple(models)
 
 
@@ -349,9 +364,7 @@ def _distinct(cells: Sequence[Cell]) -> list[Cell]:
             ]
             added = (f"{f.removeprefix('num_')} {_shown(cell.record.get(f))}" for f in differing)
             label = plain(f"{label} ({', '.join(added)})", limit=140)
-        renamed.append(
-            Cell(cell.name, cell.run, label, cell.record, cell.model, labelled=cell.labelled)
-        )
+        renamed.append(replace(cell, label=label))
     return renamed
 
 

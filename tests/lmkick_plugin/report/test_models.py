@@ -225,6 +225,32 @@ def test_a_plain_run_of_the_same_name_is_the_dense_one(write: Writer) -> None:
     (model,) = collect([write.folder]).models
     assert model.dense is not None
     assert model.dense.record == {}
+    assert model.dense.dense is True
+
+
+@pytest.mark.parametrize(
+    ("label", "dense"),
+    [
+        (None, None),
+        ("theirs", None),
+        ("base_model=big-7b", None),
+        ("bytes_best_format=5", None),
+        ("compressor=none", True),
+        ("compressor=awq", False),
+        ("bits=4", False),
+    ],
+)
+def test_a_run_that_nothing_tells_of_is_not_taken_for_dense(
+    write: Writer, label: str | None, dense: bool | None
+) -> None:
+    run = facts(write, "hf", 0.6, None, model_name="saved-by-lmkick")
+    facts(write, "w", 0.6, record("wanda", requested_sparsity=0.2))
+    found = collect([write.folder], labels={} if label is None else {run: label})
+    (cell,) = (cell for cell in found.cells if cell.record.get("compressor") != "wanda")
+    assert cell.dense is dense
+    assert any(model.dense is cell for model in found.models) is (dense is True)
+    said = [note for note in found.notes if "not recorded whether compressed" in note]
+    assert [cell.label in note and "--label" in note for note in said] == [True] * (dense is None)
 
 
 @pytest.mark.parametrize(

@@ -367,6 +367,18 @@ def test_speed_and_the_text_as_read_stand_with_a_run(write: Writer, tmp_path: Pa
     assert facts["gptq"]["calibration"].startswith("c4 (read from web_text/train.jsonl)")
 
 
+def test_a_row_says_where_it_is_not_known_whether_the_model_is_dense(
+    write: Writer, tmp_path: Path
+) -> None:
+    write("hf", {"t": quiz("contains", 0.5)}, record=None, model_name="saved-by-lmkick")
+    evidence = gather(collect([write.folder]), Settings(resamples=100))
+    lines, _, card = write_leaderboard(evidence, tmp_path)
+    (row,) = map(json.loads, lines.read_text().splitlines())
+    assert (row["dense"], row["compressor"], row["weights_sha256"]) == (None, None, None)
+    assert "Not known whether compressed: saved-by-lmkick hf." in card.read_text()
+    assert "Weights: not recorded." in card.read_text()
+
+
 def test_numbers_in_a_record_that_are_not_finite_are_null(write: Writer, tmp_path: Path) -> None:
     nan, items = float("nan"), {"t": quiz("contains", 0.5)}
     profile = {"decode": {"median": nan, "low": nan, "high": 1.0}, "memory_bytes": nan}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,10 +24,12 @@ from tests.lmkick_plugin.run_files import Writer, text_item
 FACTS = "kick_freebaseqa"
 
 
-def run(write: Writer, name: str, kick: dict[str, Any], n: int = 400, **scores: float) -> None:
+def run(
+    write: Writer, name: str, kick: dict[str, Any] | None, n: int = 400, **scores: float
+) -> Path:
     """A run with a share of right answers per task."""
     tasks = {task: quiz("contains", share, n=n) for task, share in scores.items()}
-    write(name, tasks, record=kick, directions={"contains": True})
+    return write(name, tasks, record=kick, directions={"contains": True})
 
 
 def evidence_of(write: Writer) -> Evidence:
@@ -236,6 +239,18 @@ def test_without_a_dense_run_the_commands_make_one(write: Writer) -> None:
         assert words[words.index("--tasks") + 1] == task
         assert words[words.index("--model_args") + 1] == "pretrained=some org/a;model,dtype=float16"
         assert "--log_samples" in words
+
+
+def test_a_run_that_may_be_compressed_is_not_called_dense(write: Writer) -> None:
+    folder = run(write, "hf", None, kick_freebaseqa=0.8)
+    found = summary_of(write)
+    assert "Only the dense model" not in found.sentence
+    assert [line.word for line in found.lines] == ["not compared"]
+    words = shlex.split(found.command, comments=True)  # not the command that made this run
+    assert words == [
+        *("lmkick", "report", str(folder), "-o", "report"),
+        *("--label", f"{folder}=compressor=none"),
+    ]
 
 
 def test_one_run_alone_has_nothing_to_be_compared_with(write: Writer) -> None:
