@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
         args: As declared by :func:`add_arguments`.
 
     Returns:
-        Exit status: 0; 1 where answers are left unjudged; 2 where nothing could be done.
+        Exit status: 0; 1 where answers are left unjudged; 2 where none could be judged.
     """
     given = given_settings(args)
     patterns = [name.strip() for name in args.tasks.split(",") if name.strip()]

@@ -229,7 +229,6 @@ def _ask(
     plan: JudgePlan, rubric: Rubric, subjects: Sequence[Subject], repeat: int = 0
 ) -> list[tuple[Verdict, ...]]:
     judge = shared_judge(plan.settings)
-    judge.start()
     return judge_all(judge, rubric, subjects, reference_model=plan.reference_model, repeat=repeat)
 
 

@@ -107,10 +107,11 @@ class ChatClient:
                 missing[name] = (request, attempts)
             else:
                 outcomes[name] = stored
-        self.stopped = self.stopped or (missing_requirement(self.base_url) if missing else None)
+        before = self.stopped
+        self.stopped = before or (missing_requirement(self.base_url) if missing else None)
         if missing and not self.stopped:
             self._ask_missing(missing, outcomes, description)
-        if missing and self.stopped:
+        if missing and self.stopped and not before:  # once, not for every task
             _LOGGER.warning("Judging stopped: %s.", self.stopped.rstrip("."))
         unasked = Outcome(None, self.stopped)
         return [outcomes.get(attempts[0], unasked) for attempts in keys]

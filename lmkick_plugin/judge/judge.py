@@ -40,7 +40,8 @@ class Summary:
 
     def __str__(self) -> str:
         text = (
-            f"{self.items} answers judged with {self.replies} replies, {self.sent} requests sent; "
+            f"{self.items - self.unjudged.total()} of {self.items} answers judged; "
+            f"{self.replies} replies, {self.sent} requests sent; "
             f"{self.by_rule} empty ones scored by rule; {self.unjudged.total()} unjudged"
         )
         reasons = "; ".join(f"{count} x {reason}" for reason, count in self.unjudged.most_common(5))

@@ -30,7 +30,6 @@ from lmkick_plugin.judge.plan import JudgePlan
 from lmkick_plugin.judge.references import Reference, Turns
 from lmkick_plugin.judge.rubric import Metrics
 from lmkick_plugin.judge.settings import JudgeSettings
-from lmkick_plugin.judge.verdicts import Verdict
 from lmkick_plugin.metrics.variety import Content, describe
 from lmkick_plugin.results.runs import Run
 from lmkick_plugin.terminal import emit, plain, render_table
@@ -119,16 +118,21 @@ def judge_jobs(jobs: Sequence[_Job], check: CheckSettings | None = None) -> int:
         check: What to check of the judge; None for nothing.
 
     Returns:
-        Exit status: 0; 1 where answers are unjudged; 2 where a file cannot be written.
+        Exit status: 0; 1 where answers are unjudged; 2 where none could be judged, or a file
+        cannot be written.
     """
     outputs: dict[Path, _Output] = {}
     table: list[list[str]] = []
     lines: list[str] = []
-    unjudged = failed = 0
+    judged = unjudged = failed = 0
     done = [(job, job.plan) for job in jobs if job.plan is not None and not job.is_dense]
+    for settings in {plan.settings for _, plan in done}:
+        shared_judge(settings).start()  # once: what stops it in one task stops it in all
     for job, plan in done:
-        entry, missing = _judge_one(job, plan, check)
-        unjudged += missing
+        entry = _judge_one(job, plan, check)
+        here, of = _count_judged(entry)
+        judged += here
+        unjudged += of - here
         path = _output_path(job.logged, plan)
         if path not in outputs:
             outputs[path] = _Output.open(path, _header(job.logged, plan))
@@ -140,14 +144,16 @@ def judge_jobs(jobs: Sequence[_Job], check: CheckSettings | None = None) -> int:
             print(f"lmkick judge: {path} cannot be written: {error}", file=sys.stderr)
         if line is not None:
             lines.append(f"{job.logged.run.label}, {job.logged.task}: {line}")
-        for metric, value in entry["metrics"].items():
+        for metric, value in entry["metrics"].items() if here else ():
             name = (job.logged.run.label, job.logged.task, metric)
             table.append([*name, str(value["n"]), _number(value["mean"]), _number(value["stderr"])])
-    emit(render_table(["run", "task", "metric", "n", "value", "stderr"], table, text_columns=3))
+    if table:
+        header = ["run", "task", "metric", "n", "value", "stderr"]
+        emit(render_table(header, table, text_columns=3))
     for line in lines:
         emit(f"\n{plain(line)}")
     _say_where([plan.settings for _, plan in done], outputs)
-    if failed:
+    if failed or not judged:
         return 2
     return 1 if unjudged else 0
 
@@ -163,13 +169,10 @@ def _say_where(judges: Sequence[JudgeSettings], outputs: Mapping[Path, _Output])
             emit(f"Scores are in {path}")
 
 
-def _judge_one(
-    job: _Job, plan: JudgePlan, check: CheckSettings | None
-) -> tuple[dict[str, Any], int]:
-    """The part of the output file on one task, and how many answers are unjudged."""
+def _judge_one(job: _Job, plan: JudgePlan, check: CheckSettings | None) -> dict[str, Any]:
+    """The part of the output file on one task."""
     logged = job.logged
     judge = shared_judge(plan.settings)
-    judge.start()
     subjects = [Subject(doc, said, job.references.get(key)) for key, _, doc, said in logged.rows]
     verdicts = judge_all(judge, logged.rubric, subjects, reference_model=plan.reference_model)
     categories = [row[2]["category"] for row in logged.rows if "category" in row[2]]
@@ -199,11 +202,7 @@ def _judge_one(
             plan,
             check,
         )
-    return entry, sum(map(_missing, verdicts))
-
-
-def _missing(verdicts: Sequence[Verdict]) -> int:
-    return sum(verdict.scores is None for verdict in verdicts)
+    return entry
 
 
 def _mean(values: Sequence[float | None]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def test_a_call_that_judges_less_leaves_earlier_scores(
         assert f"{TASKS[0]}: {most} of 4 answers judged this time, 4 before: the earlier" in out
         assert "Scores are in" not in out
     server.answer = fails(401, "Incorrect API key", "invalid_api_key")
-    assert judge(results, *elsewhere) == 1
+    assert judge(results, *elsewhere) == 2
     assert "0 of 2 answers judged this time, 2 before" in capsys.readouterr().out
     assert path.read_bytes() == before
     # one task wholly, of the other less: both are in the file
@@ -205,12 +205,32 @@ def test_where_nothing_is_judged_no_file_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     results = save(say, "kick_instruct")
-    server.answer = fails(401, "Incorrect API key", "invalid_api_key")
-    assert judge(results) == 1
+    server.answer = replies("no scores here")
+    assert judge(results) == 2
     assert judged_files(results) == []
     out = capsys.readouterr().out
     assert "kick_instruct: 0 of 4 answers judged: nothing is written" in out
+    assert "strong: 0 of 4 answers judged; 4 replies, 8 requests sent;" in out
+    assert "judge_score" not in out  # no table of bounds and dashes
     assert "Scores are in" not in out
+
+
+def test_what_stops_the_judge_in_one_task_stops_it_in_all(
+    save: Callable[..., Path],
+    judge: Callable[..., int],
+    server: FaultServer,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    results = save(say, *TASKS[:3])
+    server.answer = fails(401, "Incorrect API key", "invalid_api_key")
+    assert judge(results, "--check") == 2
+    assert len(server.requests) == 1
+    assert caplog.text.count("Judging stopped") == 1
+    out = capsys.readouterr().out
+    assert "strong: 0 of 12 answers judged; 0 replies, 1 requests sent;" in out
+    assert out.count("answers judged: nothing is written") == 3
+    assert "judge_score" not in out
 
 
 def test_replies_that_could_not_be_kept_are_not_said_to_be(
