@@ -19,6 +19,7 @@ from pathlib import Path
 
 from compressors.errors import LmkickError
 from lmkick_plugin import __version__
+from lmkick_plugin.cli.parser import Parser
 from lmkick_plugin.terminal import plain
 
 __all__ = ["COMMANDS", "main"]
@@ -65,6 +66,8 @@ _LM_EVAL = ("run", "ls", "validate")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lmkick ARGUMENTS`` (default: those of the process) and return the exit status."""
     parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser.check_options(arguments[:1])
     options = parser.parse_args(arguments)
     name = options.command
     if name is None:
@@ -76,9 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return run.main(name, options.arguments)
         command = import_module(f"lmkick_plugin.cli.{name}")
-        own = argparse.ArgumentParser(prog=f"lmkick {name}")
+        own = Parser(prog=f"lmkick {name}")
         command.add_arguments(own)
-        return int(command.main(own.parse_args(_underscored(options.arguments))))
+        given = _underscored(options.arguments)
+        own.check_options(given)
+        return int(command.main(own.parse_args(given)))
     except KeyboardInterrupt:
         print(f"lmkick {name}: interrupted", file=sys.stderr)
         return 130
@@ -118,10 +123,10 @@ def _joined(message: str) -> str:
     return said.removeprefix("; ")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     """Parse global options and the command's name; the rest is the command's own."""
     commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lmkick",
         usage="lmkick [-h] [--version] COMMAND ...",
         description=f"{_DESCRIPTION}\n\ncommands:\n{commands}",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import LmkickError
+from lmkick_plugin.cli.parser import Parser
 from lmkick_plugin.terminal import CommandError, plain
 
 __all__ = ["check_lm_eval_runs", "main"]
@@ -40,6 +41,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     register()
     with _process_arguments(["lmkick", command, *arguments]):  # lm-eval parses sys.argv
         harness = HarnessCLI()
+        _use_our_parser(harness, command, arguments)
         try:
             options = harness.parse_args()
         except ValueError as error:  # JSON among the options
@@ -50,6 +52,14 @@ def main(command: str, arguments: Sequence[str]) -> int:
         else:
             harness.execute(options)
     return 0
+
+
+def _use_our_parser(harness: Any, command: str, arguments: Sequence[str]) -> None:
+    """End mistakes in lm-eval's options in one line, under our name."""
+    own = harness._subparsers.choices[command]
+    for parser, name in ((harness._parser, "lmkick"), (own, f"lmkick {command}")):
+        parser.__class__, parser.prog = Parser, name
+    own.check_options(arguments)
 
 
 def check_lm_eval_runs() -> None:

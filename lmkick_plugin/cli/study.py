@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "kind", choices=["calibration", "nsamples", "seeds"], metavar="{calibration,nsamples,seeds}"
-    )
+    parser.add_argument("kind", choices=["calibration", "nsamples", "seeds"])
     parser.add_argument("--model_args", required=True, help="of --model kick: name=value,...")
     parser.add_argument("--tasks", required=True, nargs="+", help="tasks or groups")
     parser.add_argument(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from compressors.errors import NumericalError, SettingsError, UnsupportedModelError
 from lmkick_plugin import cli
+from lmkick_plugin.cli.parser import Parser
 from lmkick_plugin.data.sources import DataError
 
 
@@ -61,6 +63,52 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["rum"])
     assert "'run'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "helps"),
+    [
+        ("compress --sparsityy 0.4", "--sparsityy. Did you mean '--sparsity'?", "lmkick compress"),
+        ("compress --pretraned m", "--pretraned. Did you mean '--pretrained'?", "lmkick compress"),
+        ("compress --compressor wandaa", "'wandaa' is .*Did you mean 'wanda'?", "lmkick compress"),
+        ("compress --format=gptqq", "'gptqq' is unknown. Did you mean 'gptq'?", "lmkick compress"),
+        ("compress --spars 0.4", "--spars. Did you mean '--sparsity'?", "lmkick compress"),
+        ("judge jr --judge-modell x", "--judge_modell. Did you mean '--judge_model'?", None),
+        ("layers x --csv", "unknown option --csv.", None),
+        ("layers", "required: RESULTS.", None),
+        ("export x -o y --format xml", "'xml' is unknown. Choose one of: leaderboard.", None),
+        ("study colors", "kind: 'colors' is unknown. Choose one of: calibration, .*, seeds.", None),
+        ("sweep x --dry_rum", "--dry_rum. Did you mean '--dry_run'?", None),
+        ("run --taskss t", "--taskss. Did you mean '--tasks'?", None),
+        ("ls taskz", "'taskz' is unknown. Did you mean 'tasks'?", None),
+        ("validate --task", "--tasks.*: expected one argument.", None),
+        ("rum", "'rum' is unknown. Did you mean 'run'?", "lmkick"),
+        ("--verson", "--verson. Did you mean '--version'?", "lmkick"),
+    ],
+)
+def test_a_mistyped_command_line_ends_in_one_line(
+    capsys: pytest.CaptureFixture[str], command: str, said: str, helps: str | None
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.split())
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    helps = helps or f"lmkick {command.split()[0]}"
+    pattern = f"{helps}: .*{said} .*See `{helps} --help`\n".replace("?", r"\?")
+    assert re.fullmatch(pattern, error), error
+
+
+def test_options_of_argparse_still_work(capsys: pytest.CaptureFixture[str]) -> None:
+    own = Parser(prog="lmkick x")
+    own.add_argument("--label", action="append")
+    own.add_argument("--number", type=int, choices=[-1, 2])
+    given = ["--lab", "a b", "--label=c", "--label", "--d e", "--number", "-1"]
+    own.check_options([*given, "--", "--unknown"])  # a value after --
+    assert vars(own.parse_args(given)) == {"label": ["a b", "c", "--d e"], "number": -1}
+    with pytest.raises(SystemExit, match="2"):
+        own.parse_args(["--number", "3"])
+    assert "'3' is unknown. Choose one of: -1, 2." in capsys.readouterr().err
 
 
 def test_a_good_run_reaches_lm_eval(
