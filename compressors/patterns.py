@@ -101,7 +101,11 @@ class NM:
     m: int
 
     def __post_init__(self) -> None:
-        if not (is_integer(self.n) and is_integer(self.m)) or not 1 <= self.n < self.m:
+        if not (is_integer(self.n) and is_integer(self.m)):
+            raise SettingsError(
+                f"NM({self.n!r}, {self.m!r}): expected two integers, as in NM(2, 4)"
+            )
+        if not 1 <= self.n < self.m:
             raise SettingsError(
                 f"pattern {self.n}:{self.m}: expected N:M with 1 <= N < M, N weights kept of every "
                 "M (2:4 keeps two of four)"

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressors.errors import SettingsError
-from lmkick_plugin.recipe.calibration_source import parts_of, text_files
+from lmkick_plugin.recipe.calibration_source import NAMED, parts_of, text_files
+from lmkick_plugin.recipe.readers import suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,8 +171,8 @@ def check_text(source: str, data_dir: str | None) -> None:
     for path in text_files(source):
         if not Path(path).is_file():
             raise SettingsError(
-                f"calibration={path}: no such file. Give c4, wikitext, self, task:NAME, or the "
-                "path of a .txt or .jsonl file."
+                f"calibration={path}: no such file. {suggest(path, NAMED)}Give c4, wikitext, "
+                "self, task:NAME, mix:A+B, or the path of a .txt or .jsonl file."
             )
 
 

@@ -23,6 +23,7 @@ def check_model_arguments(arguments: Mapping[str, Any]) -> None:
     Raises:
         CommandError: What is wrong.
     """
+    from lmkick_plugin.data.calibration import check_text
     from lmkick_plugin.loading.checks import check_adapter, check_placement, check_pretrained
     from lmkick_plugin.loading.precompressed import check_gguf
     from lmkick_plugin.loading.quantize_on_load import check_quantize
@@ -35,6 +36,8 @@ def check_model_arguments(arguments: Mapping[str, Any]) -> None:
         check_placement(passed)
         check_adapter(passed)
         recipe.build_compressor()
+        if recipe.calibration is not None:
+            check_text(recipe.calibration, recipe.data_dir)
         if recipe.quantize is not None:
             check_quantize(recipe.quantize, None, passed, prebuilt=False)
         _ = recipe.seed  # several seeds are for a sweep

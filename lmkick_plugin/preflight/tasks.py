@@ -107,6 +107,7 @@ def check_tasks(
             if path is not None and path.is_relative_to(TASK_FOLDER) and match not in ours:
                 ours.append(match)
         others = others or not matches or not set(matches) <= set(ours)
+    _refuse_doubled(ours, manager)
     try:
         tasks = manager.load(ours)["tasks"]
         if samples and not others:
@@ -118,6 +119,25 @@ def check_tasks(
                 check_judge()
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise CommandError(f"--tasks: {error}") from error
+
+
+def _refuse_doubled(names: Sequence[str], manager: Any) -> None:
+    """Refuse a group beside one of its own tasks, which lm-eval refuses without a remedy."""
+    for group in names:
+        for task in _members(group, manager):
+            if task in names:
+                raise CommandError(
+                    f"--tasks: {task} is named twice, by itself and in group {group}. Name tasks "
+                    "alone, as in 'kick_*', or groups alone"
+                )
+
+
+def _members(group: str, manager: Any) -> list[str]:
+    """Names in a group, and in the groups in it."""
+    entry = manager.task_index.get(group)
+    members = (entry.cfg or {}).get("task") if entry and entry.kind.name == "GROUP" else None
+    named = [member for member in members if isinstance(member, str)] if members else []
+    return named + [inner for name in named for inner in _members(name, manager)]
 
 
 def _check_samples(samples: Mapping[str, Sequence[int]], tasks: Mapping[str, Any]) -> None:

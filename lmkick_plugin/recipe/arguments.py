@@ -133,8 +133,10 @@ def _mismatch(name: str, value: object, compressor: str) -> str:
             "weights. Leave one of the two out."
         )
     if compressor == "none":
+        # Neither random, the control, nor sparsegpt, which bits alone do not satisfy.
+        usual = next((each for each in ("wanda", "gptq") if each in partners), partners[0])
         return (
-            f"{name}={value!r} needs a compressor. Add compressor={partners[0]} (it goes with "
+            f"{name}={value!r} needs a compressor. Add compressor={usual} (it goes with "
             f"{', '.join(partners)}), or leave {name} out."
         )
     return (

@@ -8,7 +8,7 @@ import os
 from compressors.errors import SettingsError
 from lmkick_plugin.recipe.readers import suggest
 
-__all__ = ["TRAINING_TEXT", "check_source", "parts_of", "text_files"]
+__all__ = ["NAMED", "TRAINING_TEXT", "check_source", "parts_of", "text_files"]
 
 #: Tasks that have training text, by the name after ``task:``.
 TRAINING_TEXT = (
@@ -20,7 +20,8 @@ TRAINING_TEXT = (
     "triviaqa_open",
     "unnatural",
 )
-_NAMED = ("c4", "wikitext", "self")
+#: Sources that are neither a file nor the text of a task.
+NAMED = ("c4", "wikitext", "self")
 _PREFIXES = ("kickonly_", "llmkick_", "kick_")
 
 
@@ -58,9 +59,7 @@ def text_files(source: str) -> list[str]:
     >>> text_files("mix:c4+notes.txt")
     ['notes.txt']
     """
-    return [
-        part for part in parts_of(source) if part not in _NAMED and not part.startswith("task:")
-    ]
+    return [part for part in parts_of(source) if part not in NAMED and not part.startswith("task:")]
 
 
 def _check_part(source: str) -> str:

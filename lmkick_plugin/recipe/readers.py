@@ -59,10 +59,16 @@ _ELSEWHERE = {
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """``"Did you mean 'wanda'? "``; empty where no known name is close."""
+    """``"Did you mean 'wanda'? "``; empty where no known name is close.
+
+    >>> suggest("c5", ["c4", "self"])
+    "Did you mean 'c4'? "
+    """
     known = sorted(known)
     meant = _ELSEWHERE.get(name.lower())
-    close = [meant] if meant in known else difflib.get_close_matches(name.lower(), known, n=1)
+    cutoff = 0.5 if len(name) == 2 else 0.6  # one of two letters is enough
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=cutoff)
+    close = [meant] if meant in known else close
     return f"Did you mean {close[0]!r}? " if close else ""
 
 

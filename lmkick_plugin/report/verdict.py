@@ -74,7 +74,11 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < 1:
-            raise StatisticsError(f"tolerance must be in [0, 1), got {self.tolerance}")
+            share = f": {self.tolerance:g} % is {self.tolerance / 100:g}"
+            raise StatisticsError(
+                f"tolerance must be in [0, 1), got {self.tolerance}"
+                f"{share if 1 <= self.tolerance < 100 else ''}"
+            )
         if self.resamples < 1:
             raise StatisticsError(f"resamples must be at least 1, got {self.resamples}")
         if self.resamples > _MOST_RESAMPLES:

@@ -197,8 +197,9 @@ def _selected(file: ResultsFile, selector: str, files: Sequence[ResultsFile]) ->
         known = sorted({fact for other in files for fact in other.facts})
         if not equals or key not in known:
             keys = [*_ALIASES, *known]
-            remedy = suggest(key, keys) or f"with a key of {plain(', '.join(keys))}"
-            raise ResultsError(f"selector {plain(term)!r}: write key=value. {remedy}".rstrip())
+            problem = f"no run has a field {plain(key)!r}" if equals else "write key=value"
+            remedy = suggest(key, keys) or f"The keys are {plain(', '.join(keys))}"
+            raise ResultsError(f"selector {plain(term)!r}: {problem}. {remedy}".rstrip())
         if not _means(wanted, file.facts.get(key), prefix=key == "date"):
             return False
     return True

@@ -21,8 +21,7 @@ from lmkick_plugin import cli
 from lmkick_plugin.registration import TASK_FOLDER
 from tests.faults import places
 
-# Its own options lm-eval's parser refuses, under its own name.
-ENDS = re.compile(r"^(lmkick|lm-eval) [a-z]+: (error: )?(?P<message>.+)$")
+ENDS = re.compile(r"^lmkick [a-z]+: (?P<message>.+)$")
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +152,8 @@ CASES = [
     (GOOD + " --tasks kick_freebaseqa,", "extra comma"),
     (GOOD + " --tasks ,", "extra comma"),
     (GOOD + " --tasks KICK_FREEBASEQA", "Did you mean 'kick_freebaseqa'"),
+    (GOOD.replace("kick_freebaseqa", "kick*"), "kick_.* and in group kick. Name tasks alone, as in 'kick_\\*'"),
+    (GOOD + " --tasks kick", "kick_freebaseqa is named twice, by itself and in group kick"),
     (GOOD + " --tasks kick_zzz*", "no task 'kick_zzz\\*'"),
     (GOOD + " --tasks kick_freebaseq", "Did you mean 'kick_freebaseqa'"),
     (GOOD + " --tasks no_such_task", "Tasks not found: .*no_such_task"),
@@ -231,6 +232,7 @@ CASES = [
     (WANDA + "calibration={root}/texts/number.jsonl", "it has text=7"),
     (WANDA + "calibration={root}/texts/deep.jsonl", "deep.jsonl, line 1: not JSON"),
     (WANDA + "calibration={root}/{long}", "too long"),
+    (WANDA + "calibration=c5", "no such file. Did you mean 'c4'.*self, task:NAME, mix:A"),
     (WANDA + "calibration=task:nothing", "no training text"),
     (WANDA.replace("nsamples=2", "nsamples=1e9") + "calibration={root}/texts/good.txt", "At most"),
     (WANDA.replace("nsamples=2", "nsamples=0") + "calibration={root}/texts/good.txt", "nsamples=0"),
@@ -361,8 +363,12 @@ CASES = [
     (COMPRESS + "--sparsity 0.5 --pretrained {root}/models/other_width", "size|shape"),
     (COMPRESS + "--sparsity 0.5 --model-args trust_remote_code=maybe", "expected true or false"),
     (COMPRESS + "--sparsity 0.5 --model-args revision=a,revision=b", "given twice"),
+    (
+        (COMPRESS + "--sparsity 0.5 --calibration c5").replace("magnitude", "wanda"),
+        "c5: no such file. Did you mean 'c4'",
+    ),
     (COMPRESS + "--sparsity 0.5 --format gptq", "save_format=gptq"),
-    (COMPRESS + "--sparsty 0.5", "sparsty"),
+    (COMPRESS + "--sparsty 0.5", "--sparsty. Did you mean '--sparsity'"),
     (COMPRESS + "--sparsity 0.5 --resume-dir {root}/file", "resume_dir"),
     (COMPRESS + "--sparsity 0.5 --output ''", "--output: the value is empty"),
     (COMPRESS + "--allocation file:{root}/allocations/deep.json", "nested too deeply"),
@@ -501,7 +507,8 @@ CASES = [
     ("compare {root}/runs/run {root}/runs/run2 --csv {root}/file/x.csv", "file"),
     ("compare {root}/runs/run {root}/runs/run2 --csv {root}/{long}", "too long"),
     ("compare {root}/runs/run {root}/runs/run2 --tolerance nan", "tolerance"),
-    ("compare {root}/runs/run {root}/runs/run2 --tolerance -1", "tolerance"),
+    ("compare {root}/runs/run {root}/runs/run2 --tolerance -1", "got -1.0$"),
+    ("compare {root}/runs/run {root}/runs/run2 --tolerance 5", "got 5.0: 5 % is 0.05"),
     ("compare {root}/runs/run {root}/runs/run2 --resamples 0", "resamples"),
     ("compare {root}/runs/run {root}/runs/run2 --resamples 999999999999", "at most 10,000,000"),
     ("compare {root}/runs/run {root}/runs/run2 --json {root}/runs", "--json=.* is a folder"),
@@ -542,7 +549,7 @@ CASES = [
         }.items()
     ),
     ("judge {root}/runs/run --judge_model m", "no task with answers to judge"),
-    ("judge {root}/runs/run --judge_modle m", "judge_modle"),
+    ("judge {root}/runs/run --judge_modle m", "--judge_modle. Did you mean '--judge_model'"),
     *(
         (JUDGE + options, words)
         for options, words in {

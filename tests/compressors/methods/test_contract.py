@@ -288,6 +288,7 @@ def test_random_differs_by_layer_and_seed() -> None:
         (lambda: Unstructured(True), "sparsity=True"),
         (lambda: NM(4, 2), "4:2"),
         (lambda: NM(0, 4), "0:4"),
+        (lambda: NM("2", "4"), r"NM\('2', '4'\): expected two integers"),  # type: ignore[arg-type]
         (lambda: NM(4, 4), "4:4"),
         (lambda: RTN(num_bits=1), "num_bits=1"),
         (lambda: AWQ(grid_points=0), "grid_points=0"),

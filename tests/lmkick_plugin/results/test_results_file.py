@@ -99,7 +99,7 @@ def test_many_runs_are_told_apart_by_the_shortest_selectors(write: Writer) -> No
         ("compressor=sparsegpt", "no run in .* matches compressor=sparsegpt. Its runs: "),
         (
             "compresor=wanda",
-            "selector 'compresor=wanda': write key=value. Did you mean .compressor.",
+            "selector 'compresor=wanda': no run has a field 'compresor'. Did you mean .compressor.",
         ),
         ("wanda", "selector 'wanda': write key=value"),
         ("sparsity=half", "no run in"),
