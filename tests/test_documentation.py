@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -115,6 +117,37 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     }
     exec(example.replace('"cuda"', '"cpu"'), names)
     assert names["report"].sparsity == 0.5
+
+
+def test_the_page_s_method_keeps_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from compressors import Wanda
+    from tests.compressors.method_cases import PATTERNS, make_inputs, make_stats, make_weight
+    from tests.compressors.methods import test_contract
+
+    page = (REPOSITORY / "docs" / "add_method.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "method_of_the_page.py").write_text(example, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(test_contract, "compared_together", lambda _, mask: mask.unbind(0))
+    kept = 0
+    for pattern in PATTERNS:
+        method = importlib.import_module("method_of_the_page").Wanda(pattern=pattern)
+        assert type(method) is not Wanda
+        stats = make_stats(method, make_inputs())
+        expected = Wanda(pattern=pattern).compress(make_weight(), stats)
+        assert torch.equal(method.compress(make_weight(), stats).weight, expected.weight)
+        for test in vars(test_contract).values():
+            marks = [m for m in getattr(test, "pytestmark", ()) if m.name == "parametrize"]
+            given = {mark.args[0]: mark.args[1] for mark in marks}
+            if Wanda(pattern=pattern) in given.get("method", ()):
+                for values in itertools.product(*({**given, "method": [method]}.values())):
+                    test(**dict(zip(given, values, strict=True)))
+                    kept += 1
+    assert kept >= 60
 
 
 def test_the_tutorials_are_the_examples() -> None:
