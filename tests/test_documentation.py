@@ -150,6 +150,48 @@ def test_the_page_s_method_keeps_the_contract(
     assert kept >= 60
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_page_s_task_runs(tmp_path: Path, beside: bool) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    page = (REPOSITORY / "docs" / "add_task.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"^```(yaml|python)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE))
+    name, module = "lmkick_plugin.data.capitals", tmp_path / "lmkick_plugin/data/capitals.py"
+    if beside:  # lm-eval looks beside the YAML first, so that both are found in this folder
+        blocks["yaml"] = blocks["yaml"].replace(name, "capitals")
+        module = tmp_path / "capitals.py"
+    (row,) = re.findall(r'`(\{"question": .*?\})`', page)
+    data = tmp_path / "data" / "capitals" / "test.jsonl"
+    for path, text in (
+        (module, blocks["python"]),
+        (tmp_path / "kick_capitals.yaml", blocks["yaml"]),
+        (data, f"{row}\n" * 3),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    results = simple_evaluate(
+        model="kick",
+        model_args="pretrained=kick-mini",
+        tasks=["kick_capitals"],
+        task_manager=TaskManager(
+            include_path=str(tmp_path),
+            include_defaults=False,
+            metadata={"data_dir": str(data.parent.parent)},
+        ),
+        bootstrap_iters=0,
+    )
+    assert results is not None
+    scores = results["results"]["kick_capitals"]
+    assert {"contains,none", "exact_match,none", "f1,none"} <= set(scores)
+    asked = results["samples"]["kick_capitals"]
+    assert len(asked) == 3
+    prompt = asked[0]["arguments"][0][0]
+    assert prompt.endswith("question: What is the capital of Peru?\nThe answer is")
+    assert scores["contains,none"] == sum(item["contains"] for item in asked) / 3
+    assert results["configs"]["kick_capitals"]["metadata"]["headline"] == "contains"
+
+
 def test_the_tutorials_are_the_examples() -> None:
     """A formatter once took the snippets for Python, and the site showed what it made of them."""
     page = (REPOSITORY / "docs" / "tutorials.md").read_text(encoding="utf-8")
