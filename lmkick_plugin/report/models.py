@@ -297,11 +297,12 @@ def _models(cells: Sequence[Cell], notes: list[str]) -> tuple[Model, ...]:
         dense = [cell for cell in members if cell.dense]
         dense.sort(key=lambda cell: not cell.record)  # with a record first, then newest first
         first = dense[0] if dense else None
-        if first is None and any(cell.dense is not None for cell in members):
-            notes.append(
-                f"{names[key]}: no dense run among these results, so nothing can be compared with"
-                " it; evaluate compressor=none on the same tasks"
-            )
+        if first is None:
+            if any(cell.dense is not None for cell in members):
+                notes.append(
+                    f"{names[key]}: no dense run among these results, so nothing can be compared"
+                    " with it; evaluate compressor=none on the same tasks"
+                )
         elif len(dense) > 1:
             kinds = ", ".join(sorted({_kind(cell) for cell in dense}))
             notes.append(
