@@ -20,6 +20,7 @@ mxfp4, nvfp4       bfloat16            8 bits, of the format's own
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,9 +34,16 @@ from compressors.errors import SettingsError, UnsupportedModelError
 from compressors.methods.rtn import Quantizer
 from lmkick_plugin.checkpoints.packing import WORD
 from lmkick_plugin.checkpoints.weight_reads import find_weight_read
-from lmkick_plugin.recipe.formats import GPTQ_GROUPS, check_recipe
+from lmkick_plugin.recipe.formats import FORMATS, check_recipe, remedies
 
-__all__ = ["check_blocks", "check_dtype", "other_linears", "prepare", "quantizer_of"]
+__all__ = [
+    "check_blocks",
+    "check_dtype",
+    "other_formats",
+    "other_linears",
+    "prepare",
+    "quantizer_of",
+]
 
 #: Significant bits of float16 and of bfloat16.
 _FLOAT16_BITS, _BFLOAT16_BITS = 11, 8
@@ -60,24 +68,18 @@ def prepare(compressor: Compressor, model: nn.Module, storage: str) -> Compresso
     if not isinstance(quantizer, Quantizer):
         check_recipe(storage, bits=None, group_size=None)
         return compressor
-    check_recipe(
-        storage,
-        bits=quantizer.num_bits,
-        group_size=quantizer.group_size,
-        number_format=quantizer.number_format,
-        symmetric=quantizer.symmetric,
-        torn_groups=isinstance(quantizer, GPTQ) and quantizer.torn_groups,
-        scales_columns=quantizer.scales_columns,
-    )
+    check_recipe(storage, **_recipe_of(quantizer))
     if storage == "dense":
         return compressor
     dtype = getattr(model, "dtype", None) or next(model.parameters()).dtype
-    scale_dtype = check_dtype(
-        storage, dtype, quantizer.grid.num_bits, quantizer.symmetric, quantizer.number_format
-    )
     blocks = find_blocks(model)
-    check_blocks(storage, blocks, quantizer.group_size, quantizer.number_format)
-    if quantizer.number_format != "fp8":  # which keeps the name
+    others = other_formats(storage, quantizer, dtype, blocks)
+    number_format = quantizer.number_format
+    scale_dtype = check_dtype(
+        storage, dtype, quantizer.grid.num_bits, quantizer.symmetric, number_format, others
+    )
+    check_blocks(storage, blocks, quantizer.group_size, number_format, others)
+    if number_format != "fp8":  # which keeps the name
         _check_weight_reads(storage, model, blocks)
     rounded = replace(quantizer, scale_dtype=scale_dtype)
     joint: Any = compressor
@@ -89,10 +91,52 @@ def quantizer_of(compressor: Compressor) -> object:
     return getattr(compressor, "quantize", compressor)
 
 
+def _recipe_of(quantizer: Quantizer) -> dict[str, Any]:
+    return {
+        "bits": quantizer.num_bits,
+        "group_size": quantizer.group_size,
+        "number_format": quantizer.number_format,
+        "symmetric": quantizer.symmetric,
+        "torn_groups": isinstance(quantizer, GPTQ) and quantizer.torn_groups,
+        "scales_columns": quantizer.scales_columns,
+    }
+
+
+def other_formats(
+    storage: str, quantizer: Quantizer, dtype: torch.dtype, blocks: list[Block]
+) -> tuple[str, ...]:
+    """Packed formats beside one that can hold the same, for messages to offer.
+
+    Args:
+        storage: The one that was asked for.
+        quantizer: The method.
+        dtype: The model's.
+        blocks: The model's, with weights or without (on the meta device).
+    """
+    found = []
+    for other in FORMATS[1:]:
+        try:
+            check_recipe(other, **_recipe_of(quantizer), offer=False)
+            grid = quantizer.grid
+            check_dtype(other, dtype, grid.num_bits, grid.symmetric, quantizer.number_format)
+            check_blocks(other, blocks, quantizer.group_size, quantizer.number_format)
+        except (SettingsError, UnsupportedModelError):
+            continue
+        found.append(other)
+    return tuple(other for other in found if other != storage)
+
+
 def check_dtype(
-    storage: str, dtype: torch.dtype, bits: int, symmetric: bool, number_format: str = "int"
+    storage: str,
+    dtype: torch.dtype,
+    bits: int,
+    symmetric: bool,
+    number_format: str = "int",
+    others: Sequence[str] = (),
 ) -> torch.dtype | None:
     """Dtype that scales are rounded to; None keeps float32.
+
+    ``others`` are offered in the message, as those of :func:`check_blocks`.
 
     Raises:
         SettingsError: No scale makes dequantization exact.
@@ -101,7 +145,7 @@ def check_dtype(
     if number_format in ("mxfp4", "nvfp4") and dtype != torch.bfloat16:
         raise SettingsError(
             f"compressed-tensors unpacks {number_format} to bfloat16 whatever the model's dtype "
-            f"({name}). Use dtype=bfloat16, or save it dense (save_format=dense; --format dense)."
+            f"({name}). {remedies('dtype=bfloat16')}"
         )
     if storage == "compressed-tensors":
         return None if dtype == torch.float32 else dtype
@@ -113,14 +157,17 @@ def check_dtype(
         kind = "" if symmetric else " asymmetric"
         raise SettingsError(
             f"save_format=gptq is read in float16, where{kind} weights of {bits} bits of a {name} "
-            "model would be rounded differently. Use dtype=float16, "
-            "save_format=compressed-tensors, or save it dense (save_format=dense; --format dense)."
+            f"model would be rounded differently. {remedies('dtype=float16', *_named(others))}"
         )
     return torch.bfloat16
 
 
 def check_blocks(
-    storage: str, blocks: list[Block], group_size: int | None, number_format: str = "int"
+    storage: str,
+    blocks: list[Block],
+    group_size: int | None,
+    number_format: str = "int",
+    others: Sequence[str] = (),
 ) -> None:
     """Refuse matrices that a packed format cannot hold.
 
@@ -132,27 +179,31 @@ def check_blocks(
         blocks: The model's, with weights or without (on the meta device).
         group_size: Columns that share a scale; None or -1: a row.
         number_format: ``int``, or a floating-point format, whose groups are its own.
+        others: Formats that can hold it (:func:`other_formats`), for the message to offer.
 
     Raises:
         UnsupportedModelError: Naming the first of them.
     """
     for block in blocks:
         for matrix in block.matrices:
-            problem, remedy = _misfit(storage, matrix)
+            problem, sizes = _misfit(storage, matrix), ""
             if problem is None:
-                problem, remedy = _short_group(storage, matrix, group_size, number_format, blocks)
+                problem, sizes = _short_group(storage, matrix, group_size, number_format, blocks)
             if problem is not None:
                 raise UnsupportedModelError(
-                    f"{matrix.name} {problem}, which format {storage} cannot hold. {remedy} "
-                    "(save_format=dense; --format dense)."
+                    f"{matrix.name} {problem}, which format {storage} cannot hold. "
+                    f"{remedies(sizes, *_named(others))}"
                 )
-        others = other_linears(block)
-        if storage == "gptq" and others:
+        left = other_linears(block)
+        if storage == "gptq" and left:
             raise UnsupportedModelError(
-                f"{others[0]} is not compressed, but loaders of format gptq take every linear "
-                "layer of a block as packed. Use save_format=compressed-tensors, or save it dense "
-                "(save_format=dense; --format dense)."
+                f"{left[0]} is not compressed, but loaders of format gptq take every linear "
+                f"layer of a block as packed. {remedies(*_named(others))}"
             )
+
+
+def _named(formats: Sequence[str]) -> list[str]:
+    return [f"save_format={name}" for name in formats]
 
 
 def _check_weight_reads(storage: str, model: nn.Module, blocks: list[Block]) -> None:
@@ -162,23 +213,22 @@ def _check_weight_reads(storage: str, model: nn.Module, blocks: list[Block]) -> 
     if found is not None:
         raise UnsupportedModelError(
             f"{found} is a layer whose weight the code of {type(model).__name__} reads, which "
-            f"format {storage} cannot hold. Save it dense (save_format=dense; --format dense)."
+            f"format {storage} cannot hold. {remedies()}"
         )
 
 
-def _misfit(storage: str, matrix: WeightMatrix) -> tuple[str | None, str]:
-    """Why a format cannot hold a matrix, with the remedy; None where it can."""
+def _misfit(storage: str, matrix: WeightMatrix) -> str | None:
+    """Why a format cannot hold a matrix; None where it can."""
     rows, columns = matrix.view().shape
-    other = "Use save_format=compressed-tensors, or save it dense"
     if matrix.expert is not None:
-        return "is one of several experts in one parameter", "Save it dense"
+        return "is one of several experts in one parameter"
     if matrix.transposed:
-        return "is stored transposed (Conv1D)", "Save it dense"
+        return "is stored transposed (Conv1D)"
     if storage == "gptq" and (rows % WORD or columns % WORD):
-        return f"is {rows} x {columns}, and {WORD} has to divide both", other
+        return f"is {rows} x {columns}, and {WORD} has to divide both"
     if storage == "gptq" and not _fits_float16(getattr(matrix.module, "bias", None)):
-        return "has a bias that float16 rounds (with dtype=float16 it would not)", other
-    return None, ""
+        return "has a bias that float16 rounds (with dtype=float16 it would not)"
+    return None
 
 
 def _short_group(
@@ -188,19 +238,16 @@ def _short_group(
     number_format: str,
     blocks: list[Block],
 ) -> tuple[str | None, str]:
-    """Why a format cannot hold a matrix's last group, with the remedy; None where it can."""
+    """Why a format cannot hold a matrix's last group, and sizes that fit; None where it can."""
     columns = matrix.view().shape[1]
     whole = group_size in (None, -1) or columns % (group_size or 1) == 0
     if storage != "compressed-tensors" or whole:
         return None, ""
     if number_format != "int":
-        return f"is {columns} wide, with a last block shorter than {group_size}", "Save it dense"
+        return f"is {columns} wide, with a last block shorter than {group_size}", ""
     fitting = ", ".join([*map(str, _dividing_sizes(blocks)), "-1"])
-    other = "save_format=gptq, " if group_size in GPTQ_GROUPS else ""
-    return (
-        f"is {columns} wide, with a shorter last group of group_size={group_size}",
-        f"Use group_size={fitting}, {other}or save it dense",
-    )
+    problem = f"is {columns} wide, with a shorter last group of group_size={group_size}"
+    return problem, f"group_size={fitting}"
 
 
 def _dividing_sizes(blocks: list[Block]) -> list[int]:

@@ -48,20 +48,25 @@ def check_before_load(recipe: Recipe, config: Any, passed: Mapping[str, Any]) ->
         UnsupportedModelError: A pattern or group does not divide the model's matrices.
     """
     storage = _storage(recipe)
-    check_shapes(recipe, config, storage)
+    dtype = _dtype(config, passed)
+    others = check_shapes(recipe, config, storage, dtype)
     check_calibration_size(recipe, config)
     if storage in (None, "dense") or recipe.bits is None:
         return
     from lmkick_plugin.checkpoints.format_fit import check_dtype
 
+    number_format = recipe.number_format or "int"
+    check_dtype(storage, dtype, recipe.bits, bool(recipe.symmetric), number_format, others)
+
+
+def _dtype(config: Any, passed: Mapping[str, Any]) -> torch.dtype:
+    """Dtype that the model will be loaded in."""
     dtype: Any = passed.get("dtype")
     if is_unset(dtype) or dtype == "auto":
         inner = getattr(config, "text_config", None) or config
         dtype = getattr(config, "dtype", None) or getattr(inner, "dtype", None) or torch.float32
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
-    number_format = recipe.number_format or "int"
-    check_dtype(str(storage), dtype, recipe.bits, bool(recipe.symmetric), number_format)
+    found: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return found
 
 
 class Compression:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from compressors.errors import SettingsError
 
 if TYPE_CHECKING:
+    import torch
+
     from lmkick_plugin.recipe.recipe import Recipe
 
 __all__ = ["check_calibration_size", "check_shapes"]
@@ -17,7 +19,9 @@ __all__ = ["check_calibration_size", "check_shapes"]
 _BYTES_PER_TOKEN = 40
 
 
-def check_shapes(recipe: Recipe, config: Any, storage: str | None) -> None:
+def check_shapes(
+    recipe: Recipe, config: Any, storage: str | None, dtype: torch.dtype
+) -> tuple[str, ...]:
     """Refuse a pattern, group, packed format or allocation that does not fit the model.
 
     The model is built without memory for its weights. Where that cannot be done (code of the
@@ -27,6 +31,10 @@ def check_shapes(recipe: Recipe, config: Any, storage: str | None) -> None:
         recipe: What is to be done.
         config: The model's config.
         storage: Format of the folder to save; None saves nothing.
+        dtype: Of the weights.
+
+    Returns:
+        Other packed formats that can hold the outcome.
 
     Raises:
         UnsupportedModelError: The first matrix that does not fit, and what would fit all.
@@ -34,7 +42,7 @@ def check_shapes(recipe: Recipe, config: Any, storage: str | None) -> None:
     """
     compressor = recipe.build_compressor()
     if compressor is None:
-        return
+        return ()
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -42,19 +50,22 @@ def check_shapes(recipe: Recipe, config: Any, storage: str | None) -> None:
     from compressors.blocks.find import find_blocks
     from compressors.blocks.preconditions import check_shapes as check
     from compressors.methods.rtn import Quantizer
-    from lmkick_plugin.checkpoints.format_fit import check_blocks, quantizer_of
+    from lmkick_plugin.checkpoints.format_fit import check_blocks, other_formats, quantizer_of
 
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
         blocks = find_blocks(model, with_weights=False)
     except Exception:  # noqa: BLE001 - loading finds out what is wrong, with the right message
-        return
+        return ()
     check(compressor, blocks)
     check_allocation(compressor, blocks, **recipe.build_allocation())
     quantizer = quantizer_of(compressor)
-    if storage not in (None, "dense") and isinstance(quantizer, Quantizer):
-        check_blocks(str(storage), blocks, quantizer.group_size, quantizer.number_format)
+    if storage in (None, "dense") or not isinstance(quantizer, Quantizer):
+        return ()
+    others = other_formats(storage, quantizer, dtype, blocks)
+    check_blocks(storage, blocks, quantizer.group_size, quantizer.number_format, others)
+    return others
 
 
 def check_calibration_size(recipe: Recipe, config: Any) -> None:

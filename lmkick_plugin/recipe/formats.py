@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.util import find_spec
 
 from compressors.errors import SettingsError
 from lmkick_plugin.recipe.methods import QUANTIZERS
 from lmkick_plugin.recipe.readers import read_choice
 
-__all__ = ["FORMATS", "QUANTIZE", "check_recipe", "read_quantize", "require_library"]
+__all__ = ["FORMATS", "QUANTIZE", "check_recipe", "read_quantize", "remedies", "require_library"]
 
 #: ``dense`` holds everything; the others hold quantized weights packed.
 FORMATS = ("dense", "gptq", "compressed-tensors")
@@ -17,7 +18,7 @@ FORMATS = ("dense", "gptq", "compressed-tensors")
 _GPTQ_BITS = (2, 3, 4, 8)
 #: What the kernels that load the format know; -1 is a group a row.
 GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
-_DENSE = "save it dense (save_format=dense; --format dense)"
+_DENSE = "save it dense (save_format=dense)"
 
 #: Values of the argument ``quantize``, with the extra that has the library.
 QUANTIZE = {
@@ -41,6 +42,7 @@ def check_recipe(
     symmetric: bool = True,
     torn_groups: bool = False,
     scales_columns: bool = False,
+    offer: bool = True,
 ) -> None:
     """Refuse a recipe that a format cannot hold; needs neither model nor torch.
 
@@ -52,6 +54,7 @@ def check_recipe(
         symmetric: The grid is symmetric.
         torn_groups: Groups are not runs of columns (act-order of single columns).
         scales_columns: Columns have factors while they are rounded.
+        offer: Offer the other packed format where that one can hold the recipe.
 
     Raises:
         SettingsError: The message says what would do.
@@ -69,36 +72,48 @@ def check_recipe(
             "layers before would change the weights. Set grid_points=1 (clipping alone), or "
             f"{_DENSE}."
         )
+    packed = ""
+    if offer:
+        other = "compressed-tensors" if storage == "gptq" else "gptq"
+        with suppress(SettingsError):
+            check_recipe(
+                other, bits=bits, group_size=group_size, number_format=number_format,
+                symmetric=symmetric, torn_groups=torn_groups, offer=False,
+            )  # fmt: skip
+            packed = f"save_format={other}"
     group = -1 if group_size is None else group_size
     if storage == "gptq":
-        if number_format != "int":
-            raise SettingsError(
-                f"save_format=gptq stores integers, but number_format={number_format}. Use "
-                f"save_format=compressed-tensors, or {_DENSE}."
-            )
-        if bits not in _GPTQ_BITS:
-            raise SettingsError(
-                f"save_format=gptq stores {_listed(_GPTQ_BITS)} bits, but bits={bits}. Use one of "
-                f"these, save_format=compressed-tensors, or {_DENSE}."
-            )
-        if group not in GPTQ_GROUPS:
-            raise SettingsError(
-                f"save_format=gptq needs group_size {_listed(GPTQ_GROUPS)}, but "
-                f"group_size={group}. Use one of these, save_format=compressed-tensors, or "
-                f"{_DENSE}."
-            )
+        _check_gptq(bits, group, number_format, packed)
     elif not symmetric:
         raise SettingsError(
             "save_format=compressed-tensors does not go with symmetric=false: transformers does "
-            f"not load packed zero points. Leave symmetric out, use save_format=gptq, or {_DENSE}."
+            f"not load packed zero points. {remedies('symmetric=true', packed)}"
         )
     elif torn_groups and group != -1:
         raise SettingsError(
             "save_format=compressed-tensors needs groups of consecutive columns, which "
-            "act_order=true with act_group_aware=false and static_groups=false does not make. Use "
-            f"static_groups=true, or save_format=gptq, or {_DENSE}."
+            "act_order=true with act_group_aware=false and static_groups=false does not make. "
+            f"{remedies('static_groups=true', packed)}"
         )
     require_library(storage)
+
+
+def _check_gptq(bits: int, group: int, number_format: str, other: str) -> None:
+    if number_format != "int":
+        raise SettingsError(
+            f"save_format=gptq stores integers, but number_format={number_format}. "
+            f"{remedies(other)}"
+        )
+    if bits not in _GPTQ_BITS:
+        raise SettingsError(
+            f"save_format=gptq stores {_listed(_GPTQ_BITS)} bits, but bits={bits}. "
+            f"{remedies('one of these', other)}"
+        )
+    if group not in GPTQ_GROUPS:
+        raise SettingsError(
+            f"save_format=gptq needs group_size {_listed(GPTQ_GROUPS)}, but group_size={group}. "
+            f"{remedies('one of these', other)}"
+        )
 
 
 def require_library(storage: str) -> None:
@@ -112,8 +127,19 @@ def require_library(storage: str) -> None:
     if storage == "compressed-tensors" and find_spec("compressed_tensors") is None:
         raise SettingsError(
             "save_format=compressed-tensors needs the package compressed-tensors: pip install "
-            f"'lmkick[compressed-tensors]'. Or use save_format=gptq, or {_DENSE}."
+            f"'lmkick[compressed-tensors]'. Or {_DENSE}."
         )
+
+
+def remedies(*ways: str) -> str:
+    """Ways out, the dense format the last of them; empty ones are left out.
+
+    >>> remedies("dtype=float16", "")
+    'Use dtype=float16, or save it dense (save_format=dense).'
+    """
+    given = ", ".join(filter(None, ways))
+    text = f"Use {given}, or {_DENSE}." if given else f"{_DENSE}."
+    return text[0].upper() + text[1:]
 
 
 def _listed(values: tuple[int, ...]) -> str:

@@ -238,20 +238,36 @@ def test_floating_point_formats_come_back_bit_for_bit(
         ("mixtral", RTN(num_bits=4, group_size=None), "gptq", UnsupportedModelError, "experts"),
         (
             "mixtral", RTN(num_bits=4, group_size=None), "compressed-tensors",
-            UnsupportedModelError, "experts in one parameter.*--format dense",
+            UnsupportedModelError, "experts in one parameter.*cannot hold. Save it dense",
         ),
         ("gpt2", RTN(num_bits=4, group_size=None), "gptq", UnsupportedModelError, "Conv1D"),
         (
             "odd", RTN(num_bits=4, group_size=None), "gptq", UnsupportedModelError,
-            "is 72 x 64.*compressed-tensors",
+            "is 72 x 64.*Use save_format=compressed-tensors, or save it dense",
         ),
         ("half", RTN(num_bits=8), "gptq", SettingsError, "8 bits of a bfloat16 .*dtype=float16"),
         (
             "half", RTN(num_bits=4, symmetric=False), "gptq", SettingsError,
-            "asymmetric weights of 4 bits",
+            "asymmetric weights of 4 bits.*Use dtype=float16, or save it dense",
+        ),
+        (  # which compressed-tensors cannot hold either
+            "odd", RTN(num_bits=4, group_size=16), "gptq", UnsupportedModelError,
+            "is 72 x 64.*cannot hold. Save it dense",
+        ),
+        (
+            "odd", RTN(num_bits=4, group_size=16), "compressed-tensors", UnsupportedModelError,
+            "group_size=16, which.* Use group_size=8, -1, or save it dense",
+        ),
+        (
+            "half", RTN(num_bits=4, symmetric=False, group_size=8), "gptq", SettingsError,
+            "but group_size=8. Use one of these, or save it dense",
+        ),
+        (
+            "half", RTN(num_bits=6, symmetric=False), "compressed-tensors", SettingsError,
+            "zero points. Use symmetric=true, or save it dense",
         ),
         ("bias", RTN(num_bits=4), "gptq", UnsupportedModelError, "bias that float16 rounds"),
-        ("wide", RTN(num_bits=6), "gptq", SettingsError, "2, 3, 4 or 8 bits"),
+        ("wide", RTN(num_bits=6), "gptq", SettingsError, "or 8 bits.*, save_format=compr"),
         ("wide", RTN(num_bits=4), "gguf", SettingsError, "save_format='gguf'"),
         (
             "short", RTN(num_bits=4), "compressed-tensors", UnsupportedModelError,
@@ -342,7 +358,7 @@ def test_a_model_that_would_not_run_packed_is_refused(
     generator = torch.get_rng_state()
     with pytest.raises(
         UnsupportedModelError,
-        match=rf"{layer} is a layer whose weight .* reads.*{storage} cannot.*--format dense",
+        match=rf"{layer} is a layer whose weight .* reads.*{storage} cannot.*Save it dense",
     ):
         checkpoints.prepare(RTN(num_bits=4, group_size=None), model, storage)
     assert torch.equal(torch.get_rng_state(), generator)
