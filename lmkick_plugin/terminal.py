@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from compressors.errors import LmkickError
 
-__all__ = ["CommandError", "emit", "plain", "read_path", "render_table"]
+__all__ = ["CommandError", "emit", "plain", "quiet_libraries", "read_path", "render_table"]
 
 
 class CommandError(LmkickError):
@@ -22,6 +23,18 @@ def read_path(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty. Give one, or leave the option out")
     return Path(text)
+
+
+def quiet_libraries() -> None:
+    """Leave out lm-eval's notes and transformers' bars; warnings stay.
+
+    ``LMEVAL_LOG_LEVEL=INFO`` brings the notes back.
+    """
+    from lm_eval.utils import setup_logging
+    from transformers.utils.logging import disable_progress_bar
+
+    setup_logging(logging.WARNING)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def plain(text: object, *, limit: int | None = None) -> str:

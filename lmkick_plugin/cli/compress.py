@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from compressors.errors import LmkickError
 from lmkick_plugin.files import check_target
 from lmkick_plugin.preflight.lm_eval_run import check_repeated
 from lmkick_plugin.preflight.models import check_model_arguments
@@ -18,7 +19,7 @@ from lmkick_plugin.recipe.argument_table import ARGUMENTS
 from lmkick_plugin.recipe.formats import FORMATS
 from lmkick_plugin.recipe.methods import COMPRESSORS, METHODS
 from lmkick_plugin.recipe.readers import read_bool
-from lmkick_plugin.terminal import CommandError
+from lmkick_plugin.terminal import CommandError, quiet_libraries
 
 __all__ = ["add_arguments", "main"]
 
@@ -91,31 +92,19 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         CommandError: Something is wrong with the request, the model or the disk.
     """
-    from compressors.errors import SettingsError
+    from lmkick_plugin.loading.quantize_on_load import loading_needs
 
     if not args.output.strip():
         raise CommandError("--output: the value is empty. Give the new folder")
     arguments = _model_arguments(args)
     try:
-        check_target(args.output)
-    except SettingsError as error:
-        raise CommandError(str(error).replace("save_compressed=", "--output ")) from error
-    try:
-        check_model_arguments(arguments)
-    except CommandError as error:
-        # They came as options of their own.
-        raise CommandError(str(error).removeprefix("--model_args: ")) from error
-
-    import torch
-    from lm_eval.utils import setup_logging
-
-    from lmkick_plugin.loading.quantize_on_load import loading_needs
-    from lmkick_plugin.model import KickLM
-
-    setup_logging()
-    # lm-eval's own default is a GPU, there or not.
-    arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
-    record = KickLM(**arguments).get_model_info()["kick"]
+        record = _compress(arguments)
+    except LmkickError as error:
+        # The arguments came as options of their own, two of them under other names.
+        said = str(error).removeprefix("--model_args: ")
+        for name, option in {"save_compressed=": "--output ", "save_format=": "--format "}.items():
+            said = said.replace(name, option)
+        raise CommandError(said) from error
     print(f"saved in {args.output} ({args.format}): {_outcome(record)}")
     needs = loading_needs(args.format)
     where = f", which needs {needs}" if needs else ""
@@ -123,6 +112,22 @@ def main(args: argparse.Namespace) -> int:
         f"to evaluate it{where}: lm_eval run --model kick --model_args pretrained={args.output} ..."
     )
     return 0
+
+
+def _compress(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Check the arguments, compress and save; return the record of the weights."""
+    check_target(arguments["save_compressed"])
+    check_model_arguments(arguments)
+
+    import torch
+
+    from lmkick_plugin.model import KickLM
+
+    quiet_libraries()
+    # lm-eval's own default is a GPU, there or not.
+    arguments.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    record: dict[str, Any] = KickLM(**arguments).get_model_info()["kick"]
+    return record
 
 
 def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:

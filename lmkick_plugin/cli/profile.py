@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from compressors.files import write_atomically
 from lmkick_plugin.report.formatting import plural
-from lmkick_plugin.terminal import CommandError, emit, plain, read_path, render_table
+from lmkick_plugin.terminal import (
+    CommandError,
+    emit,
+    plain,
+    quiet_libraries,
+    read_path,
+    render_table,
+)
 
 if TYPE_CHECKING:
     from lmkick_plugin.profile.measure import Profile, Spread
@@ -94,6 +101,7 @@ def main(args: argparse.Namespace) -> int:
 
     from lmkick_plugin.model import KickLM
 
+    quiet_libraries()
     lm = KickLM(**arguments)
     storage = _storage(lm.get_model_info()["kick"])
     if args.semi_structured:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 from pathlib import Path
@@ -109,6 +110,26 @@ def test_options_of_argparse_still_work(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit, match="2"):
         own.parse_args(["--number", "3"])
     assert "'3' is unknown. Choose one of: -1, 2." in capsys.readouterr().err
+
+
+def test_compress_prints_two_lines_and_warnings(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from transformers.utils import logging as bars
+
+    levels: list[int] = []
+    monkeypatch.setattr("lm_eval.utils.setup_logging", levels.append)
+    monkeypatch.setattr(bars, "_tqdm_active", True)
+    command = ["compress", "--pretrained", str(tiny_model_dir), "--compressor", "magnitude"]
+    command += ["--sparsity", "0.5", "--device", "cpu", "--output", str(tmp_path / "new")]
+    assert cli.main(command) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("saved in ")
+    assert said.out.count("\n") == 2
+    assert "Loading weights" not in said.err
+    assert "Writing model shards" not in said.err
+    assert levels == [logging.WARNING]
 
 
 def test_a_good_run_reaches_lm_eval(
