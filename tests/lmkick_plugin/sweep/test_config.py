@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from compressors.errors import LmkickError
 from lmkick_plugin import cli
 from lmkick_plugin.judge.settings import KEY_VARIABLES, JudgeSettings
+from lmkick_plugin.sweep import runner
 from lmkick_plugin.sweep.config import SweepConfig, read_config
 from lmkick_plugin.sweep.evaluate import environment, set_environment
 from lmkick_plugin.sweep.grid import list_cells
@@ -278,6 +280,38 @@ def test_the_address_of_openai_counts_where_it_is_asked(monkeypatch: pytest.Monk
 def test_limits_of_unknown_tasks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"limit.kick_mlu.*Did you mean 'kick_mmlu'"):
         make_plan(config(limit={"kick_mlu": 2}, output=str(tmp_path)), ["kick_mmlu"])
+
+
+PRUNED = {"compressor": "magnitude", "sparsity": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"device": "cuda:99"}, "device=cuda:99: torch .* sees"),
+        (
+            {"recipes": [PRUNED, {"compressor": "magnitude", "pattern": "5:9"}]},
+            r"/magnitude_pattern=5-9: .*divide",
+        ),
+    ],
+)
+def test_a_plan_knows_what_device_and_folder_refuse(
+    small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(runner, "check_stored", lambda *_: pytest.fail("weights were read"))
+    given = {**small_sweep, **changed}
+    with pytest.raises(LmkickError, match=said):
+        runner.open_plan(read_config(given))
+    with pytest.raises(LmkickError, match=said):
+        runner.run_sweep(given, progress=False)
+    assert not Path(given["output"]).exists()
+
+
+def test_a_plan_for_a_cluster_asks_nothing_of_this_machine(small_sweep: dict[str, Any]) -> None:
+    recipes = [{"compressor": "magnitude", "pattern": "5:9"}]
+    given = {**small_sweep, "recipes": recipes, "device": "cuda:99", "executor": "ray"}
+    plan, _ = runner.open_plan(read_config(given))
+    assert len(plan.to_do) == 2
 
 
 # --- the command ----------------------------------------------------------------------------------
