@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import SettingsError
+from lmkick_plugin import bundled
 from lmkick_plugin.checkpoints.checked_loader import CheckedLoader
 from lmkick_plugin.checkpoints.manifest import MANIFEST, Manifest, read_manifest
+from lmkick_plugin.recipe.pretrained import check_pretrained
 
 __all__ = ["check_weights", "load"]
 
@@ -25,17 +27,20 @@ def load(folder: str | Path, **arguments: Any) -> Any:
         The model, in evaluation mode.
 
     Raises:
-        SettingsError: A file or tensor is missing, cut short or damaged.
+        SettingsError: There is no such folder; or a file or tensor is missing, cut short or
+            damaged.
     """
     from transformers import AutoModelForCausalLM
 
     from lmkick_plugin.record.weights import survey_weights
 
+    check_pretrained(str(folder))
+    folder = bundled.model_folder(str(folder))
     manifest = read_manifest(folder)
     if manifest is not None:
         manifest.check_sizes(Path(folder))
     loader = CheckedLoader(AutoModelForCausalLM)
-    model = loader.from_pretrained(str(folder), **{"dtype": "auto", **arguments})
+    model = loader.from_pretrained(folder, **{"dtype": "auto", **arguments})
     if manifest is not None:
         dtype = str(model.dtype).removeprefix("torch.")
         check_weights(folder, manifest, survey_weights(model).sha256, dtype)

@@ -11,6 +11,7 @@ import torch
 from lmkick_plugin import bundled
 from lmkick_plugin.loading import checks, precompressed
 from lmkick_plugin.recipe.arguments import parse_arguments
+from lmkick_plugin.recipe.pretrained import check_pretrained
 from lmkick_plugin.recipe.readers import is_unset
 from lmkick_plugin.recipe.recipe import Recipe
 
@@ -41,7 +42,7 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     elif is_unset(passed["softmax_dtype"]):
         passed["softmax_dtype"] = None
     precompressed.check_gguf(pretrained, passed)
-    checks.check_pretrained(pretrained)
+    check_pretrained(pretrained)
     checks.check_placement(passed)
     checks.check_adapter(passed)
     _ = recipe.seed  # several seeds: an error, before anything is loaded

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import SettingsError
-from lmkick_plugin import bundled
 from lmkick_plugin.files import parse_json
 from lmkick_plugin.recipe.argument_table import ARGUMENTS
-from lmkick_plugin.recipe.readers import check_path, is_unset, suggest
+from lmkick_plugin.recipe.pretrained import is_path
+from lmkick_plugin.recipe.readers import is_unset, suggest
 
 __all__ = [
     "base_revision",
@@ -22,7 +22,6 @@ __all__ = [
     "check_device",
     "check_hf_arguments",
     "check_placement",
-    "check_pretrained",
     "config_error",
     "plain_path",
     "shortened",
@@ -180,7 +179,7 @@ def check_adapter(passed: Mapping[str, Any]) -> None:
             continue
         path = Path(str(name))
         if not path.is_dir():
-            problem = "no such folder" if _is_path(str(name)) else None
+            problem = "no such folder" if is_path(str(name)) else None
         elif not (path / config).is_file():
             problem = f"the folder holds no {config}"
         else:
@@ -205,38 +204,9 @@ def _adapter_problem(path: Path) -> str | None:
     return None
 
 
-def _is_path(name: str) -> bool:
-    """Whether a name can only be that of a folder: the Hub has NAME and OWNER/NAME."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
-
-
 def plain_path(name: str) -> str:
     """One spelling of a model's folder: ``DIR/`` and ``./DIR`` are ``DIR``; other names stay."""
     return os.path.normpath(name) if Path(name).is_dir() else name
-
-
-def check_pretrained(pretrained: Any) -> None:
-    """Refuse a path without a model before the Hub is asked for it.
-
-    Raises:
-        SettingsError: A path that does not exist, or nothing at all.
-    """
-    if not isinstance(pretrained, str):
-        if pretrained is None:
-            raise SettingsError(
-                "No model given. Add pretrained=NAME: a folder, or a model of the Hub."
-            )
-        return
-    path = Path(bundled.model_folder(check_path("pretrained", pretrained))).expanduser()
-    if path.is_dir():
-        return
-    if path.is_file():
-        raise SettingsError(f"pretrained={pretrained} is a file. Give the model's folder.")
-    if _is_path(pretrained):
-        raise SettingsError(
-            f"pretrained={pretrained}: no such folder. Give a saved model's folder (config.json, "
-            "weights, tokenizer), or a model of the Hub as NAME or OWNER/NAME."
-        )
 
 
 def config_error(pretrained: str, cause: Exception) -> ValueError:

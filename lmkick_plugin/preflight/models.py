@@ -24,10 +24,11 @@ def check_model_arguments(arguments: Mapping[str, Any]) -> None:
         CommandError: What is wrong.
     """
     from lmkick_plugin.data.calibration import check_text
-    from lmkick_plugin.loading.checks import check_adapter, check_placement, check_pretrained
+    from lmkick_plugin.loading.checks import check_adapter, check_placement
     from lmkick_plugin.loading.precompressed import check_gguf
     from lmkick_plugin.loading.quantize_on_load import check_quantize
     from lmkick_plugin.recipe.arguments import parse_arguments
+    from lmkick_plugin.recipe.pretrained import check_pretrained
 
     try:
         recipe, passed = parse_arguments(dict(arguments))

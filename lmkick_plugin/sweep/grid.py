@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from compressors.errors import SettingsError
-from lmkick_plugin.loading.checks import check_pretrained
 from lmkick_plugin.recipe.allocation import FILE, applies
 from lmkick_plugin.recipe.argument_table import ARGUMENTS
 from lmkick_plugin.recipe.arguments import parse_arguments
 from lmkick_plugin.recipe.calibration_source import text_files
+from lmkick_plugin.recipe.pretrained import check_pretrained
 from lmkick_plugin.recipe.readers import is_unset, read_seeds, suggest
 from lmkick_plugin.recipe.recipe import Recipe
 from lmkick_plugin.sweep.config import SweepConfig

@@ -305,7 +305,7 @@ def test_the_command(
         ({"--output": "~no-such-user/x"}, "--output ~no-such-user/x: no user of that name"),
         ({"--device": "cuda:77"}, "device=cuda:77: torch"),
         ({"--model-args": "quantize=bnb-nf4"}, "quantize='bnb-nf4' does not go with"),
-        ({"--format": "gptq"}, "save_format=gptq stores integers"),
+        ({"--format": "gptq"}, "--format gptq stores integers"),
     ],
 )
 def test_what_is_wrong_with_a_command_is_one_line(
@@ -349,3 +349,18 @@ def test_a_model_that_is_quantized_is_not_saved_again(tmp_path: Path) -> None:
     with pytest.raises((SettingsError, UnsupportedModelError), match="grid of every matrix"):
         checkpoints.save(model, tmp_path / "saved", storage="gptq")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/no/such/folder", "pretrained=/no/such/folder: no such folder. Give a saved model's"),
+        ("~/no_such_folder", "no such folder"),
+        (__file__, "is a file. Give the model's folder"),
+    ],
+)
+def test_what_is_no_folder_is_refused_as_by_the_model(name: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        checkpoints.load(name)
+    with pytest.raises(SettingsError, match=message):
+        KickLM(name)

@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 
 from lmkick_plugin import bundled, registration
 from lmkick_plugin.cli import demo, main
-from lmkick_plugin.loading.checks import check_pretrained
+from lmkick_plugin.recipe.pretrained import check_pretrained
 from tools.kick_mini import card
 
 TASKS = ("kick_freebaseqa", "kick_triviaqa_open", "kick_mmlu", "kickonly_perplexity")
