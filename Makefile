@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo    what every method takes from a small embedded model, and the report (DEVICE=)
-# make test    all tests, offline
+# make test    all tests, offline, in two processes (WORKERS=)
 # make check   format, lint, types, layering, doctests, contents of the wheel
 # make compatibility  tests with other versions (NAMES=oldest: lm-eval 0.4.12; gptq: gptqmodel, torchao)
 # make docs    the documentation in site/, strict: a dead link is an error
@@ -14,6 +14,8 @@ STAMP := $(VENV)/.installed
 
 # One thread: the tests' models are tiny, and threads that wait for each other cost more than they do.
 OMP_NUM_THREADS ?= 1
+# Processes of the tests; the tests of one file stay together, for their fixtures.
+WORKERS ?= 2
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -35,7 +37,7 @@ demo: $(STAMP)
 	@$(OFFLINE) $(BIN)/lmkick demo --output results/demo $(if $(DEVICE),--device $(DEVICE))
 
 test: $(STAMP)
-	@$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(OFFLINE) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 # columns_triton.py cannot be imported where there is no Triton, as on most machines without a GPU.
 check: $(STAMP)
