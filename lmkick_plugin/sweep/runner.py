@@ -162,8 +162,6 @@ def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[Sweep
     check_metadata_names(config.metadata)
     tasks = TaskCache(config.tasks, metadata=config.metadata, include_path=config.include_path)
     plan = make_plan(config, tasks.names, retry_failed=retry_failed)
-    if plan.to_do and config.device is not None and config.executor == "process":
-        check_device(config.device)
     if config.executor != "ray":  # whose nodes may have what is not here
         _check_models(planned.cell for planned in plan.to_do if _is_folder(planned.cell))
     return plan, tasks
@@ -240,7 +238,10 @@ def _locked(output: Path) -> Iterator[None]:
 
 
 def _check(plan: SweepPlan, tasks: TaskCache) -> None:
-    """Validate models of the Hub, weights, data and judge before running any cell."""
+    """Validate device, models of the Hub, weights, data and judge before running any cell."""
+    # Not with the plan: a dry run may be made where the sweep's GPUs are not.
+    if plan.config.device is not None and plan.config.executor == "process":
+        check_device(plan.config.device)
     if plan.config.executor != "ray":
         cells = [planned.cell for planned in plan.to_do]
         first = {cell.group: cell for cell in reversed(cells)}

@@ -431,7 +431,6 @@ CASES = [
             "nowhere": "cannot be read",
         }.items()
     ),
-    ("sweep {root}/yaml/device.yaml --dry_run", "device=cuda:99"),
     ("sweep {root}/yaml/pattern.yaml --dry_run", "/magnitude_pattern=2-7: .*divide"),
     ("sweep {root}/yaml/good.yaml --device gpu", "Did you mean 'cuda'"),
     ("sweep {root}/yaml/good.yaml --limit 0", "limit='0'"),

@@ -285,26 +285,27 @@ def test_limits_of_unknown_tasks_are_refused(tmp_path: Path) -> None:
 PRUNED = {"compressor": "magnitude", "sparsity": 0.5}
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"device": "cuda:99"}, "device=cuda:99: torch .* sees"),
-        (
-            {"recipes": [PRUNED, {"compressor": "magnitude", "pattern": "5:9"}]},
-            r"/magnitude_pattern=5-9: .*divide",
-        ),
-    ],
-)
-def test_a_plan_knows_what_device_and_folder_refuse(
-    small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], said: str
+def test_a_plan_knows_what_a_folder_refuses(
+    small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "check_stored", lambda *_: pytest.fail("weights were read"))
-    given = {**small_sweep, **changed}
+    given = {**small_sweep, "recipes": [PRUNED, {"compressor": "magnitude", "pattern": "5:9"}]}
+    said = r"/magnitude_pattern=5-9: .*divide"
     with pytest.raises(LmkickError, match=said):
         runner.open_plan(read_config(given))
     with pytest.raises(LmkickError, match=said):
         runner.run_sweep(given, progress=False)
     assert not Path(given["output"]).exists()
+
+
+def test_a_device_that_is_not_here_is_planned_for_and_refused_before_weights_are_read(
+    small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "check_stored", lambda *_: pytest.fail("weights were read"))
+    given = {**small_sweep, "device": "cuda:99"}
+    assert len(runner.open_plan(read_config(given))[0].to_do) == 3
+    with pytest.raises(LmkickError, match=r"device=cuda:99: torch .* sees"):
+        runner.run_sweep(given, progress=False)
 
 
 def test_a_plan_for_a_cluster_asks_nothing_of_this_machine(small_sweep: dict[str, Any]) -> None:
