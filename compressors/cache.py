@@ -27,7 +27,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from compressors.errors import SettingsError
-from compressors.files import remove_leftovers, unfinished, write_atomically
+from compressors.files import home_expanded, remove_leftovers, unfinished, write_atomically
 from compressors.report import CompressionReport, LayerReport
 from compressors.resume import ResumeStore
 
@@ -88,7 +88,7 @@ class CompressionCache:
     """
 
     def __init__(self, directory: str | Path, limit_gb: float) -> None:
-        self._directory = Path(directory).expanduser()
+        self._directory = home_expanded(directory)
         if not limit_gb > 0:
             raise SettingsError(
                 f"compress_cache_gb={limit_gb!r}: expected the GB that compress_cache may take, "

@@ -216,7 +216,7 @@ class _Sampler:
         if len(long) < sum(bool(document.strip()) for document in text.documents):
             return self._from_several(text, order, len(long))
         _log.warning(
-            "%s: documents of %d tokens or more: %d; %d samples are further crops of those",
+            "%s: documents of %d tokens or more: %d; further crops of those: %d",
             text.name, self._seqlen, len(long), self._nsamples - len(samples),
         )  # fmt: skip
         more = self._nsamples - len(samples)

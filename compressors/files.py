@@ -14,9 +14,16 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["csv_text", "is_running", "remove_leftovers", "unfinished", "write_atomically"]
+__all__ = [
+    "csv_text", "home_expanded", "is_running", "remove_leftovers", "unfinished", "write_atomically",
+]  # fmt: skip
 
 _PREFIX = ".lmkick-"
+
+
+def home_expanded(path: str | Path) -> Path:
+    """A path with ``~`` expanded; as it stands where there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111, a Path would raise RuntimeError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

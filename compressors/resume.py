@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from compressors.base import Compressor
 from compressors.blocks.find import Block
 from compressors.errors import SettingsError
-from compressors.files import write_atomically
+from compressors.files import home_expanded, write_atomically
 from compressors.quantization_grid import QuantizationGrid
 from compressors.report import LayerReport
 
@@ -43,7 +43,7 @@ _MEANING = {
     "recipe": "the compression settings",
     "calibration": "the calibration tokens",
     "true_sequential": "true_sequential",
-    "allocation": "the sparsities of the blocks",
+    "allocation": "the allocation of the sparsity",
     "format": "the version of the directory's format",
 }
 
@@ -99,7 +99,7 @@ class ResumeStore:
     def __init__(
         self, directory: str | Path, identity: Mapping[str, str], *, argument: str = "resume_dir"
     ) -> None:
-        self._directory, self._argument = Path(directory).expanduser(), argument
+        self._directory, self._argument = home_expanded(directory), argument
         header = self._directory / "resume.json"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +43,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in gpu_items:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def lm_eval_logging() -> Iterator[None]:
+    """Undo lm-eval's set-up of logging: it keeps the standard error of one test for all others."""
+    logger, switch = logging.getLogger("lm_eval"), "_LOGGING_CONFIGURED"
+    handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
+    configured = getattr(sys.modules.get("lm_eval.utils"), switch, False)
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+    if "lm_eval.utils" in sys.modules:
+        setattr(sys.modules["lm_eval.utils"], switch, configured)
 
 
 @pytest.fixture(scope="session")

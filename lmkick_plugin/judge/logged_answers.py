@@ -114,6 +114,8 @@ def dense_run(run: Run, runs: Sequence[Run]) -> Run | None:
     Returns:
         The newest one of the same revision, subfolder and adapter; None where there is none.
     """
+    if run.is_its_own_base:
+        return None
     for other in reversed(runs):
         dense = str(other.record.get("compressor", "none")).casefold() in NULLS
         if dense and other is not run and _model(other) == _model(run):

@@ -15,6 +15,7 @@ from lmkick_plugin.checkpoints.detect import Recognised
 from lmkick_plugin.loading.dense_source import DenseSource
 from lmkick_plugin.loading.model_checks import check_causal, context_length
 from lmkick_plugin.loading.precompressed import check_stored_weights
+from lmkick_plugin.recipe.readers import is_unset
 from lmkick_plugin.record.weights import survey_weights
 
 __all__ = ["DenseReference", "Reference", "check_reference"]
@@ -227,9 +228,10 @@ def check_reference(name: str, tokenizer: Any, config: Any, passed: Mapping[str,
         reason = f"it scores {sizes[1]} tokens and the evaluated model {sizes[0]}"
     else:
         check_causal(other_config, "causal", remote)
-        used = passed.get("max_length") or context_length(config, tokenizer)
+        given = passed.get("max_length")
+        used = context_length(config, tokenizer) if is_unset(given) else int(str(given))
         context = context_length(other_config, other)
-        if used is not None and context is not None and context < int(used):
+        if used is not None and context is not None and context < used:
             raise SettingsError(
                 f"reference={name}: its context is {context} tokens, and the run uses {used}. Give "
                 f"max_length={context}, or a reference of a longer context."

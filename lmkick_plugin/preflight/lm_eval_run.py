@@ -89,7 +89,7 @@ def check_run(options: argparse.Namespace, arguments: Sequence[str] = ()) -> Non
         }
         given = {**placed, **model_arguments}
         check_model_arguments(given)
-        if Path(bundled.model_folder(str(given["pretrained"]))).expanduser().is_dir():
+        if Path(bundled.model_folder(str(given["pretrained"]))).is_dir():
             check_model(given, chat=bool(settings.get("apply_chat_template")))
         if device := model_arguments.get("device", placed.get("device")):
             from lmkick_plugin.loading.checks import check_device

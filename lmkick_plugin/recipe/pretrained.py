@@ -30,7 +30,7 @@ def check_pretrained(pretrained: Any) -> None:
                 "No model given. Add pretrained=NAME: a folder, or a model of the Hub."
             )
         return
-    path = Path(bundled.model_folder(check_path("pretrained", pretrained))).expanduser()
+    path = Path(bundled.model_folder(check_path("pretrained", pretrained)))
     if path.is_dir():
         return
     if path.is_file():

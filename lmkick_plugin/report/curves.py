@@ -100,7 +100,7 @@ def level_name(cell: Cell) -> str:
         parts.append(f"{100 * cell.sparsity:g} %")
     if cell.bits is not None:
         parts.append(f"{cell.bits:g} bits")
-    return " + ".join(parts) or ("unknown" if cell.dense is None else "uncompressed")
+    return " + ".join(parts) or ("uncompressed" if cell.dense else "unknown")
 
 
 def _kind(cell: Cell) -> Kind:

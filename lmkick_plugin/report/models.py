@@ -89,7 +89,8 @@ class Cell:
         if not self.named_as_dense and _MADE.isdisjoint(self.record):
             return None
         pruned = self.number("requested_sparsity")
-        return self.compressor == "none" and self.bits is None and not pruned
+        quantized_or_pruned = self.bits is not None or self.pattern is not None or pruned
+        return self.compressor == "none" and not quantized_or_pruned
 
     @property
     def bits(self) -> float | None:
@@ -287,7 +288,11 @@ def _cell(run: Run, fields: Mapping[str, Any], number: int) -> Cell:
 
 def _models(cells: Sequence[Cell], notes: list[str]) -> tuple[Model, ...]:
     families: dict[str, list[Cell]] = {}
-    recorded = {model_key(cell.record) for cell in cells if not _MADE.isdisjoint(cell.record)}
+    recorded = {
+        model_key(cell.record)
+        for cell in cells
+        if not _MADE.isdisjoint(cell.record) and not cell.run.is_its_own_base
+    }
     for cell in cells:
         named = cell.model == cell.run.files[0].data.get("model_name") and cell.model in recorded
         families.setdefault(cell.model, []).append(replace(cell, named_as_dense=named))

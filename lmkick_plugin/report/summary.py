@@ -249,11 +249,7 @@ def _answer(
     bound = f"{100 * (1 - evidence.settings.tolerance):g} % of the dense score"
     judged = [line for line in lines if line.verdict is not None]
     if model.dense is None:
-        return (
-            f"Without a dense run of {plain(model.name)} there is nothing to compare with: scores"
-            " have no verdict. This makes one:",
-            None,
-        )
+        return _without_dense(model), None
     if not model.cells:
         return "Only the dense model was evaluated: nothing to compare it with.", None
     if not judged:
@@ -302,6 +298,17 @@ def _answer(
         )
     others = f"; {_others(lines, chosen)}" if unlost else ""
     return f"{said}{others}.{_unknown(judged, knowledge)}", chosen
+
+
+def _without_dense(model: Model) -> str:
+    """What the command below the sentence is for."""
+    name = plain(model.name)
+    if all(cell.dense is None for cell in model.all):
+        return f"It is not recorded whether {name} is compressed. A label says it:"
+    return (
+        f"Without a dense run of {name} there is nothing to compare with: scores have no verdict. "
+        "This makes one:"
+    )
 
 
 def _others(lines: Sequence[RunLine], chosen: RunLine) -> str:

@@ -56,6 +56,12 @@ class Run:
         return self.files[0].record
 
     @property
+    def is_its_own_base(self) -> bool:
+        """Whether a checkpoint that somebody compressed names no other model as its dense one."""
+        found, base = self.record.get("checkpoint"), self.record.get("base_model")
+        return isinstance(found, dict) and base == self.files[0].data.get("model_name")
+
+    @property
     def tasks(self) -> dict[str, ResultsFile]:
         """Every task with the newest results file that holds it, oldest file's tasks first."""
         return {task: file for file in reversed(self.files) for task in file.tasks}

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,13 @@ class Ledger:
             found = cls.parse(folder, (folder / NAME).read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls(folder, cell, identity)
-        if found.identity != identity:
-            raise CommandError(_other_config(folder, found.identity, identity))
+        # A file that is gone, or was not recorded, says nothing.
+        kept, here = found.identity.get("files"), identity.get("files")
+        if not isinstance(kept, Mapping) or here is None:
+            kept = here = {}
+        both = kept.keys() & here.keys()
+        before, now = ({path: files[path] for path in both} for files in (kept, here))
+        _require_same(folder, {**found.identity, "files": before}, {**identity, "files": now})
         return found
 
     @classmethod
@@ -127,10 +132,7 @@ class Ledger:
         path = self.folder / str(entry.get("results"))
         if not _is_whole(path):
             return None
-        if entry.get("settings") != settings:
-            raise CommandError(
-                _other_config(self.folder, entry.get("settings") or {}, settings, task)
-            )
+        _require_same(self.folder, entry.get("settings") or {}, settings, task)
         return path
 
     def failed(self, task: str) -> bool:
@@ -163,24 +165,36 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _other_config(
+def _require_same(
     folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], task: str = ""
-) -> str:
-    part = next(name for name in {**before, **now} if before.get(name) != now.get(name))
-    old, new = before.get(part), now.get(part)
-    remedy = ""
-    if isinstance(old, Mapping | None) and isinstance(new, Mapping | None):
-        old, new = old or {}, new or {}
-        inner = next(name for name in {**old, **new} if old.get(name) != new.get(name))
-        old, new = old.get(inner), new.get(inner)
-        if part == "environment":
-            remedy = f"Unset {inner}, or g" if old is None else f"Set {inner} to that, or g"
-        part = f"{part}.{inner}"
+) -> None:
+    """Refuse other settings; one that is None is as one that is not there."""
+    differing = next(iter(_differing(before, now)), None)
+    if differing is None:
+        return
+    part, old, new = differing
+    remedy = "G"
+    if part.startswith("environment."):
+        name = part.removeprefix("environment.")
+        remedy = f"Unset {name}, or g" if old is None else f"Set {name} to that, or g"
     whose = f"{task} of another sweep" if task else "a cell of another sweep"
-    return plain(
-        f"{folder} holds {whose}: its {part} is {old!r}, now {new!r}. {remedy or 'G'}ive another "
-        "output, or remove that folder"
+    raise CommandError(
+        plain(
+            f"{folder} holds {whose}: its {part} is {old!r}, now {new!r}. {remedy}ive another "
+            "output, or remove that folder"
+        )
     )
+
+
+def _differing(
+    before: Mapping[str, Any], now: Mapping[str, Any], place: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping | None) and isinstance(new, Mapping | None):
+            yield from _differing(old or {}, new or {}, f"{place}{name}.")
+        elif old != new:
+            yield f"{place}{name}", old, new
 
 
 def describe_error(error: BaseException) -> dict[str, str]:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +145,17 @@ def _contents(settings: Mapping[str, Any]) -> dict[str, str]:
     allocation = str(settings.get("allocation", ""))
     if allocation.startswith(FILE):
         paths.append(allocation.removeprefix(FILE))
-    return {path: _file_digest(path) for path in paths if Path(path).is_file()}
+    files = [(path, Path(path).stat()) for path in paths if Path(path).is_file()]
+    return {path: _file_digest(path, stat.st_mtime_ns, stat.st_size) for path, stat in files}
 
 
-def _file_digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+@cache
+def _file_digest(path: str, _modified: int, _size: int) -> str:
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _own_folders(recipe: Mapping[str, Any], folder: str) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def test_another_allocation_is_another_compression(tmp_path: Path, tokens: Tenso
     again = prune(uneven(), method, tokens, allocation="owl", resume_dir=tmp_path)
     assert again.resumed_blocks == 3
     assert requested(again) == requested(first)
-    with pytest.raises(SettingsError, match="the sparsities of the blocks"):
+    with pytest.raises(SettingsError, match="the allocation of the sparsity"):
         prune(uneven(), method, tokens, resume_dir=tmp_path)
 
 

@@ -116,7 +116,7 @@ def test_a_few_long_documents_give_several_crops_each(
         is_crop(sample, long, tokenizer) or is_crop(sample, long[::-1], tokenizer)
         for sample in samples
     )
-    assert "documents of 63 tokens or more: 2; 6 samples are further crops" in caplog.text
+    assert "documents of 63 tokens or more: 2; further crops of those: 6" in caplog.text
 
 
 def test_a_few_long_documents_do_not_displace_the_short_ones(

@@ -96,6 +96,8 @@ def test_thoughts_of_another_model_as_the_reference(
     reuse: bool, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     says(monkeypatch, THOUGHT)
+    if reuse:
+        monkeypatch.setattr(HFLM, "generate_until", lambda *_, **__: pytest.fail("answered by hf"))
     folder = str(tiny_model_dir)
     lm = KickLM(
         pretrained=folder, reference=folder, compressor="magnitude", sparsity=0.5, device="cpu",
@@ -114,7 +116,13 @@ def test_thoughts_that_the_prompt_opens(
 ) -> None:
     says(monkeypatch, THOUGHT.removeprefix("<think>"))
     assert ask(**how) == "Paris is it."
-    assert ask(limit=10, **how) == ""
+
+
+def test_opened_thoughts_that_do_not_end_are_no_answer(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(monkeypatch, "Let me see. Hmm, Paris?")
+    assert ask(limit=10, **TOLD) == ""
 
 
 ANSWERS = [

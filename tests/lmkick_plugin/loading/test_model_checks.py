@@ -64,7 +64,9 @@ TOO_SHORT = [
     (128, {"max_length": 129}, r"is 128 tokens.*run uses 129"),
     (1024, {"max_length": 2000}, r"is 1024 tokens.*run uses 2000"),
 ]
-LONG_ENOUGH: list[tuple[int, dict[str, int]]] = [(512, {}), (128, {"max_length": 128}), (1024, {})]
+LONG_ENOUGH: list[tuple[int, dict[str, Any]]] = [
+    (512, {}), (128, {"max_length": 128}), (1024, {}), (512, {"max_length": "none"}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("context", "how", "said"), TOO_SHORT)
@@ -78,7 +80,7 @@ def test_a_reference_of_a_shorter_context(
 
 @pytest.mark.parametrize(("context", "how"), LONG_ENOUGH)
 def test_a_reference_whose_context_suffices(
-    folder: Path, tiny_model_dir: Path, context: int, how: dict[str, int]
+    folder: Path, tiny_model_dir: Path, context: int, how: dict[str, Any]
 ) -> None:
     edit(folder / "config.json", max_position_embeddings=context)
     with pytest.raises(AssertionError, match="weights were loaded"):

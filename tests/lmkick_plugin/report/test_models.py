@@ -13,7 +13,7 @@ import pytest
 from lmkick_plugin.recipe.methods import OWN_SETTINGS
 from lmkick_plugin.record import build as record_module
 from lmkick_plugin.record.fields import RECORD_FIELDS
-from lmkick_plugin.report.curves import curves_of, matching
+from lmkick_plugin.report.curves import curves_of, level_name, matching
 from lmkick_plugin.report.evidence import Evidence, Settings, gather
 from lmkick_plugin.report.models import collect
 from lmkick_plugin.report.scores import headline, scores_of, shown_tasks
@@ -228,26 +228,37 @@ def test_a_plain_run_of_the_same_name_is_the_dense_one(write: Writer) -> None:
     assert model.dense.dense is True
 
 
+def test_a_checkpoint_that_names_no_base_is_not_its_own_dense_model(write: Writer) -> None:
+    facts(write, "hf", 0.6, None, model_name="awq-of-somebody")
+    kick = record("awq", base="awq-of-somebody", num_bits=4, checkpoint={"storage": "awq"})
+    facts(write, "kick", 0.6, kick, model_name="awq-of-somebody")
+    (model,) = collect([write.folder]).models
+    assert model.dense is None
+    assert sorted(str(cell.dense) for cell in model.cells) == ["False", "None"]
+
+
 @pytest.mark.parametrize(
-    ("label", "dense"),
+    ("label", "dense", "level"),
     [
-        (None, None),
-        ("theirs", None),
-        ("base_model=big-7b", None),
-        ("bytes_best_format=5", None),
-        ("compressor=none", True),
-        ("compressor=awq", False),
-        ("bits=4", False),
+        (None, None, "unknown"),
+        ("theirs", None, "unknown"),
+        ("base_model=big-7b", None, "unknown"),
+        ("bytes_best_format=5", None, "unknown"),
+        ("compressor=none", True, "uncompressed"),
+        ("compressor=awq", False, "unknown"),
+        ("bits=4", False, "4 bits"),
+        ("pattern=2:4", False, "2:4"),
     ],
 )
 def test_a_run_that_nothing_tells_of_is_not_taken_for_dense(
-    write: Writer, label: str | None, dense: bool | None
+    write: Writer, label: str | None, dense: bool | None, level: str
 ) -> None:
     run = facts(write, "hf", 0.6, None, model_name="saved-by-lmkick")
     facts(write, "w", 0.6, record("wanda", requested_sparsity=0.2))
     found = collect([write.folder], labels={} if label is None else {run: label})
     (cell,) = (cell for cell in found.cells if cell.record.get("compressor") != "wanda")
     assert cell.dense is dense
+    assert level_name(cell) == level
     assert any(model.dense is cell for model in found.models) is (dense is True)
     said = [note for note in found.notes if "not recorded whether compressed" in note]
     assert [cell.label in note and "--label" in note for note in said] == [True] * (dense is None)

@@ -253,6 +253,13 @@ def test_a_run_that_may_be_compressed_is_not_called_dense(write: Writer) -> None
     ]
 
 
+def test_a_run_without_a_record_asks_for_a_label(write: Writer) -> None:
+    run(write, "hf", None, kick_freebaseqa=0.8)
+    found = summary_of(write)
+    assert found.sentence.startswith("It is not recorded whether ")
+    assert "--label" in found.command
+
+
 def test_one_run_alone_has_nothing_to_be_compared_with(write: Writer) -> None:
     run(write, "dense", record(), kick_freebaseqa=0.8)
     found = summary_of(write)
