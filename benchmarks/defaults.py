@@ -124,6 +124,7 @@ CASES: dict[str, Case] = {
         for damping in _DAMPING
     },
     "gptq 4 bits g128, 64 samples": Case(method=GPTQ(num_bits=4), samples=64),
+    "gptq 4 bits g64, 64 samples": Case(method=_SIXTY_FOUR, samples=64),
     "sparsegpt 50 %, 64 samples": Case(method=SparseGPT(pattern=_HALF), samples=64),
     "wanda 50 %, 64 samples": Case(method=Wanda(pattern=_HALF), samples=64),
     # Why the released order loses to rounding: each case changes one thing.
