@@ -14,6 +14,7 @@ from typing import Any
 
 from compressors.errors import SettingsError
 from lmkick_plugin.data.sources import DATA_DIR_VARIABLE
+from lmkick_plugin.recipe.calibration_source import parts_of
 
 __all__ = [
     "announce",
@@ -77,7 +78,7 @@ def calibration_folders(source: str) -> list[str | None]:
     found = []
     for model in _models:
         recipe = getattr(model, "recipe", None)
-        sources = (getattr(recipe, "calibration", None) or "").removeprefix("mix:").split("+")
+        sources = parts_of(getattr(recipe, "calibration", None) or "")
         if recipe is not None and source in sources:
             found.append(recipe.data_dir or os.environ.get(DATA_DIR_VARIABLE) or None)
     return found

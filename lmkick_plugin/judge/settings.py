@@ -75,7 +75,7 @@ def of_judge(name: str) -> bool:
     """Whether a value says which judge is asked, and how.
 
     Args:
-        name: In the metadata or the environment; of another setting than the judge's, too.
+        name: Of any setting in the metadata or the environment.
     """
     return name == ADDRESS_VARIABLE or is_setting(name) or name.startswith(_PREFIX)
 
@@ -84,7 +84,7 @@ def decides_scores(name: str) -> bool:
     """Whether a value affects scores, and not only how patiently the judge is asked for them.
 
     Args:
-        name: In the metadata or the environment; of another setting than the judge's, too.
+        name: Of any setting in the metadata or the environment.
     """
     return name.lower().removeprefix("lmkick_") not in _PATIENCE
 

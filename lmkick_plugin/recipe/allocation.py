@@ -21,7 +21,7 @@ __all__ = [
 OWL_DEFAULTS = {"owl_lambda": OWL_LAMBDA, "owl_threshold": OWL_THRESHOLD}
 """Arguments that go with ``allocation=owl`` alone."""
 FILE = "file:"
-"""What the path of a file of sparsities follows."""
+"""Prefix of the path of a file of sparsities."""
 _CALIBRATION = ("calibration", "nsamples", "seqlen", "seed")
 
 

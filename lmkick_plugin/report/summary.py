@@ -301,7 +301,7 @@ def _answer(
 
 
 def _without_dense(model: Model) -> str:
-    """What the command below the sentence is for."""
+    """The sentence above the command that makes a dense run, or says which run is one."""
     name = plain(model.name)
     if all(cell.dense is None for cell in model.all):
         return f"It is not recorded whether {name} is compressed. A label says it:"

@@ -350,7 +350,7 @@ def short_model(key: str) -> str:
 
 
 def recipe_label(record: Mapping[str, Any]) -> str:
-    """What was done to a model, such as ``wanda 2:4, then gptq 4 bits``; empty of no record."""
+    """Label of the compressions, such as ``wanda 2:4, then gptq 4 bits``; empty without record."""
     if not record:
         return ""
     steps = [*(record.get("earlier") or ()), record]

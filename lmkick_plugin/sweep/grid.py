@@ -140,7 +140,7 @@ def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _contents(settings: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of the files that a recipe names, by path; one that is not there is no part of it."""
+    """SHA-256 of the files that a recipe names, by path, without missing ones."""
     paths = text_files(str(settings.get("calibration", "c4")))
     allocation = str(settings.get("allocation", ""))
     if allocation.startswith(FILE):

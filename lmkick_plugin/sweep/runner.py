@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +15,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lmkick_plugin import bundled
 from lmkick_plugin.files import check_folder
-from lmkick_plugin.loading.checks import check_device
-from lmkick_plugin.preflight.models import check_model, check_stored
 from lmkick_plugin.preflight.tasks import check_data_dir, check_metadata_names
 from lmkick_plugin.sweep.cell_files import Ledger
+from lmkick_plugin.sweep.checks import check_folders, check_sweep
 from lmkick_plugin.sweep.config import SweepConfig, read_config
-from lmkick_plugin.sweep.grid import Cell
 from lmkick_plugin.sweep.jobs import LOG, Job
 from lmkick_plugin.sweep.plan import PlannedCell, SweepPlan, make_plan, task_settings
 from lmkick_plugin.sweep.tasks import TaskCache
@@ -162,8 +159,7 @@ def open_plan(config: SweepConfig, *, retry_failed: bool = False) -> tuple[Sweep
     check_metadata_names(config.metadata)
     tasks = TaskCache(config.tasks, metadata=config.metadata, include_path=config.include_path)
     plan = make_plan(config, tasks.names, retry_failed=retry_failed)
-    if config.executor != "ray":  # whose nodes may have what is not here
-        _check_models(planned.cell for planned in plan.to_do if _is_folder(planned.cell))
+    check_folders(plan)
     return plan, tasks
 
 
@@ -190,7 +186,7 @@ def run_plan(
         # What another run finished while this one read its configuration is not run again.
         plan = make_plan(plan.config, plan.tasks, retry_failed=plan.retry_failed)
         if plan.to_do:
-            _check(plan, tasks)
+            check_sweep(plan, tasks)
             with _Watch(plan, progress) as watch:
                 _execute(plan, tasks, watch, quiet=quiet)
     after = make_plan(plan.config, plan.tasks)
@@ -235,45 +231,6 @@ def _locked(output: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _check(plan: SweepPlan, tasks: TaskCache) -> None:
-    """Validate device, models of the Hub, weights, data and judge before running any cell."""
-    # Not with the plan: a dry run may be made where the sweep's GPUs are not.
-    if plan.config.device is not None and plan.config.executor == "process":
-        check_device(plan.config.device)
-    if plan.config.executor != "ray":
-        cells = [planned.cell for planned in plan.to_do]
-        first = {cell.group: cell for cell in reversed(cells)}
-        # Folders were checked for the plan; of theirs only the config is needed again.
-        others = [cell for cell in cells if not _is_folder(cell)]
-        configs = _check_models([*first.values(), *others])
-        for cell in first.values():
-            with _named(cell):
-                check_stored(cell.arguments, configs[cell.group])
-    tasks.use(plan.to_do[0].cell.model)
-    tasks.check(num_fewshot=plan.config.num_fewshot)
-
-
-def _is_folder(cell: Cell) -> bool:
-    return Path(bundled.model_folder(str(cell.model["pretrained"]))).is_dir()
-
-
-def _check_models(cells: Iterable[Cell]) -> dict[str, Any]:
-    """Check cells against their models' configs; return those, by group."""
-    configs: dict[str, Any] = {}
-    for cell in cells:
-        with _named(cell):
-            configs[cell.group] = check_model(cell.arguments, configs.get(cell.group))
-    return configs
-
-
-@contextmanager
-def _named(cell: Cell) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise CommandError(f"{cell.name}: {error}") from error
 
 
 # --- executors ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from compressors.errors import LmkickError
 from lmkick_plugin import cli
 from lmkick_plugin.judge.settings import KEY_VARIABLES, JudgeSettings
-from lmkick_plugin.sweep import runner
+from lmkick_plugin.sweep import checks, runner
 from lmkick_plugin.sweep.config import SweepConfig, read_config
 from lmkick_plugin.sweep.evaluate import environment, set_environment
 from lmkick_plugin.sweep.grid import list_cells
@@ -288,7 +288,7 @@ PRUNED = {"compressor": "magnitude", "sparsity": 0.5}
 def test_a_plan_knows_what_a_folder_refuses(
     small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "check_stored", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(checks, "check_stored", lambda *_: pytest.fail("weights were read"))
     given = {**small_sweep, "recipes": [PRUNED, {"compressor": "magnitude", "pattern": "5:9"}]}
     said = r"/magnitude_pattern=5-9: .*divide"
     with pytest.raises(LmkickError, match=said):
@@ -301,7 +301,7 @@ def test_a_plan_knows_what_a_folder_refuses(
 def test_a_device_that_is_not_here_is_planned_for_and_refused_before_weights_are_read(
     small_sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "check_stored", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(checks, "check_stored", lambda *_: pytest.fail("weights were read"))
     given = {**small_sweep, "device": "cuda:99"}
     assert len(runner.open_plan(read_config(given))[0].to_do) == 3
     with pytest.raises(LmkickError, match=r"device=cuda:99: torch .* sees"):
